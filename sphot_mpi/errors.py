@@ -1,0 +1,60 @@
+"""The exceptions that sphot-mpi raises on purpose.
+
+::
+
+    SphotError                     exit status
+    ├── UsageError                 2   the command line
+    ├── ConfigError                2   the configuration file
+    ├── CatalogueError             2   the catalogue
+    ├── InputError                 3   one galaxy's file; the others go on
+    ├── FitError                   3   one fit; the others go on
+    │   └── DegenerateCutoutError  3   nothing in the cutout to fit
+    └── OutputError                1   the results file
+
+A message is one sentence that names the file, the row or key, what is wrong
+and the mend. Anything that is not a `SphotError` is a bug.
+"""
+
+
+class SphotError(Exception):
+    """Base of every expected failure."""
+
+    exit_status = 1
+
+
+class UsageError(SphotError):
+    """The command line asks for something that cannot be done."""
+
+    exit_status = 2
+
+
+class ConfigError(SphotError, ValueError):
+    """The configuration file is wrong."""
+
+    exit_status = 2
+
+
+class CatalogueError(SphotError, ValueError):
+    """The catalogue, as a whole or in some rows, is wrong."""
+
+    exit_status = 2
+
+
+class InputError(SphotError, ValueError):
+    """A galaxy or PSF file cannot be used."""
+
+    exit_status = 3
+
+
+class FitError(SphotError, RuntimeError):
+    """A fit could not be done."""
+
+    exit_status = 3
+
+
+class DegenerateCutoutError(FitError):
+    """A cutout holds nothing that could be fitted."""
+
+
+class OutputError(SphotError, RuntimeError):
+    """A results file cannot be written or read."""

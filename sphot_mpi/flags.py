@@ -1,0 +1,86 @@
+"""Bit flags of fits and sources, each with the one sentence that explains it."""
+
+from enum import IntFlag
+
+
+class FitFlag(IntFlag):
+    """What was noteworthy in the fit of one filter of one galaxy."""
+
+    NOT_CONVERGED = 1
+    AT_BOUND = 2
+    NO_DATA = 4
+    FEW_PIXELS = 8
+    CENTRE_UNCOVERED = 16
+    STAR_EXCESS = 32
+    SECOND_COMPONENT = 64
+    CORE_TERM = 128
+    NO_SOURCES = 256
+    KERNEL_AT_BOUND = 512
+    KERNEL_FEW_ANCHORS = 1024
+    KERNEL_BOOTSTRAP = 2048
+    ERROR_ESTIMATED = 4096
+    HIGH_CHI2 = 8192
+    STEP_FAILED = 16384
+    FORCED = 32768
+
+
+FIT_FLAG_DESCRIPTIONS: dict[FitFlag, str] = {
+    FitFlag.NOT_CONVERGED: "the alternation stopped at its last pass before the parameters were quiet",
+    FitFlag.AT_BOUND: "a Sersic parameter lies within 1 % of its bound",
+    FitFlag.NO_DATA: "the filter has no usable pixel, and nothing was fitted",
+    FitFlag.FEW_PIXELS: "less than a quarter of the cutout is usable",
+    FitFlag.CENTRE_UNCOVERED: "less than half of the pixels within r_eff of the galaxy are usable",
+    FitFlag.STAR_EXCESS: "the density of star light inside the galaxy is not 0.8 to 1.3 times that outside",
+    FitFlag.SECOND_COMPONENT: "the galaxy needed a second Sersic component",
+    FitFlag.CORE_TERM: "the galaxy's core needed a smooth term that is not Sersic",
+    FitFlag.NO_SOURCES: "no point source was found",
+    FitFlag.KERNEL_AT_BOUND: "a parameter of the PSF kernel lies at its bound",
+    FitFlag.KERNEL_FEW_ANCHORS: "too few bright stars to measure the PSF kernel; it was held fixed",
+    FitFlag.KERNEL_BOOTSTRAP: "the PSF kernel comes from the bootstrap grid",
+    FitFlag.ERROR_ESTIMATED: "no error map was given; noise was measured on the image",
+    FitFlag.HIGH_CHI2: "the reduced chi2 is above 2",
+    FitFlag.STEP_FAILED: "a step inside the fit failed and was skipped",
+    FitFlag.FORCED: "sources were measured at the base filter's positions only",
+}
+
+
+class SourceFlag(IntFlag):
+    """Quality of one point source; bits 1 to 2048 are those of photutils.psf."""
+
+    PARTIAL = 1
+    OUTSIDE = 2
+    NEGATIVE = 4
+    NO_CONVERGENCE = 8
+    NO_COVARIANCE = 16
+    NEAR_BOUND = 32
+    NO_OVERLAP = 64
+    FULLY_MASKED = 128
+    FEW_PIXELS = 256
+    NON_FINITE_POSITION = 512
+    NON_FINITE_FLUX = 1024
+    NON_FINITE_LOCAL_BKG = 2048
+    ANCHORED = 4096
+    IN_GALAXY = 8192
+    PRIOR_DRIVEN = 16384
+    CUT = 32768
+
+
+SOURCE_FLAG_DESCRIPTIONS: dict[SourceFlag, str] = {
+    SourceFlag.PARTIAL: "part of the fit window is off the image or masked",
+    SourceFlag.OUTSIDE: "the fitted position is off the image",
+    SourceFlag.NEGATIVE: "the fitted flux is not positive",
+    SourceFlag.NO_CONVERGENCE: "the fit did not converge",
+    SourceFlag.NO_COVARIANCE: "the covariance could not be computed",
+    SourceFlag.NEAR_BOUND: "the position is at the bound of its range",
+    SourceFlag.NO_OVERLAP: "the fit window does not overlap the image",
+    SourceFlag.FULLY_MASKED: "every pixel of the fit window is masked",
+    SourceFlag.FEW_PIXELS: "fewer usable pixels than parameters",
+    SourceFlag.NON_FINITE_POSITION: "the position is not finite",
+    SourceFlag.NON_FINITE_FLUX: "the flux is not finite",
+    SourceFlag.NON_FINITE_LOCAL_BKG: "the local background is not finite",
+    SourceFlag.ANCHORED: "the position carries a prior from, or is held at, the base filter's",
+    SourceFlag.IN_GALAXY: "the source lies within one r_eff of the galaxy",
+    SourceFlag.PRIOR_DRIVEN: "a colour prior contributes more to the flux than the data",
+    SourceFlag.CUT: "a quality cut removed the source from the table used by later steps",
+}
+"""Photutils' bit values (photutils.psf, 3.0) are kept so that its readers work."""

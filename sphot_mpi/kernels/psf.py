@@ -1,0 +1,156 @@
+"""Stamps of point sources from the cubic B-spline of an oversampled PSF.
+
+The spline's coefficients come deinterleaved: ``planes[a, b, J, I]`` is the
+coefficient ``c[os * J + a, os * I + b]``. Because the oversampling `os` is an
+integer, the 4 + 4 spline weights of a star are the same for all its pixels, and
+neighbouring pixels read neighbouring elements of the same 16 planes.
+"""
+
+import numpy as np
+
+from sphot_mpi.kernels._jit import jit, jit_fast
+
+
+@jit
+def spline_weights(t, w, d):
+    """Cubic B-spline weights of the nodes -1, 0, 1, 2 at offset `t`, and d/dt.
+
+    Parameters
+    ----------
+    t : float
+        Position between node 0 and node 1, in [0, 1).
+    w, d : (4,) float64 ndarray
+        Overwritten with weights and their derivatives.
+    """
+    u = 1.0 - t
+    w[0] = u * u * u / 6.0
+    w[1] = 2.0 / 3.0 - t * t * (1.0 - 0.5 * t)
+    w[2] = 2.0 / 3.0 - u * u * (1.0 - 0.5 * u)
+    w[3] = t * t * t / 6.0
+    d[0] = -0.5 * u * u
+    d[1] = t * (1.5 * t - 2.0)
+    d[2] = u * (2.0 - 1.5 * u)
+    d[3] = 0.5 * t * t
+
+
+@jit
+def axis_nodes(position, origin, oversample, w, d, plane, shift):
+    """Planes, shifts and weights of one axis for a star at `position`.
+
+    Parameters
+    ----------
+    position : float
+        The star's coordinate, px.
+    origin : float
+        Index of the PSF's centre in the coefficient array.
+    oversample : int
+        Oversampling.
+    w, d : (4,) float64 ndarray
+        Overwritten: weights, and their derivatives by `position`, in 1/px.
+    plane, shift : (4,) int64 ndarray
+        Overwritten: node m of pixel i lies in plane ``plane[m]`` at ``i + shift[m]``.
+    """
+    v = origin - oversample * position
+    k0 = int(np.floor(v))
+    spline_weights(v - k0, w, d)
+    for m in range(4):
+        q = k0 + m - 1
+        shift[m] = q // oversample
+        plane[m] = q - shift[m] * oversample
+        d[m] *= -oversample
+
+
+@jit_fast
+def add_stamp(image, planes, wy, wx, ay, ax, sy, sx, scale, y0, y1, x0, x1, oy, ox):
+    """Add ``scale`` times a star's stamp to ``image``, rows y0:y1, columns x0:x1.
+
+    `oy`, `ox` are the frame coordinates of ``image[0, 0]``; y0 to x1 are frame
+    coordinates too. Pixels beyond the PSF's array get nothing.
+    """
+    height, width = planes.shape[2], planes.shape[3]
+    x_lo = max(x0, -min(sx[0], sx[3]))
+    x_hi = min(x1, width - max(sx[0], sx[3]))
+    y_lo = max(y0, -min(sy[0], sy[3]))
+    y_hi = min(y1, height - max(sy[0], sy[3]))
+    n = x_hi - x_lo
+    if n <= 0:
+        return
+    for j in range(y_lo, y_hi):
+        out = image[j - oy, x_lo - ox : x_hi - ox]
+        for m in range(4):
+            row = j + sy[m]
+            p0 = planes[ay[m], ax[0], row, x_lo + sx[0] : x_lo + sx[0] + n]
+            p1 = planes[ay[m], ax[1], row, x_lo + sx[1] : x_lo + sx[1] + n]
+            p2 = planes[ay[m], ax[2], row, x_lo + sx[2] : x_lo + sx[2] + n]
+            p3 = planes[ay[m], ax[3], row, x_lo + sx[3] : x_lo + sx[3] + n]
+            s = scale * wy[m]
+            w0 = s * wx[0]
+            w1 = s * wx[1]
+            w2 = s * wx[2]
+            w3 = s * wx[3]
+            for i in range(n):
+                out[i] += w0 * p0[i] + w1 * p1[i] + w2 * p2[i] + w3 * p3[i]
+
+
+@jit
+def render_stars(image, planes, oversample, origin_y, origin_x, x, y, flux, radius):
+    """Add point sources to an image.
+
+    Parameters
+    ----------
+    image : (ny, nx) float64 ndarray
+        Added to in place.
+    planes : (os, os, J, I) float64 ndarray
+        Deinterleaved coefficients, scaled such that a stamp is a unit-flux star.
+    oversample : int
+        Oversampling.
+    origin_y, origin_x : float
+        Index of the PSF's centre in the coefficient array.
+    x, y, flux : (n,) float64 ndarray
+        Positions, px, and total fluxes.
+    radius : (n,) int64 ndarray
+        Half-size of each source's stamp, px.
+    """
+    ny, nx = image.shape
+    wy, wx, dy, dx = np.empty(4), np.empty(4), np.empty(4), np.empty(4)
+    ay, ax = np.empty(4, np.int64), np.empty(4, np.int64)
+    sy, sx = np.empty(4, np.int64), np.empty(4, np.int64)
+    for s in range(x.size):
+        axis_nodes(y[s], origin_y, oversample, wy, dy, ay, sy)
+        axis_nodes(x[s], origin_x, oversample, wx, dx, ax, sx)
+        cy, cx = int(np.rint(y[s])), int(np.rint(x[s]))
+        r = radius[s]
+        y0, y1 = max(0, cy - r), min(ny, cy + r + 1)
+        x0, x1 = max(0, cx - r), min(nx, cx + r + 1)
+        add_stamp(image, planes, wy, wx, ay, ax, sy, sx, flux[s], y0, y1, x0, x1, 0, 0)
+
+
+@jit
+def fill_stamps(stamps, planes, oversample, origin_y, origin_x, x, y, radius):
+    """Unit-flux stamps of sources with their derivatives by position.
+
+    Parameters
+    ----------
+    stamps : (n, 3, 2 radius + 1, 2 radius + 1) float64 ndarray
+        Overwritten with P, dP/dx, dP/dy around the pixel nearest to each source.
+    planes, oversample, origin_y, origin_x
+        As in `render_stars`.
+    x, y : (n,) float64 ndarray
+        Positions, px.
+    radius : int
+        Half-size of the stamps, px.
+    """
+    wy, wx, dy, dx = np.empty(4), np.empty(4), np.empty(4), np.empty(4)
+    ay, ax = np.empty(4, np.int64), np.empty(4, np.int64)
+    sy, sx = np.empty(4, np.int64), np.empty(4, np.int64)
+    stamps[:] = 0.0
+    for s in range(x.size):
+        axis_nodes(y[s], origin_y, oversample, wy, dy, ay, sy)
+        axis_nodes(x[s], origin_x, oversample, wx, dx, ax, sx)
+        oy, ox = int(np.rint(y[s])) - radius, int(np.rint(x[s])) - radius
+        y1, x1 = oy + 2 * radius + 1, ox + 2 * radius + 1
+        for column in range(3):
+            add_stamp(
+                stamps[s, column], planes, dy if column == 2 else wy, dx if column == 1 else wx,
+                ay, ax, sy, sx, 1.0, oy, y1, ox, x1, oy, ox,
+            )  # fmt: skip

@@ -1,0 +1,245 @@
+"""The point spread function: library, kernel, spline and width.
+
+There is one normalisation, made here: a library PSF is scaled to unit sum over
+its whole array, and a source's ``flux`` is its total flux. There is one origin:
+the centre of the array, ``((M - 1) / 2, (N - 1) / 2)``, between two pixels
+where a side is even. A star at (x, y) puts ``flux * os^2 * E`` into the data
+pixel (i, j), with `E` the oversampled effective PSF (detector pixel included)
+at ``os * (i - x)``, ``os * (j - y)`` from its origin.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft, optimize
+
+from sphot_mpi.errors import InputError
+from sphot_mpi.kernels import psf as kernels
+from sphot_mpi.psf_kernel import Kernel
+
+Image = NDArray[np.float64]
+
+FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LibraryPSF:
+    """An oversampled effective PSF of unit sum, as the library gives it.
+
+    Parameters
+    ----------
+    array : (M, N) float64 ndarray
+        Unit sum; the detector pixel's response is contained.
+    oversample : int
+        Library pixels per data pixel along each axis.
+    """
+
+    array: Image
+    oversample: int
+
+    @classmethod
+    def from_array(
+        cls, array: NDArray[np.floating], oversample: int, *, pixel_response: bool = True
+    ) -> "LibraryPSF":
+        """Normalise an array to unit sum and put the detector pixel in, where it is missing.
+
+        Parameters
+        ----------
+        array : (M, N) ndarray
+            PSF, of any normalisation and byte order.
+        oversample : int
+            Library pixels per data pixel.
+        pixel_response : bool
+            Whether the detector pixel is already contained.
+
+        Returns
+        -------
+        LibraryPSF
+            Of unit sum.
+
+        Raises
+        ------
+        InputError
+            If the array is not 2-D, not finite or has no positive sum.
+        """
+        values = np.array(array, dtype=np.float64)
+        if values.ndim != 2 or min(values.shape) < 3:
+            msg = f"a PSF must be a 2-D array of at least 3 x 3 px, but its shape is {values.shape}"
+            raise InputError(msg)
+        if not np.isfinite(values).all() or values.sum() <= 0.0:
+            msg = "a PSF must be finite everywhere and have a positive sum"
+            raise InputError(msg)
+        if not pixel_response:
+            values = _convolve_pixel(values, oversample)
+        return cls(values / values.sum(), int(oversample))
+
+
+def _convolve_pixel(values: Image, oversample: int) -> Image:
+    """Convolve with the square detector pixel, growing the array by one pixel a side."""
+    padded = np.pad(values, oversample)
+    fy = fft.fftfreq(padded.shape[0], 1.0 / oversample)[:, None]
+    fx = fft.rfftfreq(padded.shape[1], 1.0 / oversample)[None, :]
+    return fft.irfft2(fft.rfft2(padded) * np.sinc(fx) * np.sinc(fy), padded.shape)
+
+
+class PSF:
+    """A library PSF blurred by a kernel, ready to render point sources.
+
+    Parameters
+    ----------
+    library : LibraryPSF
+        The PSF before the kernel.
+    kernel : Kernel
+        Blur on top of it, in data px.
+    spectrum : ndarray, optional
+        `library_spectrum(library)`, when it is at hand from another kernel.
+
+    Attributes
+    ----------
+    library, kernel : LibraryPSF, Kernel
+        As given.
+    oversample : int
+        Of library and working PSF.
+    origin : (float, float)
+        (y, x) index of the PSF's centre in `array`.
+    array : (M', N') float64 ndarray
+        Working PSF of unit sum on the library's grid, padded for the kernel.
+    planes : (os, os, J, I) float64 ndarray
+        Deinterleaved spline coefficients, see `sphot_mpi.kernels.psf`; scaled such
+        that a stamp is a star of flux 1.
+    """
+
+    def __init__(
+        self, library: LibraryPSF, kernel: Kernel | None = None, *, spectrum: NDArray[np.complex128] | None = None
+    ) -> None:
+        self.library = library
+        self.kernel = Kernel() if kernel is None else kernel
+        self.oversample = library.oversample
+        shape = padded_shape(library)
+        self.padded_shape = shape
+        self.origin = (
+            (library.array.shape[0] - 1) / 2 + (shape[0] - library.array.shape[0]) // 2,
+            (library.array.shape[1] - 1) / 2 + (shape[1] - library.array.shape[1]) // 2,
+        )
+        self.library_spectrum = library_spectrum(library) if spectrum is None else spectrum
+
+    def with_kernel(self, kernel: Kernel) -> "PSF":
+        """Return the same library PSF under another kernel."""
+        return PSF(self.library, kernel, spectrum=self.library_spectrum)
+
+    def frequencies(self) -> tuple[Image, Image]:
+        """Frequencies (fy, fx) of `library_spectrum`, cycles per data px, to broadcast."""
+        fy = fft.fftfreq(self.padded_shape[0], 1.0 / self.oversample)[:, None]
+        fx = fft.rfftfreq(self.padded_shape[1], 1.0 / self.oversample)[None, :]
+        return fy, fx
+
+    @cached_property
+    def array(self) -> Image:
+        """Working PSF on the oversampled grid, unit sum."""
+        fy, fx = self.frequencies()
+        return fft.irfft2(self.library_spectrum * self.kernel.transform(fx, fy), self.padded_shape)
+
+    @cached_property
+    def planes(self) -> NDArray[np.float64]:
+        """Deinterleaved spline coefficients of the working PSF."""
+        fy, fx = self.frequencies()
+        return self.planes_of(self.kernel.transform(fx, fy))
+
+    def planes_of(self, transfer: Image) -> NDArray[np.float64]:
+        """Spline coefficients of the library PSF multiplied by `transfer` in Fourier space.
+
+        Parameters
+        ----------
+        transfer : (ny, nx // 2 + 1) float64 ndarray
+            Transform on the grid of `frequencies`; the kernel's, or its derivative.
+
+        Returns
+        -------
+        (os, os, J, I) float64 ndarray
+            As `planes`.
+        """
+        ny, nx = self.padded_shape
+        # the cubic B-spline samples its coefficients with (1, 4, 1) / 6 along each axis
+        wy = (2.0 + np.cos(2.0 * np.pi * fft.fftfreq(ny)))[:, None] / 3.0
+        wx = (2.0 + np.cos(2.0 * np.pi * fft.rfftfreq(nx)))[None, :] / 3.0
+        coefficients = fft.irfft2(self.library_spectrum * (transfer / (wy * wx)), (ny, nx))
+        os = self.oversample
+        coefficients *= os * os
+        return np.ascontiguousarray(
+            coefficients[: ny // os * os, : nx // os * os].reshape(ny // os, os, nx // os, os).transpose(1, 3, 0, 2)
+        )
+
+    @property
+    def radius(self) -> int:
+        """Half-size of the working PSF's array in data px."""
+        return int(np.ceil(max(self.padded_shape) / 2 / self.oversample))
+
+    @cached_property
+    def fwhm(self) -> float:
+        """FWHM of the working PSF, px: of its azimuthal mean about its own peak."""
+        array = self.array
+        peak = np.unravel_index(int(np.argmax(array)), array.shape)
+        half = 6 * self.oversample
+        y0, x0 = max(0, peak[0] - half), max(0, peak[1] - half)
+        core = array[y0 : peak[0] + half + 1, x0 : peak[1] + half + 1]
+        y, x = np.mgrid[y0 : y0 + core.shape[0], x0 : x0 + core.shape[1]]
+        weight = np.where(core > 0.5 * core.max(), core, 0.0)
+        cy, cx = (weight * y).sum() / weight.sum(), (weight * x).sum() / weight.sum()
+        r = np.hypot(y - cy, x - cx)
+        bins = np.arange(0.0, half, 1.0)
+        index = np.digitize(r.ravel(), bins)
+        count = np.bincount(index, minlength=bins.size + 1)[1:-1]
+        total = np.bincount(index, core.ravel(), minlength=bins.size + 1)[1:-1]
+        radius = np.bincount(index, r.ravel(), minlength=bins.size + 1)[1:-1] / np.maximum(count, 1)
+        mean = total / np.maximum(count, 1)
+        top = core.max()
+        below = np.flatnonzero(mean < 0.5 * top)
+        if below.size == 0 or below[0] == 0:
+            return float(2.0 * radius[0] / self.oversample)
+        k = int(below[0])
+        f = (mean[k - 1] - 0.5 * top) / (mean[k - 1] - mean[k])
+        return float(2.0 * (radius[k - 1] + f * (radius[k] - radius[k - 1])) / self.oversample)
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of the Gaussian with the same FWHM, px."""
+        return self.fwhm / FWHM_PER_SIGMA
+
+
+def padded_shape(library: LibraryPSF) -> tuple[int, int]:
+    """Even, FFT-friendly shape that leaves room for a kernel of sigma 4 px about the library."""
+    os = library.oversample
+    margin = 2 * 10 * os
+    shape = []
+    for side in library.array.shape:
+        n = fft.next_fast_len(side + margin, real=True)
+        while n % (2 * os):
+            n = fft.next_fast_len(n + 1, real=True)
+        shape.append(n)
+    return shape[0], shape[1]
+
+
+def library_spectrum(library: LibraryPSF) -> NDArray[np.complex128]:
+    """Return the real FFT of the library, zero-padded to `padded_shape`."""
+    shape = padded_shape(library)
+    padded = np.zeros(shape)
+    y0 = (shape[0] - library.array.shape[0]) // 2
+    x0 = (shape[1] - library.array.shape[1]) // 2
+    padded[y0 : y0 + library.array.shape[0], x0 : x0 + library.array.shape[1]] = library.array
+    return fft.rfft2(padded)
+
+
+def gaussian_sigma(psf: PSF) -> float:
+    """Sigma (px) of the round Gaussian that fits the working PSF's core best, least squares."""
+    array = psf.array
+    half = int(np.ceil(2.0 * psf.fwhm * psf.oversample))
+    cy, cx = (round(v) for v in psf.origin)
+    core = array[cy - half : cy + half + 1, cx - half : cx + half + 1]
+    y, x = np.mgrid[-half : half + 1, -half : half + 1] / psf.oversample
+
+    def residual(p: Image) -> Image:
+        return (p[0] * np.exp(-0.5 * ((x - p[1]) ** 2 + (y - p[2]) ** 2) / p[3] ** 2) - core).ravel() / core.max()
+
+    return float(optimize.least_squares(residual, [core.max(), 0.0, 0.0, psf.sigma]).x[3])

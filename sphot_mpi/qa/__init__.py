@@ -1,0 +1,1 @@
+"""Pictures of data, models and residuals; the only importers of matplotlib."""
