@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from scipy import fft, optimize
 
 from sphot_mpi.errors import InputError
-from sphot_mpi.kernels import psf as kernels
 from sphot_mpi.psf_kernel import Kernel
 
 Image = NDArray[np.float64]
