@@ -22,6 +22,10 @@ PATCH = 12
 PERCENTILE, PERCENTILE_FACTOR = 5.0, 1.15
 """A low percentile of noisy patch estimates lies this factor below the truth in a field of pure noise."""
 
+LARGEST_SMOOTHING = 0.5
+"""Smoothing of the noise, px, that drizzling explains. Where the sky is full of faint stars, their confusion looks
+like noise smoothed by the PSF, and nothing in one image tells the two apart."""
+
 #: Steps (dy, dx) of the neighbours whose mean is subtracted: one pixel, diagonal, two pixels.
 NEAR, DIAGONAL, FAR = ((0, 1), (1, 0)), ((1, 1), (1, -1)), ((0, 2), (2, 0))
 
@@ -237,7 +241,7 @@ def error_map(data: Image, mask: Mask, light: Image | None = None, *, floor: flo
     return np.asarray(np.sqrt(a + b * light))
 
 
-def noise_smoothing(data: Image, mask: Mask) -> tuple[float, float]:
+def noise_smoothing(data: Image, mask: Mask, largest: float = LARGEST_SMOOTHING) -> tuple[float, float]:
     r"""Width s of the Gaussian that white noise was smoothed with, and the true pixel sigma.
 
     Parameters
@@ -246,35 +250,35 @@ def noise_smoothing(data: Image, mask: Mask) -> tuple[float, float]:
         Image in units of its error, or plain; stars need not be subtracted, but help if they are.
     mask : (ny, nx) bool ndarray
         True = do not use.
+    largest : float
+        Upper end of the range of s, px.
 
     Returns
     -------
     (float, float)
-        s in px, 0 to 1.5, and the standard deviation of one pixel; NaN where nothing can be measured.
+        s in px, 0 to `largest`, and the standard deviation of one pixel; NaN where nothing can be measured.
 
     Notes
     -----
     White noise smoothed by a Gaussian of sigma s has the autocorrelation :math:`C(l) = \exp(-l^2/4s^2)`. The variance
     of a pixel minus the mean of four neighbours at +-u and +-v (u perpendicular to v, both of length l) is
-    :math:`\sigma^2 [1 - 2 C(l) + (1 + 2 C(\sqrt2 l) + C(2 l)) / 4]`. It is measured in the emptiest tenth of the
+    :math:`\sigma^2 [1 - 2 C(l) + (1 + 2 C(\sqrt2 l) + C(2 l)) / 4]`. It is measured in the emptiest fifth of the
     patches for neighbours at 1, sqrt 2 and 2 px; their ratios give s by least squares on a grid.
     """
-    variances = []
-    near = patch_sigmas(pixel_differences(data, mask, FAR))
-    if np.isfinite(near).sum() < 10:
+    sigmas = np.array([patch_sigmas(pixel_differences(data, mask, steps)) for steps in (NEAR, DIAGONAL, FAR)])
+    # chosen by all three alike, else the choice itself would change their ratios
+    emptiness = np.log(sigmas).mean(axis=0)
+    if np.isfinite(emptiness).sum() < 10:
         return float("nan"), float("nan")
-    empty = near <= np.nanpercentile(near, 10.0)
-    for steps in (NEAR, DIAGONAL, FAR):
-        sigmas = patch_sigmas(pixel_differences(data, mask, steps))[empty]
-        variances.append(float(np.nanmean(sigmas) ** 2))
-    measured = np.array(variances)
-    grid = np.linspace(0.0, 1.5, 151)
+    empty = emptiness <= np.nanpercentile(emptiness, 20.0)
+    measured = (sigmas[:, empty] ** 2).mean(axis=1)
+    grid = np.linspace(0.0, largest, 101)
     shape = np.array([[_difference_variance(length, s) for length in (1.0, np.sqrt(2.0), 2.0)] for s in grid])
     scale = (np.log(measured) - np.log(shape)).mean(axis=1)
     misfit = ((np.log(measured) - np.log(shape) - scale[:, None]) ** 2).sum(axis=1)
     best = int(np.argmin(misfit))
-    # the emptiest tenth was chosen for its low scatter
-    return float(grid[best]), float(PERCENTILE_FACTOR * np.sqrt(np.exp(scale[best])))
+    # the emptiest fifth was chosen for its low scatter
+    return float(grid[best]), float(1.08 * np.sqrt(np.exp(scale[best])))
 
 
 def autocorrelation(squared_lag: Image, s: float) -> Image:
