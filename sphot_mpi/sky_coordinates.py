@@ -1,0 +1,141 @@
+"""World coordinates and units of the input images: FITS WCS text in, plain numbers out."""
+
+import warnings
+
+import numpy as np
+from astropy import units as u
+from astropy.io import fits
+from astropy.wcs import WCS, FITSFixedWarning
+from astropy.wcs.utils import proj_plane_pixel_scales
+
+#: The unit in which every surface brightness is fitted, where it can be converted.
+BRIGHTNESS_UNIT = "MJy/sr"
+
+
+def parse_wcs(text: str) -> WCS:
+    """Return the celestial WCS of a FITS header's text.
+
+    Parameters
+    ----------
+    text : str
+        Cards of 80 characters one after another, or one card a line.
+
+    Returns
+    -------
+    astropy.wcs.WCS
+        With two celestial axes.
+
+    Raises
+    ------
+    ValueError
+        If the text holds no celestial WCS.
+    """
+    header = fits.Header.fromstring(text, sep="\n" if "\n" in text else "")
+    return _celestial(header)
+
+
+def header_wcs(header: fits.Header) -> WCS | None:
+    """Return the celestial WCS of a FITS header, or None where it has none."""
+    if not any(str(header.get(f"CTYPE{axis}", "")).startswith(("RA--", "DEC-", "GLON", "GLAT")) for axis in (1, 2)):
+        return None
+    return _celestial(header)
+
+
+def _celestial(header: fits.Header) -> WCS:
+    with warnings.catch_warnings():
+        # astropy mends dates and units of old headers and says so; the mended values are the right ones
+        warnings.simplefilter("ignore", FITSFixedWarning)
+        wcs = WCS(header)
+    if not wcs.has_celestial:
+        msg = "no celestial coordinates in it"
+        raise ValueError(msg)
+    return wcs.celestial
+
+
+def wcs_text(wcs: WCS) -> str:
+    """Return a WCS as header text, one card a line."""
+    return str(wcs.to_header(relax=True).tostring(sep="\n", endcard=False, padding=False))
+
+
+def wcs_pixel_scale(wcs: WCS) -> float:
+    """Return the pixel size, arcsec: the root of the pixel's area."""
+    scales = proj_plane_pixel_scales(wcs) * 3600.0
+    return float(np.sqrt(abs(scales[0] * scales[1])))
+
+
+def pixel_to_sky(wcs: WCS, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Right ascension and declination (deg, ICRS) of pixel positions counted from 0."""
+    sky = wcs.pixel_to_world(x, y).icrs
+    return np.asarray(sky.ra.deg), np.asarray(sky.dec.deg)
+
+
+def position_angle(wcs: WCS, x: float, y: float, theta: float) -> float:
+    """Position angle on the sky, deg east of north in [0, 180), of image angle `theta` (rad) at (x, y)."""
+    if not (np.isfinite(x) and np.isfinite(y) and np.isfinite(theta)):
+        return float("nan")
+    here = wcs.pixel_to_world(x, y).icrs
+    there = wcs.pixel_to_world(x + np.cos(theta), y + np.sin(theta)).icrs
+    return float(here.position_angle(there).deg % 180.0)
+
+
+def pixel_area_sr(pixel_scale: float) -> float:
+    """Solid angle of a pixel of `pixel_scale` arcsec, sr."""
+    return float(np.deg2rad(pixel_scale / 3600.0) ** 2)
+
+
+def brightness_factor(unit: str, pixel_scale: float) -> float | None:
+    """Return the factor that turns `unit` into MJy/sr, or None where there is none.
+
+    Parameters
+    ----------
+    unit : str
+        As astropy writes it; a flux density without an area is one per pixel.
+    pixel_scale : float
+        Arcsec.
+
+    Returns
+    -------
+    float or None
+        None for units that are no flux density, like counts.
+
+    Raises
+    ------
+    ValueError
+        If astropy does not know the unit.
+    """
+    given = u.Unit(unit)
+    area = pixel_area_sr(pixel_scale) * u.sr
+    for candidate in (given, given * u.pix / area, given / area):
+        if candidate.is_equivalent(u.MJy / u.sr):
+            return float(candidate.to(u.MJy / u.sr))
+    return None
+
+
+def ab_magnitude(
+    flux: np.ndarray, flux_err: np.ndarray, unit: str, pixel_scale: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """AB magnitudes of total fluxes, with errors.
+
+    ``m = -2.5 log10(flux * area * 1e6 / 3631)``, with `flux` in MJy/sr px, the
+    pixel's area in sr, and 3631 Jy the zero point of the AB system (Oke & Gunn 1983).
+
+    Parameters
+    ----------
+    flux, flux_err : float64 ndarray
+        In data unit * px.
+    unit : str
+        Data unit.
+    pixel_scale : float
+        Arcsec.
+
+    Returns
+    -------
+    magnitude, error : float64 ndarray
+        NaN where the flux is not positive, or where the unit is not MJy/sr.
+    """
+    flux = np.asarray(flux, dtype=np.float64)
+    if unit != BRIGHTNESS_UNIT:
+        return np.full(flux.shape, np.nan), np.full(flux.shape, np.nan)
+    positive = np.where(flux > 0.0, flux, np.nan)
+    jansky = positive * pixel_area_sr(pixel_scale) * 1e6
+    return -2.5 * np.log10(jansky / 3631.0), 2.5 / np.log(10.0) * np.asarray(flux_err) / positive
