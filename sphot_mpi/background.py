@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.stats import SigmaClip, sigma_clipped_stats
 from numpy.typing import NDArray
-from photutils.background import Background2D, MADStdBackgroundRMS, MedianBackground
+from photutils.background import Background2D
 from scipy import signal
 
 from sphot_mpi.config import PsfConfig
@@ -88,8 +88,6 @@ def background_std(data: Image, mask: Mask, config: PsfConfig) -> float:
             filter_size=config.bkg_filter_size,
             exclude_percentile=60.0,
             sigma_clip=SigmaClip(sigma=config.bkg_sigma_clip, maxiters=10),
-            bkg_estimator=MedianBackground(),
-            bkgrms_estimator=MADStdBackgroundRMS(),
         )
     except ValueError:
         # photutils refuses an image all of whose boxes are mostly masked
