@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sphot_mpi.errors import InputError
 from sphot_mpi.fits_inputs import iterate_fits
 from sphot_mpi.psf import LibraryPSF
-from sphot_mpi.raw_image import MAX_PIXELS, RawImage, attribute_text, build_cutout, checked_pixels
+from sphot_mpi.raw_image import RawImage, attribute_text, build_cutout, checked_pixels
 from sphot_mpi.records import Cutout
 
 FITS_SUFFIXES = (".fits", ".fit", ".fits.gz", ".fits.fz")
@@ -241,16 +241,3 @@ def _truth(path: Path, name: str, value: object) -> bool:
         msg = f"{path}: {name!r} has pixel_response = {value!r}; it must be true or false."
         raise InputError(msg)
     return bool(number.item())
-
-
-__all__ = [
-    "MAX_PIXELS",
-    "GalaxyImages",
-    "is_fits",
-    "is_hdf5",
-    "iterate_galaxy",
-    "list_filters",
-    "open_hdf5",
-    "read_galaxy",
-    "read_libraries",
-]

@@ -1,0 +1,165 @@
+"""The catalogue: which galaxies, which files, what is special about each.
+
+A catalogue is a table with a row a galaxy, or a single galaxy's file, which is a
+catalogue of one. All problems of all rows are found together.
+"""
+
+import difflib
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sphot_mpi.catalogue_rows import Galaxy, RowReader
+from sphot_mpi.catalogue_table import read_table, resolve_columns
+from sphot_mpi.config import Config
+from sphot_mpi.errors import CatalogueError, UsageError
+from sphot_mpi.inputs import is_fits, is_hdf5, list_filters
+
+log = logging.getLogger(__name__)
+
+_SHOWN = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Catalogue:
+    """A checked catalogue.
+
+    Parameters
+    ----------
+    path : Path
+        File it was read from.
+    galaxies : tuple of Galaxy
+        In the order of the file.
+    columns : dict of str to ndarray
+        All columns of these galaxies as read, text as text.
+    digest : str
+        SHA-256 (hex) of the file.
+    problems : tuple of str
+        Of the rows that were left out, one sentence each.
+    """
+
+    path: Path
+    galaxies: tuple[Galaxy, ...]
+    columns: dict[str, NDArray[np.generic]]
+    digest: str
+    problems: tuple[str, ...] = ()
+
+    def select(self, only: Sequence[str] = (), limit: int | None = None) -> "Catalogue":
+        """Return a catalogue of some of the galaxies.
+
+        Parameters
+        ----------
+        only : sequence of str
+            Names; empty: all.
+        limit : int or None
+            At most so many, from the first on.
+
+        Returns
+        -------
+        Catalogue
+            In the order of the file.
+
+        Raises
+        ------
+        UsageError
+            If a name is not in the catalogue.
+        """
+        names = {galaxy.name for galaxy in self.galaxies}
+        for name in only:
+            if name not in names:
+                near = difflib.get_close_matches(name, sorted(names), n=1)
+                hint = f"; the nearest is {near[0]!r}" if near else ""
+                msg = f"{self.path}: --only {name!r} is not in the catalogue{hint}."
+                raise UsageError(msg)
+        keep = [i for i, galaxy in enumerate(self.galaxies) if not only or galaxy.name in only][:limit]
+        return Catalogue(
+            path=self.path,
+            galaxies=tuple(self.galaxies[i] for i in keep),
+            columns={key: values[keep] for key, values in self.columns.items()},
+            digest=self.digest,
+            problems=self.problems,
+        )
+
+
+def read_catalogue(path: Path, config: Config, *, skip_invalid: bool = False) -> Catalogue:
+    """Read and check a catalogue.
+
+    Parameters
+    ----------
+    path : Path
+        CSV, ECSV or FITS table, or a galaxy's own HDF5 or FITS file.
+    config : Config
+        What rows that do not say otherwise take.
+    skip_invalid : bool
+        Leave out rows with problems instead of refusing the catalogue.
+
+    Returns
+    -------
+    Catalogue
+        With at least one galaxy.
+
+    Raises
+    ------
+    CatalogueError
+        If the file cannot be read, or rows have problems; all of them are named.
+    """
+    if not path.is_file():
+        msg = f"{path}: there is no such file; name a catalogue or a galaxy file."
+        raise CatalogueError(msg)
+    columns = _table_of_one(path) if _is_galaxy_file(path, config) else read_table(path)
+    roles = resolve_columns(path, columns)
+    for role, column in roles.items():
+        if role != column:
+            log.info("%s: column %r is taken as %r", path, column, role)
+    reader = RowReader(path=path, config=config, roles=roles, columns=columns)
+    galaxies, keep, problems = reader.read_all()
+    if problems and not skip_invalid:
+        raise CatalogueError(_report(path, problems))
+    for problem in problems:
+        log.warning("%s: left out: %s", path, problem)
+    if not galaxies:
+        msg = f"{path}: no galaxy to fit; the catalogue has {len(next(iter(columns.values())))} rows, none usable."
+        raise CatalogueError(msg)
+    return Catalogue(
+        path=path,
+        galaxies=tuple(galaxies),
+        columns={key: values[keep] for key, values in columns.items()},
+        digest=_digest(path),
+        problems=tuple(problems),
+    )
+
+
+def _report(path: Path, problems: Sequence[str]) -> str:
+    if len(problems) == 1:
+        return f"{path}: {problems[0]}"
+    lines = [f"{path}: {len(problems)} problems (--skip-invalid runs the other rows).", *problems[:_SHOWN]]
+    if len(problems) > _SHOWN:
+        lines.append(f"... and {len(problems) - _SHOWN} more.")
+    return "\n  ".join(lines)
+
+
+def _is_galaxy_file(path: Path, config: Config) -> bool:
+    """Whether this is one galaxy's images; a FITS file may also be a table."""
+    if is_hdf5(path):
+        return True
+    if not is_fits(path):
+        return False
+    wanted = {name.upper() for name in config.prep.filters}
+    return any(name.upper() in wanted for name in list_filters(path))
+
+
+def _table_of_one(path: Path) -> dict[str, NDArray[np.generic]]:
+    stem = path.name
+    while Path(stem).suffix.lower() in (".h5", ".hdf5", ".hdf", ".fits", ".fit", ".gz", ".fz"):
+        stem = Path(stem).stem
+    return {"name": np.array([stem]), "path": np.array([path.name])}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
