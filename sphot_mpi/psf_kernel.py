@@ -72,3 +72,21 @@ class Kernel:
     def transform(self, fx: Array, fy: Array) -> Array:
         """Fourier transform at frequencies `fx`, `fy` (cycles per px, broadcast)."""
         return FAMILIES[self.family].transform(fx, fy, self.values)
+
+    def variance(self) -> float:
+        """Square of a Gaussian kernel's sigma, px^2: the parameter in which the PSF is nearly linear.
+
+        Raises
+        ------
+        ValueError
+            If the family is not "gaussian".
+        """
+        if self.family != "gaussian":
+            msg = f"only a gaussian kernel is described by its variance, not a {self.family!r} one"
+            raise ValueError(msg)
+        return self.values[0] ** 2
+
+
+def gaussian_factor(fx: Array, fy: Array) -> Array:
+    """Logarithmic derivative of a Gaussian kernel's transform by its variance."""
+    return -2.0 * np.pi**2 * (fx**2 + fy**2)

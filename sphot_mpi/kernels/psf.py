@@ -154,3 +154,79 @@ def fill_stamps(stamps, planes, oversample, origin_y, origin_x, x, y, radius):
                 stamps[s, column], planes, dy if column == 2 else wy, dx if column == 1 else wx,
                 ay, ax, sy, sx, 1.0, oy, y1, ox, x1, oy, ox,
             )  # fmt: skip
+
+
+@jit
+def render_stars_derivatives(images, planes, oversample, origin_y, origin_x, x, y, flux, radius):
+    """Add point sources, and their sum's derivatives by a common displacement, to three images.
+
+    Parameters
+    ----------
+    images : (3, ny, nx) float64 ndarray
+        Added to in place: the stars, d/dx and d/dy.
+    planes, oversample, origin_y, origin_x, x, y, flux, radius
+        As in `render_stars`.
+    """
+    ny, nx = images.shape[1:]
+    wy, wx, dy, dx = np.empty(4), np.empty(4), np.empty(4), np.empty(4)
+    ay, ax = np.empty(4, np.int64), np.empty(4, np.int64)
+    sy, sx = np.empty(4, np.int64), np.empty(4, np.int64)
+    for s in range(x.size):
+        axis_nodes(y[s], origin_y, oversample, wy, dy, ay, sy)
+        axis_nodes(x[s], origin_x, oversample, wx, dx, ax, sx)
+        cy, cx = int(np.rint(y[s])), int(np.rint(x[s]))
+        r = radius[s]
+        y0, y1 = max(0, cy - r), min(ny, cy + r + 1)
+        x0, x1 = max(0, cx - r), min(nx, cx + r + 1)
+        add_stamp(images[0], planes, wy, wx, ay, ax, sy, sx, flux[s], y0, y1, x0, x1, 0, 0)
+        add_stamp(images[1], planes, wy, dx, ay, ax, sy, sx, flux[s], y0, y1, x0, x1, 0, 0)
+        add_stamp(images[2], planes, dy, wx, ay, ax, sy, sx, flux[s], y0, y1, x0, x1, 0, 0)
+
+
+@jit
+def spread(grid, u, v, value):
+    """Share values among the four nearest nodes of a grid, in proportion to nearness.
+
+    Parameters
+    ----------
+    grid : (ny, nx) float64 ndarray
+        Added to in place.
+    u, v : (n,) float64 ndarray
+        Column and row coordinates, at least one node away from the far edges.
+    value : (n,) float64 ndarray
+        What is shared.
+    """
+    for s in range(u.size):
+        i, j = int(u[s]), int(v[s])
+        a, b = u[s] - i, v[s] - j
+        grid[j, i] += (1.0 - a) * (1.0 - b) * value[s]
+        grid[j, i + 1] += a * (1.0 - b) * value[s]
+        grid[j + 1, i] += (1.0 - a) * b * value[s]
+        grid[j + 1, i + 1] += a * b * value[s]
+
+
+@jit
+def enlarge(image, coarse, factor, offset):
+    """Bilinear interpolation of a coarse grid on an image.
+
+    Parameters
+    ----------
+    image : (ny, nx) float64 ndarray
+        Overwritten.
+    coarse : (my, mx) float64 ndarray
+        Values; the centre of node m lies at ``factor * (m - offset) + (factor - 1) / 2``.
+    factor, offset : int
+        Scale and margin of the coarse grid; the margin must cover the image.
+    """
+    ny, nx = image.shape
+    for y in range(ny):
+        v = (y - 0.5 * (factor - 1)) / factor + offset
+        j = int(v)
+        b = v - j
+        for x in range(nx):
+            u = (x - 0.5 * (factor - 1)) / factor + offset
+            i = int(u)
+            a = u - i
+            low = (1.0 - a) * coarse[j, i] + a * coarse[j, i + 1]
+            high = (1.0 - a) * coarse[j + 1, i] + a * coarse[j + 1, i + 1]
+            image[y, x] = (1.0 - b) * low + b * high

@@ -1,0 +1,133 @@
+"""Matched-filter detection of point sources on a residual image."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+from sphot_mpi.kernels import joint as kernels
+
+Image = NDArray[np.float64]
+
+#: A source needs this fraction of its squared PSF on usable pixels.
+LEAST_COVERAGE = 0.25
+
+
+class MatchedFilter:
+    """Signal-to-noise of a point source at every pixel.
+
+    Parameters
+    ----------
+    weight : (ny, nx) float64 ndarray
+        1 / variance, 0 = masked.
+    stamp : (2 r + 1, 2 r + 1) float64 ndarray
+        Unit-flux star centred on a pixel.
+
+    Attributes
+    ----------
+    precision : (ny, nx) float64 ndarray
+        1 / variance of an isolated source's flux at each pixel.
+    covered : (ny, nx) bool ndarray
+        Where a source would have enough of its light on usable pixels.
+
+    Notes
+    -----
+    The flux at a pixel is ``conv(W r, P) / conv(W, P^2)`` and its variance
+    ``1 / conv(W, P^2)`` (e.g. Zackay & Ofek 2017, ApJ 836, 187, eqs. 16-18).
+    """
+
+    def __init__(self, weight: Image, stamp: Image) -> None:
+        self.weight = weight
+        radius = stamp.shape[0] // 2
+        self._shape = tuple(fft.next_fast_len(side + radius, real=True) for side in weight.shape)
+        self._psf = np.conj(self._transform(stamp, radius))
+        squared = np.conj(self._transform(stamp**2, radius))
+        self.precision = np.maximum(self._convolve(weight, squared), 0.0)
+        good = weight[weight > 0.0]
+        typical = float(np.median(good)) if good.size else 0.0
+        self.covered = self.precision > LEAST_COVERAGE * typical * float((stamp**2).sum())
+
+    def _transform(self, stamp: Image, radius: int) -> NDArray[np.complex128]:
+        padded = np.zeros(self._shape)
+        padded[: stamp.shape[0], : stamp.shape[1]] = stamp
+        return fft.rfft2(np.roll(padded, (-radius, -radius), (0, 1)))
+
+    def _convolve(self, image: Image, transform: NDArray[np.complex128]) -> Image:
+        ny, nx = image.shape
+        return fft.irfft2(fft.rfft2(image, self._shape) * transform, self._shape)[:ny, :nx]
+
+    def snr(self, residual: Image) -> Image:
+        """Signal-to-noise map of a residual image; 0 where nothing is covered.
+
+        Parameters
+        ----------
+        residual : (ny, nx) float64 ndarray
+            Finite everywhere.
+        """
+        signal = self._convolve(self.weight * residual, self._psf)
+        return np.where(self.covered, signal / np.sqrt(np.where(self.covered, self.precision, 1.0)), 0.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidates:
+    """New sources, the most significant first.
+
+    Parameters
+    ----------
+    x, y : (n,) float64 ndarray
+        Positions, px.
+    flux : (n,) float64 ndarray
+        First fluxes.
+    """
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    flux: NDArray[np.float64]
+
+
+def detect(
+    matched: MatchedFilter,
+    residual: Image,
+    threshold: Image,
+    *,
+    peak: float,
+    stars: Image,
+    blend: float,
+    known: tuple[NDArray[np.float64], NDArray[np.float64]],
+    fwhm: float,
+) -> Candidates:
+    """Find point sources in a residual.
+
+    Parameters
+    ----------
+    matched : MatchedFilter
+        Filter of this image and PSF.
+    residual : (ny, nx) float64 ndarray
+        Data minus the model so far.
+    threshold : (ny, nx) float64 ndarray
+        Signal-to-noise needed at each pixel.
+    peak : float
+        Highest pixel of a unit-flux star.
+    stars : (ny, nx) float64 ndarray
+        Star light modelled so far.
+    blend : float
+        A new source must be brighter, at its peak, than this part of `stars`: the PSF is never perfect.
+    known : (x, y)
+        Sources in the model; none is added within 0.4 FWHM of them.
+    fwhm : float
+        Of the PSF, px. Of two new sources within 0.7 FWHM the fainter waits.
+
+    Returns
+    -------
+    Candidates
+        What was found.
+    """
+    snr = matched.snr(residual)
+    peaks = kernels.find_peaks(snr, threshold)
+    ix, iy = np.rint(peaks[:, 0]).astype(np.int64), np.rint(peaks[:, 1]).astype(np.int64)
+    flux = peaks[:, 2] / np.sqrt(matched.precision[iy, ix])
+    bright = flux * peak > blend * stars[iy, ix]
+    x, y, flux = peaks[bright, 0].copy(), peaks[bright, 1].copy(), flux[bright]
+    keep = kernels.keep_apart(x, y, known[0], known[1], 0.7 * fwhm, 0.4 * fwhm)
+    return Candidates(x[keep], y[keep], flux[keep])

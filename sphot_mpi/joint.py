@@ -1,0 +1,183 @@
+"""The joint fit: find stars by falling signal-to-noise, and solve everything together at every step."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sphot_mpi.detection import MatchedFilter, detect
+from sphot_mpi.joint_scene import PAD, Optics, Scene, Stars
+from sphot_mpi.joint_solve import Freedom, Step, render_galaxy, render_sky, render_stars, solve_step
+from sphot_mpi.kernels import joint as kernels
+from sphot_mpi.records import Image
+
+#: A change of the kernel's sigma, px, below which the PSF is not rendered anew.
+KERNEL_TOLERANCE = 0.003
+#: A new source must beat this part of the star light already there; early steps are stricter.
+BLEND_LADDER = (0.3, 0.1, 0.05, 0.02)
+#: Stars nearer to each other than this x FWHM become one.
+MERGE_FWHM = 0.3
+#: Least signal-to-noise of a star within one r_eff of the galaxy.
+GALAXY_KEEP_SNR = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class State:
+    """Where a joint fit stands.
+
+    Parameters
+    ----------
+    scene : Scene
+        Stars, galaxy, sky.
+    optics : Optics
+        PSF and renderers at the kernel so far.
+    matched : MatchedFilter
+        Detection filter of that PSF.
+    guard : (ny, nx) float64 ndarray
+        Factor >= 1 on every signal-to-noise threshold, high where the galaxy is not smooth.
+    step : Step or None
+        The last solve.
+    passes : int
+        Solves so far.
+    """
+
+    scene: Scene
+    optics: Optics
+    matched: MatchedFilter
+    guard: Image
+    step: Step | None = None
+    passes: int = 0
+
+    @classmethod
+    def start(cls, scene: Scene, optics: Optics) -> "State":
+        """A state before the first solve."""
+        return cls(scene=scene, optics=optics, matched=matched_filter(optics), guard=np.ones(optics.frame.shape))
+
+    def with_optics(self, optics: Optics) -> "State":
+        """Return the state under another kernel."""
+        return replace(self, optics=optics, matched=matched_filter(optics))
+
+
+def matched_filter(optics: Optics) -> MatchedFilter:
+    """Matched filter of the working PSF, cut where the PSF has faded."""
+    return MatchedFilter(optics.frame.weight, optics.stars.sampled(optics.core_radius))
+
+
+def residual_of(state: State) -> Image:
+    """Data minus model of a state on the frame, 0 where masked."""
+    scene, optics = state.scene, state.optics
+    model = render_stars(scene.stars, optics) + render_galaxy(scene.galaxy, optics)
+    model += render_sky(scene.sky, optics.frame.shape)
+    return np.where(optics.frame.good, optics.frame.data - model, 0.0)
+
+
+def at(image: NDArray[np.generic], stars: Stars) -> NDArray[np.generic]:
+    """Values of an image at the pixels nearest to the stars, the image's edge for those beyond it."""
+    iy = np.clip(np.rint(stars.y).astype(np.int64), 0, image.shape[0] - 1)
+    ix = np.clip(np.rint(stars.x).astype(np.int64), 0, image.shape[1] - 1)
+    return image[iy, ix]
+
+
+def galaxy_distance(state: State) -> Image | None:
+    """Elliptical radius of every frame pixel in units of the galaxy's r_eff."""
+    if state.scene.galaxy is None:
+        return None
+    y, x = np.mgrid[: state.optics.frame.shape[0], : state.optics.frame.shape[1]]
+    return state.scene.galaxy.elliptical_radius(x - PAD, y - PAD)
+
+
+def add_stars(state: State, threshold: float, blend: float, *, allowed: NDArray[np.bool_] | None = None) -> State:
+    """Detect sources in the residual and put them into the scene.
+
+    Parameters
+    ----------
+    state : State
+        Where the fit stands.
+    threshold : float
+        Signal-to-noise of a detection, before `State.guard`.
+    blend : float
+        See `detect`.
+    allowed : (ny, nx) bool ndarray, optional
+        Where new sources may be.
+    """
+    stars = state.scene.stars
+    level = threshold * state.optics.frame.correlation * state.guard
+    if allowed is not None:
+        level = np.where(allowed, level, np.inf)
+    found = detect(
+        state.matched,
+        residual_of(state),
+        level,
+        peak=state.optics.peak,
+        stars=render_stars(stars, state.optics),
+        blend=blend,
+        known=(stars.x, stars.y),
+        fwhm=state.optics.fwhm,
+    )
+    return replace(state, scene=state.scene.with_stars(stars.join(Stars.new(found.x, found.y, found.flux))))
+
+
+def solve(state: State, freedom: Freedom) -> State:
+    """Do one Gauss-Newton step and renew the optics when the kernel has moved."""
+    step = solve_step(state.scene, state.optics, freedom)
+    state = replace(state, scene=step.scene, step=step, passes=state.passes + 1)
+    if freedom.kernel:
+        old, new = np.sqrt(state.optics.variance), np.sqrt(step.variance)
+        if abs(new - old) > KERNEL_TOLERANCE:
+            state = state.with_optics(state.optics.with_variance(step.variance))
+    return state
+
+
+def prune(state: State, keep_snr: float) -> State:
+    """Drop stars that are not significant, merged or off the image; anchored stars stay."""
+    stars = state.scene.stars
+    if stars.size == 0:
+        return state
+    needed = keep_snr * at(state.guard, stars)
+    distance = galaxy_distance(state)
+    if distance is not None:
+        inside = at(distance, stars) < 1.0
+        needed = np.where(inside, np.maximum(needed, GALAXY_KEEP_SNR * at(state.guard, stars)), needed)
+    good = (stars.snr(state.optics.frame.correlation) > needed) & at(state.matched.covered, stars)
+    keep = (good | stars.anchored) & _on_frame(stars, state.optics.frame.shape)
+    order = np.argsort(-np.where(stars.anchored, np.inf, stars.flux), kind="stable")
+    order = order[keep[order]]
+    limit = MERGE_FWHM * state.optics.fwhm
+    none = np.zeros(0)
+    apart = kernels.keep_apart(stars.x[order], stars.y[order], none, none, limit, limit)
+    chosen = np.sort(order[apart | stars.anchored[order]])
+    return replace(state, scene=state.scene.with_stars(stars.take(chosen)))
+
+
+def _on_frame(stars: Stars, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """True for stars whose position is finite and on the frame."""
+    with np.errstate(invalid="ignore"):
+        return (stars.x > -0.5) & (stars.y > -0.5) & (stars.x < shape[1] - 0.5) & (stars.y < shape[0] - 0.5)
+
+
+def descend(
+    state: State,
+    ladder: tuple[float, ...],
+    freedom: Freedom,
+    keep_snr: float,
+    *,
+    allowed: NDArray[np.bool_] | None = None,
+    first_blend: int = 0,
+) -> State:
+    """Detect, solve and prune at each step of a ladder of falling signal-to-noise."""
+    for index, threshold in enumerate(ladder):
+        blend = BLEND_LADDER[min(index + first_blend, len(BLEND_LADDER) - 1)]
+        state = add_stars(state, threshold, blend, allowed=allowed)
+        state = prune(solve(state, freedom), keep_snr)
+    return state
+
+
+def settle(state: State, freedom: Freedom, keep_snr: float, *, most: int, tolerance: float = 0.1) -> tuple[State, bool]:
+    """Solve without detection until chi2 falls by less than `tolerance`; returns whether it became quiet."""
+    for _ in range(most):
+        before = state.step.chi2 if state.step is not None else np.inf
+        state = prune(solve(state, freedom), keep_snr)
+        assert state.step is not None
+        if abs(before - state.step.chi2) < tolerance:
+            return state, True
+    return state, False

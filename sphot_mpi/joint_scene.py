@@ -1,0 +1,319 @@
+"""What a joint fit knows: the frame, the optics, and the scene of stars, galaxy and sky.
+
+Inside a joint fit all positions are those of the *frame*: the cutout with a
+margin of `PAD` pixels without weight, so that stars just off the image, whose
+light falls on it, have a place to be.
+"""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sphot_mpi.psf import PSF, LibraryPSF
+from sphot_mpi.psf_kernel import Kernel, gaussian_factor
+from sphot_mpi.records import Image
+from sphot_mpi.sersic import SersicRenderer
+from sphot_mpi.star_field import StarField
+
+Vector = NDArray[np.float64]
+
+#: Margin of the frame around the cutout, px.
+PAD = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Frame:
+    """A cutout with its margin, ready for the solver.
+
+    Parameters
+    ----------
+    data : (ny, nx) float64 ndarray
+        The image, 0 where it is not used.
+    weight : (ny, nx) float64 ndarray
+        1 / variance, 0 where the image is not used.
+    noise : float
+        Pixel noise of the emptiest part, data unit.
+    correlation : float
+        Factor by which correlated noise widens a point source's error.
+    """
+
+    data: Image
+    weight: Image
+    noise: float
+    correlation: float
+
+    @classmethod
+    def from_image(
+        cls, data: Image, error: Image, mask: NDArray[np.bool_], noise: float, correlation: float
+    ) -> "Frame":
+        """Pad an image and turn its errors into weights.
+
+        Parameters
+        ----------
+        data, error : (ny, nx) float64 ndarray
+            Image and its 1-sigma error; NaN where `mask` is True.
+        mask : (ny, nx) bool ndarray
+            True = do not use.
+        noise, correlation : float
+            As in `Frame`.
+        """
+        good = ~mask & np.isfinite(data) & (error > 0.0)
+        variance = np.where(good, error, 1.0) ** 2
+        return cls(
+            data=np.pad(np.where(good, data, 0.0), PAD),
+            weight=np.pad(np.where(good, 1.0 / variance, 0.0), PAD),
+            noise=noise,
+            correlation=correlation,
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape (ny, nx), margin included."""
+        return self.data.shape[0], self.data.shape[1]
+
+    @property
+    def good(self) -> NDArray[np.bool_]:
+        """True where a pixel is used."""
+        return self.weight > 0.0
+
+    def interior(self, image: Image) -> Image:
+        """Cut the margin off."""
+        return image[PAD:-PAD, PAD:-PAD]
+
+
+class Optics:
+    """The PSF under one kernel, and everything that is rendered with it.
+
+    Parameters
+    ----------
+    psf : PSF
+        Working PSF.
+    frame : Frame
+        Where it is used.
+    renderer : SersicRenderer, optional
+        Renderer of the same library under another kernel, to share its work.
+    """
+
+    def __init__(self, psf: PSF, frame: Frame, renderer: SersicRenderer | None = None) -> None:
+        self.psf = psf
+        self.frame = frame
+        ny, nx = frame.shape
+        self.renderer = (
+            SersicRenderer(psf, (ny - 2 * PAD, nx - 2 * PAD), factors=(gaussian_factor,))
+            if renderer is None
+            else renderer.with_psf(psf)
+        )
+        self.stars = StarField(psf, frame.shape, frame.noise)
+
+    @classmethod
+    def start(cls, library: LibraryPSF, sigma: float, frame: Frame) -> "Optics":
+        """Optics of a library PSF under a Gaussian kernel of the given sigma, px."""
+        return cls(PSF(library, Kernel("gaussian", (sigma,))), frame)
+
+    def with_variance(self, variance: float) -> "Optics":
+        """Return the optics under a Gaussian kernel of the given variance, px^2."""
+        return Optics(self.psf.with_kernel(Kernel("gaussian", (float(np.sqrt(variance)),))), self.frame, self.renderer)
+
+    @property
+    def variance(self) -> float:
+        """Variance of the kernel, px^2."""
+        return self.psf.kernel.variance()
+
+    @cached_property
+    def kernel_planes(self) -> NDArray[np.float64]:
+        """Spline coefficients of the PSF's derivative by the kernel's variance."""
+        fy, fx = self.psf.frequencies()
+        return self.psf.planes_of(self.psf.kernel.transform(fx, fy) * gaussian_factor(fx, fy))
+
+    @property
+    def fwhm(self) -> float:
+        """FWHM of the working PSF, px."""
+        return self.psf.fwhm
+
+    @cached_property
+    def core_radius(self) -> int:
+        """Half-size, px, of the stamps that carry the stars' equations: two FWHM."""
+        return int(np.clip(np.ceil(2.0 * self.fwhm), 4, 14))
+
+    @cached_property
+    def peak(self) -> float:
+        """Highest pixel of a unit-flux star centred on a pixel."""
+        return float(self.stars.sampled(3).max())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stars:
+    """Point sources of a scene, in frame coordinates.
+
+    Parameters
+    ----------
+    x, y, flux : (n,) float64 ndarray
+        Positions, px, and total fluxes.
+    variance : (n, 3) float64 ndarray
+        Marginal variances of flux, x and y; inf where not yet known.
+    anchor_x, anchor_y, anchor_sigma : (n,) float64 ndarray
+        Position prior, px; sigma inf = none.
+    base_id : (n,) int64 ndarray
+        The base filter's source that anchors it, or 0.
+    base_flux : (n,) float64 ndarray
+        Its flux there, or 0.
+    prior_flux, prior_sigma : (n,) float64 ndarray
+        Flux prior; sigma inf = none.
+    free : (n,) bool ndarray
+        Whether the position is solved for.
+    """
+
+    x: Vector
+    y: Vector
+    flux: Vector
+    variance: NDArray[np.float64]
+    anchor_x: Vector
+    anchor_y: Vector
+    anchor_sigma: Vector
+    base_id: NDArray[np.int64]
+    base_flux: Vector
+    prior_flux: Vector
+    prior_sigma: Vector
+    free: NDArray[np.bool_]
+
+    @classmethod
+    def new(cls, x: Vector, y: Vector, flux: Vector) -> "Stars":
+        """Sources without anchors, free to move."""
+        n = x.size
+        return cls(
+            x=x,
+            y=y,
+            flux=flux,
+            variance=np.full((n, 3), np.inf),
+            anchor_x=x.copy(),
+            anchor_y=y.copy(),
+            anchor_sigma=np.full(n, np.inf),
+            base_id=np.zeros(n, np.int64),
+            base_flux=np.zeros(n),
+            prior_flux=np.zeros(n),
+            prior_sigma=np.full(n, np.inf),
+            free=np.ones(n, bool),
+        )
+
+    @property
+    def size(self) -> int:
+        """How many."""
+        return self.x.size
+
+    @property
+    def anchored(self) -> NDArray[np.bool_]:
+        """True for sources with a position prior."""
+        return np.isfinite(self.anchor_sigma)
+
+    def take(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> "Stars":
+        """Return the chosen sources."""
+        return Stars(**{name: getattr(self, name)[chosen] for name in Stars.__dataclass_fields__})
+
+    def join(self, other: "Stars") -> "Stars":
+        """Return both sets, this one first."""
+        return Stars(
+            **{name: np.concatenate((getattr(self, name), getattr(other, name))) for name in Stars.__dataclass_fields__}
+        )
+
+    def snr(self, correlation: float) -> Vector:
+        """Flux over its error, correlated noise included; 0 where the error is unknown."""
+        error = correlation * np.sqrt(self.variance[:, 0])
+        return np.where(np.isfinite(error) & (error > 0.0), self.flux / np.where(error > 0.0, error, 1.0), 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Galaxy:
+    """Sersic components with one centre, in the cutout's coordinates (no margin).
+
+    Parameters
+    ----------
+    centre : (2,) float64 ndarray
+        x_0, y_0, px.
+    shapes : (c, 4) float64 ndarray
+        ln r_circ, ln n, eta_1, eta_2 of each component.
+    fluxes : (c,) float64 ndarray
+        Total fluxes.
+    """
+
+    centre: Vector
+    shapes: NDArray[np.float64]
+    fluxes: Vector
+
+    @property
+    def size(self) -> int:
+        """How many components."""
+        return self.fluxes.size
+
+    def vector(self, component: int) -> Vector:
+        """The renderer's vector (x_0, y_0, ln r_circ, ln n, eta_1, eta_2) of one component."""
+        return np.concatenate((self.centre, self.shapes[component]))
+
+    def half_light_radius(self) -> float:
+        """Semi-major axis, px, that is the flux-weighted mean of the components'."""
+        axis = np.exp(self.shapes[:, 0]) / np.sqrt(self.axis_ratios())
+        weight = np.maximum(self.fluxes, 0.0)
+        return float(np.average(axis, weights=weight)) if weight.sum() > 0.0 else float(axis[0])
+
+    def axis_ratios(self) -> Vector:
+        """b/a of each component."""
+        return np.exp(-np.hypot(self.shapes[:, 2], self.shapes[:, 3]))
+
+    def elliptical_radius(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Distance from the centre in units of `half_light_radius` along the brightest component's ellipse.
+
+        Parameters
+        ----------
+        x, y : ndarray
+            Points in the cutout's coordinates, px.
+        """
+        main = int(np.argmax(self.fluxes))
+        eta = self.shapes[main, 2:]
+        q = self.axis_ratios()[main]
+        theta = 0.5 * np.arctan2(eta[1], eta[0])
+        dx, dy = x - self.centre[0], y - self.centre[1]
+        along = dx * np.cos(theta) + dy * np.sin(theta)
+        across = dy * np.cos(theta) - dx * np.sin(theta)
+        return np.hypot(along, across / q) / self.half_light_radius()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scene:
+    """Everything that is in the pixels.
+
+    Parameters
+    ----------
+    stars : Stars
+        Point sources, in frame coordinates.
+    galaxy : Galaxy or None
+        The galaxy; None: there is none.
+    sky : (3,) float64 ndarray
+        Level and the rise from centre to edge along x and y, data unit.
+    shift : (2,) float64 ndarray
+        Displacement (x, y) of galaxy and anchors against the base filter, px.
+    """
+
+    stars: Stars
+    galaxy: Galaxy | None
+    sky: Vector = field(default_factory=lambda: np.zeros(3))
+    shift: Vector = field(default_factory=lambda: np.zeros(2))
+
+    def with_stars(self, stars: Stars) -> "Scene":
+        """Return the scene with other stars."""
+        return replace(self, stars=stars)
+
+
+def sky_basis(shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Images 1, (x - x_c) / half width, (y - y_c) / half height on a frame.
+
+    Returns
+    -------
+    (3, ny, nx) float64 ndarray
+        The columns of `Scene.sky`.
+    """
+    ny, nx = shape
+    out = np.ones((3, ny, nx))
+    out[1] = ((np.arange(nx) - (nx - 1) / 2) / (nx / 2))[None, :]
+    out[2] = ((np.arange(ny) - (ny - 1) / 2) / (ny / 2))[:, None]
+    return out
