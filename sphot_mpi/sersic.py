@@ -1,0 +1,265 @@
+"""PSF-convolved Sersic images with derivatives, rendered in Fourier space.
+
+The spectrum of an elliptical Sersic is its tabulated Hankel transform of a quadratic form in the frequency; a
+sub-pixel position is a phase, the effective PSF and its kernel are factors, and sampling at pixel centres folds
+the spectrum. No pixel is ever sub-sampled, and light from outside the cutout is in the image. What the DFT adds,
+the periodic images of the galaxy, is taken away again: their light varies slowly over the cutout.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft, special
+
+from sphot_mpi.kernels import sersic as kernels
+from sphot_mpi.psf import PSF
+from sphot_mpi.records import SersicParams
+from sphot_mpi.sersic_grid import RING, Box, Factor, LibraryGrids, kernel_envelope, working_box
+from sphot_mpi.sersic_hankel import N_MAX, N_MIN, hankel_table
+from sphot_mpi.sersic_profile import (
+    amplitude_of,
+    b_n,
+    b_n_slope,
+    from_vector,
+    log_centre,
+    log_centre_slope,
+    params_jacobian,
+    shape_forms,
+    to_vector,
+    total_flux,
+)
+
+__all__ = [
+    "SersicRenderer",
+    "amplitude_of",
+    "b_n",
+    "from_vector",
+    "params_jacobian",
+    "required_size",
+    "to_vector",
+    "total_flux",
+]
+
+Array = NDArray[np.float64]
+
+#: Chebyshev nodes along each axis for the periodic images' light.
+_NODES = 11
+#: Directions in which the light outside of all images is averaged.
+_DIRECTIONS = 32
+#: Room between the cutout's far edge and the nearest periodic image, in cutout sides and in half-light extents.
+_ROOM_SIDES, _ROOM_EXTENTS = 1.1, 4.2
+#: Periods are rounded up to this ladder, so that a fit meets few of them.
+_PERIODS = np.array(sorted(2**a * 3**b * 5**c for a in range(1, 13) for b in range(4) for c in range(3)))
+_LADDER = 1.06
+
+
+def required_size(vector: Array, shape: tuple[int, int]) -> tuple[int, int]:
+    """Periods (ly, lx) that keep the periodic images of a galaxy harmless.
+
+    Parameters
+    ----------
+    vector : (6,) float64 ndarray
+        Shape vector.
+    shape : (int, int)
+        (ny, nx) of the cutout.
+
+    Returns
+    -------
+    (int, int)
+        Even, FFT-friendly periods, px.
+    """
+    r_circ = float(np.exp(vector[2]))
+    form = shape_forms(vector[4], vector[5])[0]
+    sizes = []
+    for centre, extent2, side in zip((vector[1], vector[0]), (form[2], form[0]), shape, strict=True):
+        far = max(side - 1 - centre, centre, 0.5 * side)
+        room = max(_ROOM_SIDES * side, _ROOM_EXTENTS * r_circ * np.sqrt(extent2))
+        wanted = max(min(far + room, 4.5 * side), 32.0)
+        step = np.ceil(np.log(wanted) / np.log(_LADDER) - 1e-9)
+        sizes.append(int(_PERIODS[np.searchsorted(_PERIODS, _LADDER**step * 0.999)]))
+    return sizes[0], sizes[1]
+
+
+class SersicRenderer:
+    """Images of Sersic profiles of unit total flux, convolved with a working PSF.
+
+    Parameters
+    ----------
+    psf : PSF
+        The working PSF.
+    shape : (int, int)
+        (ny, nx) of the images.
+    size : int, optional
+        Period of the DFT along both axes, px; default: `required_size` of each galaxy.
+    tolerance : float
+        Light left out at high frequencies, relative to the brightest pixel.
+    factors : sequence of callables
+        Real functions ``g(fx, fy)`` (cycles per px); `jacobian` appends for each the image whose spectrum is
+        multiplied by it. The derivative by a Gaussian kernel's variance is ``-2 pi^2 (fx^2 + fy^2)``.
+
+    Notes
+    -----
+    Valid for 0.28 <= n <= 8.4. The periodic images' light is taken unconvolved, and not at all for `factors`.
+    """
+
+    def __init__(
+        self,
+        psf: PSF,
+        shape: tuple[int, int],
+        *,
+        size: int | None = None,
+        tolerance: float = 1e-5,
+        factors: Sequence[Factor] = (),
+        grids: LibraryGrids | None = None,
+    ) -> None:
+        self.psf = psf
+        self.shape = shape
+        self.size = size
+        self.tolerance = tolerance
+        self.factors = tuple(factors)
+        self._grids = LibraryGrids(psf.library) if grids is None else grids
+        self._boxes: dict[tuple[int, int], Box] = {}
+        self._rings = self._grids.ring_area * kernel_envelope(psf, self._grids.ring_radius)
+        self._nodes = [_chebyshev(side) for side in shape]
+
+    def with_psf(self, psf: PSF) -> "SersicRenderer":
+        """Return a renderer for another PSF; of the same library, its spectrum is kept."""
+        grids = self._grids if psf.library is self.psf.library else None
+        return SersicRenderer(
+            psf, self.shape, size=self.size, tolerance=self.tolerance, factors=self.factors, grids=grids
+        )
+
+    def period(self, vector: Array) -> tuple[int, int]:
+        """Periods (ly, lx) with which this galaxy is rendered, px."""
+        return required_size(vector, self.shape) if self.size is None else (self.size, self.size)
+
+    def render(self, vector: Array) -> Array:
+        """Image of unit total flux, (ny, nx)."""
+        spectra, grid = self._spectra(vector, 1)
+        return (_invert(spectra, grid, self.shape) - self._periodic_light(vector, grid, 1))[0]
+
+    def render_params(self, components: Sequence[SersicParams]) -> Array:
+        """Image (ny, nx) of a model of one or more components, data unit."""
+        image = np.zeros(self.shape)
+        for component in components:
+            image += total_flux(component) * self.render(to_vector(component))
+        return image
+
+    def jacobian(self, vector: Array) -> Array:
+        """Image of unit total flux with its derivatives.
+
+        Parameters
+        ----------
+        vector : (6,) float64 ndarray
+            (x_0, y_0, ln r_circ, ln n, eta_1, eta_2).
+
+        Returns
+        -------
+        (7 + n_factors, ny, nx) float64 ndarray
+            The image, its derivatives by the six components of `vector`, then the images of the factors. In
+            single precision inside: 1e-6 of each one's maximum.
+        """
+        spectra, grid = self._spectra(vector, 7 + len(self.factors))
+        images = _invert(spectra, grid, self.shape).astype(np.float64)
+        images[:7] -= self._periodic_light(vector, grid, 7)
+        return images
+
+    def _spectra(self, vector: Array, count: int) -> tuple[NDArray[np.complexfloating], tuple[int, int]]:
+        """Return `count` folded half spectra, (count, ly, columns), and the periods."""
+        n = float(np.exp(vector[3]))
+        if not N_MIN <= n <= N_MAX or not np.isfinite(vector).all():
+            msg = f"a Sersic index must lie between {N_MIN} and {N_MAX} and all parameters be finite: {vector}"
+            raise ValueError(msg)
+        table = hankel_table()
+        cells = table.cells(n)
+        # kappa^2 = (2 pi r_circ)^2 f^T H f
+        forms = (2.0 * np.pi * np.exp(vector[2])) ** 2 * shape_forms(vector[4], vector[5])
+        grid = self.period(vector)
+        f_cut = self._cut_off(cells, forms[0])
+        box = self._boxes.get(grid)
+        if box is None or box.f_max < f_cut:
+            box = working_box(self.psf, self._grids, self.factors, grid, f_cut)
+            self._boxes[grid] = box
+        rows, columns = box.psf.shape
+        fy, fx = (np.arange(rows) - rows // 2) / grid[0], np.arange(columns) / grid[1]
+        used = min(columns, int(grid[1] * f_cut) + 1, grid[1] // 2 + 1)
+        spectra = np.zeros((count, grid[0], used), np.complex128 if count == 1 else np.complex64)
+        kernels.fill_spectra(
+            spectra, box.psf, box.factors, cells, table.edges, table.first, table.shift, forms,
+            np.exp(-2j * np.pi * fy * vector[1]), np.exp(-2j * np.pi * fx * vector[0]), grid[0], grid[1], f_cut,
+        )  # fmt: skip
+        return spectra, grid
+
+    def _cut_off(self, cells: Array, form: Array) -> float:
+        """Frequency beyond which less than `tolerance` of the spectrum's light lies, cycles per px.
+
+        The sum of |spectrum| bounds the brightest pixel from above within a factor of about two.
+        """
+        radius, area = self._grids.ring_radius, self._rings
+        angle = np.pi * (np.arange(8) + 0.5)[:, None] / 8.0
+        c, s = np.cos(angle), np.sin(angle)
+        u = radius**2 * (form[0] * c * c + 2.0 * form[1] * c * s + form[2] * s * s)
+        table = hankel_table()
+        light = np.empty(radius.size)
+        kernels.radial_sum(cells, table.edges, table.first, table.shift, u, area, light)
+        left_out = np.cumsum(light[::-1])[::-1]
+        return float(radius[np.flatnonzero(left_out >= self.tolerance * left_out[0])[-1]] + 0.5 * RING)
+
+    def _periodic_light(self, vector: Array, grid: tuple[int, int], count: int) -> Array:
+        """Light of the DFT's periodic images of a galaxy of unit flux, with derivatives, (count, ny, nx)."""
+        n, r_circ = float(np.exp(vector[3])), float(np.exp(vector[2]))
+        # the inverse matrix is H(-eta); its derivatives by eta change sign with it
+        forms = shape_forms(-vector[4], -vector[5]) / r_circ**2
+        forms[1:] *= -1.0
+        (y, to_y), (x, to_x) = self._nodes
+        light = np.zeros((count, y.size, x.size))
+        kernels.add_images(
+            light, x, y, vector[0], vector[1], grid[0], grid[1], forms, log_centre(r_circ, n), b_n(n), n,
+            b_n_slope(n), log_centre_slope(n),
+        )  # fmt: skip
+        light += _far_light(vector, grid, count)[:, None, None]
+        return to_y @ light @ to_x.T
+
+
+def _chebyshev(side: int) -> tuple[Array, Array]:
+    """Chebyshev nodes on a side of `side` px and the matrix that interpolates from them to the pixels."""
+    order = np.arange(_NODES)
+    z = np.cos(np.pi * (order + 0.5) / _NODES)
+    pixels = np.linspace(-1.0, 1.0, side)
+    basis = np.polynomial.chebyshev.chebvander(pixels, _NODES - 1)
+    fit = np.linalg.inv(np.polynomial.chebyshev.chebvander(z, _NODES - 1))
+    return 0.5 * (side - 1) * (z + 1.0), basis @ fit
+
+
+def _far_light(vector: Array, grid: tuple[int, int], count: int) -> Array:
+    """Mean light per px, with derivatives, of all images beyond the 24 nearest: the flux outside five periods."""
+
+    def outside(v: Array) -> float:
+        eta = float(np.hypot(v[4], v[5]))
+        # the square root of H is H(eta / 2)
+        root = (
+            np.exp(v[2]) * shape_forms(0.5 * v[4], 0.5 * v[5])[0] if eta else np.exp(v[2]) * np.array([1.0, 0.0, 1.0])
+        )
+        angle = np.pi * (np.arange(_DIRECTIONS) + 0.5) / _DIRECTIONS
+        dx = np.abs(root[0] * np.cos(angle) + root[1] * np.sin(angle))
+        dy = np.abs(root[1] * np.cos(angle) + root[2] * np.sin(angle))
+        rho = 2.5 / np.maximum(dx / grid[1], dy / grid[0])
+        n = float(np.exp(v[3]))
+        return float(special.gammaincc(2.0 * n, b_n(n) * rho ** (1.0 / n)).mean()) / (grid[0] * grid[1])
+
+    light = np.zeros(count)
+    light[0] = outside(vector)
+    # where it is nothing, so are its derivatives
+    if count > 1 and light[0] * grid[0] * grid[1] > 1e-10:
+        for k in range(2, 6):
+            step = np.zeros(6)
+            step[k] = 1e-4
+            light[k + 1] = (outside(vector + step) - outside(vector - step)) / 2e-4
+    return light
+
+
+def _invert(spectra: NDArray[np.complexfloating], grid: tuple[int, int], shape: tuple[int, int]) -> Array:
+    """Inverse real FFT of folded half spectra, cut to `shape`; columns left out are zero."""
+    rows = fft.ifft(spectra, axis=1, overwrite_x=True)[:, : shape[0]]
+    return fft.irfft(rows, grid[1], axis=2)[:, :, : shape[1]]

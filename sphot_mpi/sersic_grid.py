@@ -1,0 +1,118 @@
+"""Spectra of a PSF on the frequencies of a rendering grid.
+
+Nothing here depends on the galaxy. The library's part is kept when only the kernel changes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+from sphot_mpi.psf import PSF, LibraryPSF
+
+Array = NDArray[np.float64]
+ComplexArray = NDArray[np.complex128]
+Factor = Callable[[Array, Array], Array]
+
+#: Width of the rings in which the PSF's spectrum is summed, cycles per px.
+RING = 0.02
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Box:
+    """Spectra on rows m = -M..M (fy = m / ly) and columns p = 0..P (fx = p / lx), out to radius `f_max`."""
+
+    f_max: float
+    psf: ComplexArray
+    factors: Array
+
+
+def _top(length: int, f: float, oversample: int) -> int:
+    """Index of the last frequency up to `f` and below the library's Nyquist frequency."""
+    return min(int(np.floor(f * length)), (oversample * length - 1) // 2)
+
+
+def frequencies(grid: tuple[int, int], f_max: float, oversample: int) -> tuple[Array, Array]:
+    """Frequencies (fy, fx) of the box out to `f_max`, to broadcast; cycles per px."""
+    m, p = _top(grid[0], f_max, oversample), _top(grid[1], f_max, oversample)
+    return (np.arange(-m, m + 1) / grid[0])[:, None], (np.arange(p + 1) / grid[1])[None, :]
+
+
+def _wrap(array: Array, length: int, axis: int) -> Array:
+    """Fold an array longer than the period onto it; the spectrum at the period's frequencies is kept."""
+    size = array.shape[axis]
+    if size <= length:
+        return array
+    array = np.moveaxis(array, axis, 0)
+    folded = np.zeros((length, array.shape[1]))
+    for start in range(0, size, length):
+        part = array[start : start + length]
+        folded[: part.shape[0]] += part
+    return np.moveaxis(folded, 0, axis)
+
+
+def library_box(library: LibraryPSF, grid: tuple[int, int], f_max: float) -> ComplexArray:
+    """Spectrum of the library PSF about its centre on the box of `grid` = (ly, lx) out to `f_max`."""
+    os = library.oversample
+    fy, fx = frequencies(grid, f_max, os)
+    ny, nx = os * grid[0], os * grid[1]
+    array = _wrap(_wrap(library.array, ny, 0), nx, 1)
+    columns = fft.rfft(array, nx, axis=1)[:, : fx.size]
+    full = fft.fft(columns, ny, axis=0)
+    top = fy.size // 2
+    box = np.concatenate([full[ny - top :], full[: top + 1]])
+    # the origin is the array's centre, also where that lies between two pixels
+    origin = [(side - 1) / 2 / os for side in library.array.shape]
+    box *= np.exp(2j * np.pi * origin[0] * fy) * np.exp(2j * np.pi * origin[1] * fx)
+    return np.ascontiguousarray(box)
+
+
+class LibraryGrids:
+    """Library spectra by grid, grown in frequency as they are asked for."""
+
+    def __init__(self, library: LibraryPSF) -> None:
+        self.library = library
+        self.ring_radius, self.ring_area = _ring_sums(library)
+        self._boxes: dict[tuple[int, int], tuple[float, ComplexArray]] = {}
+
+    def get(self, grid: tuple[int, int], f_max: float) -> tuple[float, ComplexArray]:
+        """Return the radius covered (>= `f_max`) and the spectrum on that box."""
+        found = self._boxes.get(grid)
+        if found is None or found[0] < f_max:
+            # some room, so that a growing fit does not ask again at every step
+            reach = f_max * 1.2
+            found = (reach, library_box(self.library, grid, reach))
+            self._boxes[grid] = found
+        return found
+
+
+def working_box(psf: PSF, grids: LibraryGrids, factors: Sequence[Factor], grid: tuple[int, int], f_max: float) -> Box:
+    """Return the working PSF's spectrum and the derivative factors out to `f_max` or further."""
+    reach, library = grids.get(grid, f_max)
+    fy, fx = frequencies(grid, reach, psf.oversample)
+    spectrum = library * psf.kernel.transform(fx, fy)
+    planes = np.empty((len(factors), fy.size, fx.size))
+    for plane, factor in zip(planes, factors, strict=True):
+        plane[:] = factor(fx, fy)
+    return Box(reach, spectrum, planes)
+
+
+def _ring_sums(library: LibraryPSF) -> tuple[Array, Array]:
+    """Mid-radii (cycles per px) of rings to the corner of the band, and the integrals of |spectrum| over them."""
+    psf = PSF(library)
+    fy, fx = psf.frequencies()
+    size = np.abs(psf.library_spectrum)
+    size[:, 1:] *= 2.0
+    index = (np.hypot(fy, fx) / RING).astype(np.int64)
+    cell = (psf.oversample / psf.padded_shape[0]) * (psf.oversample / psf.padded_shape[1])
+    area = np.bincount(index.ravel(), size.ravel()) * cell
+    return RING * (np.arange(area.size) + 0.5), area
+
+
+def kernel_envelope(psf: PSF, radius: Array) -> Array:
+    """Largest of the kernel's transform along the axis and the diagonal at `radius`."""
+    diagonal = radius / np.sqrt(2.0)
+    zero = np.zeros_like(radius)
+    return np.maximum(np.abs(psf.kernel.transform(radius, zero)), np.abs(psf.kernel.transform(diagonal, diagonal)))
