@@ -3,6 +3,7 @@
 import csv
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.io.registry import IORegistryError
@@ -117,10 +118,10 @@ def _read_astropy(path: Path) -> Columns:
     return {str(name): _plain(table[name]) for name in table.colnames}
 
 
-def _plain(column: object) -> NDArray[np.generic]:
+def _plain(column: Any) -> NDArray[np.generic]:
     """Native numbers or text; masked values become NaN or empty text."""
     mask = np.ma.getmaskarray(column)
-    values = np.ma.getdata(np.ma.asarray(column))
+    values: NDArray[Any] = np.ma.getdata(np.ma.asarray(column))
     if values.dtype.kind == "f":
         return np.where(mask, np.nan, values).astype(values.dtype.newbyteorder("="))
     if values.dtype.kind not in "SUO" and not mask.any():

@@ -4,14 +4,16 @@ Nothing here trusts a file: sizes are checked before pixels are read, links out
 of a file are refused, and every failure is one sentence with file and dataset.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from sphot_mpi.errors import InputError
 from sphot_mpi.fits_inputs import iterate_fits
@@ -177,7 +179,9 @@ def _iterate_hdf5(path: Path, filters: Iterable[str]) -> Iterator[RawImage]:
             )
 
 
-def read_libraries(path: Path, filters: Sequence[str]) -> dict[str, LibraryPSF]:
+def read_libraries(
+    path: Path, filters: Sequence[str], blur: Mapping[str, float] = MappingProxyType({})
+) -> dict[str, LibraryPSF]:
     """Read the library PSFs of some filters.
 
     Parameters
@@ -187,6 +191,8 @@ def read_libraries(path: Path, filters: Sequence[str]) -> dict[str, LibraryPSF]:
         root; optional attribute ``pixel_response`` (default true).
     filters : sequence of str
         Wanted; those that the file does not have are left out.
+    blur : mapping of str to float
+        Sigma (library px) of a Gaussian put on a filter's PSF first (``prep.blur_psf``).
 
     Returns
     -------
@@ -206,6 +212,9 @@ def read_libraries(path: Path, filters: Sequence[str]) -> dict[str, LibraryPSF]:
                 continue
             dataset = _dataset(path, node, name)
             values = checked_pixels(path, name, dataset)
+            if blur.get(name, 0.0) > 0.0:
+                # the array grows, so that the blur pushes no light over its edge
+                values = ndimage.gaussian_filter(np.pad(values, int(np.ceil(4.0 * blur[name]))), blur[name])
             attributes = {**dict(file.attrs), **dict(dataset.attrs)}
             try:
                 libraries[name] = LibraryPSF.from_array(
