@@ -1,0 +1,434 @@
+"""Synthetic campaigns with known truth.
+
+Levels are those measured on real cutouts in MJy/sr at 0.03 arcsec/px. A
+campaign is a folder with what a real one has (a catalogue, PSFs, a file a
+galaxy) and the truth beside it. Everything follows from the seed; galaxy k does
+not depend on how many are made.
+"""
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+from astropy.table import QTable, Table, vstack
+from numpy.typing import NDArray
+from scipy import signal
+
+from sphot_mpi.errors import InputError, UsageError
+from sphot_mpi.records import SersicParams, SkyPlane
+from sphot_mpi.simulate_kinds import FILTERS, KINDS, STAR_BREAK, STAR_FAINTEST, STAR_SLOPES, FilterLevels, Kind
+from sphot_mpi.simulate_psf import synthetic_library
+from sphot_mpi.simulate_render import (
+    ScenePSF,
+    SersicScene,
+    correlated_noise,
+    correlation_factor,
+    render_stars,
+    total_flux,
+    with_total_flux,
+)
+
+Image = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+PIXEL_SCALE = 0.03
+#: AB magnitude of 1 MJy/sr px: -2.5 log10(1e6 Jy/sr * (0.03 arcsec)^2 / 3631 Jy).
+ZERO_POINT = float(-2.5 * np.log10(1e6 * np.deg2rad(PIXEL_SCALE / 3600.0) ** 2 / 3631.0))
+
+_STAR_MARGIN = 40  # px around the frame where stars still stand
+_REFERENCE_AREA = 255.0**2  # the kinds' star counts are for this many px
+_POISSON_SHARE = 0.5  # of the sky's variance that is photon noise, and so grows with light
+_CORRELATION_SIGMA = 0.5  # px: a FWHM of 1.2 px, the smoothing of a drizzled image
+_CORRELATED_EVERY = 8  # one galaxy in so many has correlated noise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SimulatedStars:
+    """Stars of one galaxy's field.
+
+    Parameters
+    ----------
+    x, y : (n,) float64 ndarray
+        Positions, px; the margin around the frame is included.
+    flux : dict of str to (n,) float64 ndarray
+        Total flux in each filter, data unit * px.
+    """
+
+    x: Image
+    y: Image
+    flux: dict[str, Image]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SimulatedImage:
+    """One filter of one galaxy: what a file would hold and what is true.
+
+    Parameters
+    ----------
+    data : (ny, nx) float64 ndarray
+        With noise, NaN where there is no data.
+    sersic, sources, sky : (ny, nx) float64 ndarray
+        Noise-free components.
+    galaxy : SersicParams
+        True parameters in this filter.
+    plane : SkyPlane
+        True sky.
+    kernel_sigma : float
+        Gaussian kernel on top of the library PSF, px.
+    noise : float
+        Pixel noise where no source is.
+    noise_per_light : float
+        Variance added per surface brightness of sources.
+    correlation : float
+        Factor by which correlated noise widens a star's error.
+    snr : (n,) float64 ndarray
+        Of each star if it stood alone: flux over its error from the noise of background and galaxy.
+    covered : (n,) bool ndarray
+        Whether a star is in the frame with more than half of its weight on good pixels.
+    """
+
+    data: Image
+    sersic: Image
+    sources: Image
+    sky: Image
+    galaxy: SersicParams
+    plane: SkyPlane
+    kernel_sigma: float
+    noise: float
+    noise_per_light: float
+    correlation: float
+    snr: Image
+    covered: Mask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SimulatedGalaxy:
+    """A galaxy's images in all filters."""
+
+    name: str
+    kind: str
+    stars: SimulatedStars
+    images: dict[str, SimulatedImage]
+
+
+def simulate_campaign(
+    directory: str | Path,
+    n: int,
+    seed: int,
+    kind: str = "typical",
+    psf_file: str | Path | None = None,
+    exact_psf: bool = False,
+) -> None:
+    """Write a synthetic campaign and its truth.
+
+    Parameters
+    ----------
+    directory : path
+        Made if missing. Gets ``catalogue.csv``, ``PSFdata.h5``, ``NAME.h5`` a galaxy, and the truth:
+        ``truth.ecsv`` (a row a galaxy and filter), ``truth_sources.ecsv`` (a row a star) and
+        ``truth_images.h5`` (``/NAME/FILTER/{sersic,sources,sky}``, noise-free).
+    n : int
+        Galaxies.
+    seed : int
+        Not negative.
+    kind : str
+        One of `sphot_mpi.simulate_kinds.KINDS`.
+    psf_file : path, optional
+        Library PSFs in the layout of the input PSF file; default: computed from telescope apertures.
+    exact_psf : bool
+        Put the kernel into the library that is written, so that the fit is told the true PSF.
+
+    Raises
+    ------
+    UsageError
+        If `kind` is unknown, `n` is not positive or `seed` is negative.
+    InputError
+        If the PSF file cannot be used.
+    """
+    if kind not in KINDS:
+        msg = f"unknown kind {kind!r} of simulation; choose from {', '.join(KINDS)}"
+        raise UsageError(msg)
+    if n < 1 or seed < 0:
+        msg = f"a simulation needs at least one galaxy and a seed of 0 or more, not n = {n} and seed = {seed}"
+        raise UsageError(msg)
+    library = synthetic_library() if psf_file is None else read_library(psf_file)
+    if exact_psf:
+        library = {name: psf.blurred(FILTERS[name].kernel) for name, psf in library.items()}
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_library(folder / "PSFdata.h5", library)
+    rows, stars = [], []
+    with h5py.File(folder / "truth_images.h5", "w") as images:
+        for index in range(n):
+            galaxy = simulate_galaxy(library, index, seed, kind, exact_psf=exact_psf)
+            _write_galaxy(folder / f"{galaxy.name}.h5", images, galaxy)
+            rows += _truth_rows(galaxy)
+            stars.append(_star_table(galaxy))
+    names = [f"{kind}{index + 1:03d}" for index in range(n)]
+    Table({"name": names, "path": [f"{name}.h5" for name in names]}).write(
+        folder / "catalogue.csv", format="ascii.csv", overwrite=True
+    )
+    truth = QTable(rows=rows)
+    truth.meta.update(seed=seed, kind=kind, exact_psf=exact_psf, zero_point=ZERO_POINT, pixel_scale=PIXEL_SCALE)
+    truth.write(folder / "truth.ecsv", overwrite=True)
+    vstack(stars).write(folder / "truth_sources.ecsv", overwrite=True)
+
+
+def read_library(path: str | Path) -> dict[str, ScenePSF]:
+    """Read the PSFs of the filters that the simulator knows.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, holds no known filter or states no oversampling.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            arrays = {name: np.asarray(file[name][...], dtype=np.float64) for name in FILTERS if name in file}
+            steps = {name: file[name].attrs.get("oversample", file.attrs.get("oversample")) for name in arrays}
+    except OSError as error:
+        msg = f"{path} cannot be read as an HDF5 file of PSFs: {error}"
+        raise InputError(msg) from error
+    if not arrays or None in steps.values():
+        msg = f"{path} holds no PSF of {', '.join(FILTERS)} with the attribute 'oversample'"
+        raise InputError(msg)
+    return {name: ScenePSF(array / array.sum(), int(steps[name])) for name, array in arrays.items()}
+
+
+def simulate_galaxy(
+    library: dict[str, ScenePSF],
+    index: int,
+    seed: int,
+    kind: str,
+    *,
+    exact_psf: bool = False,
+    shape: tuple[int, int] | None = None,
+) -> SimulatedGalaxy:
+    """Make one galaxy of a campaign.
+
+    Parameters
+    ----------
+    library : dict of str to ScenePSF
+        PSF by filter, without the kernel unless `exact_psf`.
+    index : int
+        Which galaxy of the campaign, from 0.
+    seed, kind : int, str
+        As in `simulate_campaign`.
+    exact_psf : bool
+        Whether the library contains the kernel already.
+    shape : (int, int), optional
+        (ny, nx), in place of the kind's.
+
+    Returns
+    -------
+    SimulatedGalaxy
+        Images in the library's filters.
+    """
+    settings = KINDS[kind]
+    frame = (settings.side, settings.side) if shape is None else shape
+    rng = np.random.default_rng([seed, index, zlib.crc32(kind.encode())])
+    galaxy = _draw_galaxy(rng, settings, frame)
+    sigmas = {name: 0.0 if exact_psf else FILTERS[name].kernel * rng.normal(1.0, 0.08) for name in FILTERS}
+    reference = "F150W" if "F150W" in library else next(iter(library))
+    three_sigma = 3.0 * FILTERS[reference].noise * np.sqrt(library[reference].blurred(sigmas[reference]).noise_area())
+    stars = _draw_stars(rng, settings, frame, three_sigma)
+    edge = _chip_edge(rng, settings, frame)
+    correlated = settings.correlated_every_eighth and index % _CORRELATED_EVERY == 1
+    scene = SersicScene.of(galaxy)
+    images = {}
+    for name, levels in FILTERS.items():
+        # each filter has its own stream, so that leaving one out changes no other
+        stream = np.random.default_rng([seed, index, zlib.crc32(f"{kind} {name}".encode())])
+        if name in library:
+            images[name] = _make_image(
+                stream, levels, scene, stars, name, library[name], sigmas[name], edge, frame,
+                _CORRELATION_SIGMA if correlated else 0.0,
+            )  # fmt: skip
+    return SimulatedGalaxy(name=f"{kind}{index + 1:03d}", kind=kind, stars=stars, images=images)
+
+
+def _draw_galaxy(rng: np.random.Generator, settings: Kind, shape: tuple[int, int]) -> SersicParams:
+    """Draw a galaxy with its F150W flux."""
+
+    def log_uniform(low: float, high: float) -> float:
+        return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+    angle = rng.uniform(0.0, 2.0 * np.pi)
+    distance = rng.uniform(*settings.off_centre) if settings.off_centre[1] > 0.0 else 0.0
+    shape_only = SersicParams(
+        amplitude=1.0,
+        r_eff=log_uniform(*settings.r_eff),
+        n=log_uniform(*settings.n),
+        x_0=float((shape[1] - 1) / 2 + distance * np.cos(angle) + np.clip(rng.normal(0.0, 1.5), -4.0, 4.0)),
+        y_0=float((shape[0] - 1) / 2 + distance * np.sin(angle) + np.clip(rng.normal(0.0, 1.5), -4.0, 4.0)),
+        ellip=float(rng.uniform(*settings.ellip)),
+        theta=float(rng.uniform(0.0, np.pi)),
+    )
+    return with_total_flux(shape_only, 10.0 ** (-0.4 * (rng.uniform(*settings.magnitude) - ZERO_POINT)))
+
+
+def _draw_stars(rng: np.random.Generator, settings: Kind, shape: tuple[int, int], three_sigma: float) -> SimulatedStars:
+    """Draw positions, fluxes by a broken power law, and colours with one temperature-like term."""
+    area = shape[0] * shape[1] / _REFERENCE_AREA
+    density = rng.uniform(*settings.stars) * area / (shape[0] * shape[1])
+    if settings.count_above_3_sigma:
+        density /= _fraction_above(three_sigma)
+    side_y, side_x = (side + 2 * _STAR_MARGIN for side in shape)
+    count = rng.poisson(density * side_y * side_x)
+    x, y = (rng.uniform(-0.5 - _STAR_MARGIN, side - 0.5 - _STAR_MARGIN, count) for side in (side_x, side_y))
+    base = _draw_fluxes(rng, count)
+    temperature = rng.standard_normal(count)
+    flux = {}
+    for name, levels in FILTERS.items():
+        own = rng.standard_normal(count)
+        colour = levels.star_colour + levels.star_scatter * (0.9 * temperature + np.sqrt(1.0 - 0.9**2) * own)
+        flux[name] = base * 10.0 ** (-0.4 * (colour if name != "F150W" else 0.0))
+    return SimulatedStars(x=x, y=y, flux=flux)
+
+
+def _power_law_parts() -> tuple[float, float]:
+    """Number of stars below and above the break, for a unit density at the break."""
+    faint, bright = (slope + 1.0 for slope in STAR_SLOPES)
+    return STAR_BREAK * ((STAR_FAINTEST / STAR_BREAK) ** faint - 1.0) / -faint, STAR_BREAK / -bright
+
+
+def _fraction_above(flux: float) -> float:
+    """Fraction of the stars brighter than a flux below the break."""
+    below, above = _power_law_parts()
+    faint = STAR_SLOPES[0] + 1.0
+    return (above + STAR_BREAK * ((flux / STAR_BREAK) ** faint - 1.0) / -faint) / (below + above)
+
+
+def _draw_fluxes(rng: np.random.Generator, count: int) -> Image:
+    """Fluxes of the broken power law by its inverse cumulative distribution."""
+    below, above = _power_law_parts()
+    faint, bright = (slope + 1.0 for slope in STAR_SLOPES)
+    u = rng.uniform(0.0, below + above, count)
+    low = STAR_BREAK * (1.0 - faint * np.minimum(u, below) / STAR_BREAK) ** (1.0 / faint)
+    rest = np.maximum(above - (u - below), 1e-3 * above)  # no star brighter than 16 times the break
+    high = STAR_BREAK * (np.minimum(rest, above) / above) ** (1.0 / bright)
+    return np.where(u < below, low, high)
+
+
+def _chip_edge(rng: np.random.Generator, settings: Kind, shape: tuple[int, int]) -> Mask:
+    """Draw a straight edge that leaves 20 to 40 % of the pixels without data, or none."""
+    has_edge = rng.uniform() < settings.chip_edge
+    fraction, angle = rng.uniform(0.2, 0.4), rng.uniform(0.0, 2.0 * np.pi)
+    if not has_edge:
+        return np.zeros(shape, dtype=bool)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    along = (x - (shape[1] - 1) / 2) * np.cos(angle) + (y - (shape[0] - 1) / 2) * np.sin(angle)
+    return np.asarray(along > np.quantile(along, 1.0 - fraction))
+
+
+def _make_image(
+    rng: np.random.Generator,
+    levels: FilterLevels,
+    scene: SersicScene,
+    stars: SimulatedStars,
+    name: str,
+    library: ScenePSF,
+    sigma: float,
+    edge: Mask,
+    shape: tuple[int, int],
+    correlation_sigma: float,
+) -> SimulatedImage:
+    """Render one filter, add noise and take pixels away."""
+    psf = library.blurred(sigma)
+    factor = 10.0 ** (-0.4 * levels.galaxy_colour)
+    galaxy = with_total_flux(scene.params, factor * total_flux(scene.params))
+    sersic = factor * scene.render(shape, psf)
+    sources = render_stars(shape, psf, stars.x, stars.y, stars.flux[name])
+    level = levels.sky * float(np.clip(rng.normal(1.0, 0.2), 0.4, 1.6))
+    slopes = rng.normal(0.0, 0.02, 2) * level / np.array(shape[::-1])
+    plane = SkyPlane(
+        level=level, slope_x=float(slopes[0]), slope_y=float(slopes[1]),
+        x_ref=(shape[1] - 1) / 2, y_ref=(shape[0] - 1) / 2,
+    )  # fmt: skip
+    sky = plane.render(shape)
+    per_light = _POISSON_SHARE * levels.noise**2 / levels.sky
+    noise = correlated_noise(rng, shape, correlation_sigma)
+    data = sersic + sources + sky + noise * np.sqrt(levels.noise**2 + per_light * (sersic + sources))
+    data[_bad_pixels(rng, shape) | (edge if levels.shares_chip_edge else False)] = np.nan
+    correlation = correlation_factor(psf, correlation_sigma)
+    snr, covered = _star_quality(stars, name, psf, levels.noise**2 + per_light * sersic, np.isfinite(data))
+    return SimulatedImage(
+        data=data, sersic=sersic, sources=sources, sky=sky, galaxy=galaxy, plane=plane, kernel_sigma=sigma,
+        noise=levels.noise, noise_per_light=per_light, correlation=correlation, snr=snr / correlation, covered=covered,
+    )  # fmt: skip
+
+
+def _bad_pixels(rng: np.random.Generator, shape: tuple[int, int]) -> Mask:
+    """Draw 0.2 % of the pixels as bad, some with their right-hand neighbour."""
+    single = rng.uniform(size=shape) < 0.0015
+    pair = single & (rng.uniform(size=shape) < 0.33)
+    single[:, 1:] |= pair[:, :-1]
+    return single
+
+
+def _star_quality(stars: SimulatedStars, name: str, psf: ScenePSF, variance: Image, good: Mask) -> tuple[Image, Mask]:
+    """S/N of each star if it stood alone under white noise, and whether its core has data."""
+    ny, nx = good.shape
+    i, j = np.rint(stars.x).astype(int), np.rint(stars.y).astype(int)
+    inside = (i >= 0) & (i < nx) & (j >= 0) & (j < ny)
+    weight = psf.stamp() ** 2
+    cy, cx = (side // 2 for side in weight.shape)
+    weight = weight[max(0, cy - 12) : cy + 13, max(0, cx - 12) : cx + 13]
+    coverage = signal.fftconvolve(good.astype(np.float64), weight[::-1, ::-1] / weight.sum(), mode="same")
+    i, j = np.clip(i, 0, nx - 1), np.clip(j, 0, ny - 1)
+    snr = stars.flux[name] / np.sqrt(variance[j, i] * psf.noise_area())
+    return snr, inside & (coverage[j, i] > 0.5)
+
+
+def _truth_rows(galaxy: SimulatedGalaxy) -> list[dict[str, object]]:
+    """Return the rows of ``truth.ecsv``."""
+    rows: list[dict[str, object]] = []
+    for name, image in galaxy.images.items():
+        flux = total_flux(image.galaxy)
+        ny, nx = image.data.shape
+        inside = (np.abs(galaxy.stars.x - (nx - 1) / 2) < nx / 2) & (np.abs(galaxy.stars.y - (ny - 1) / 2) < ny / 2)
+        faint = inside & (image.snr < 3.0)
+        rows.append(
+            {
+                "name": galaxy.name, "filter": name, "kind": galaxy.kind, "amplitude": image.galaxy.amplitude,
+                "r_eff": image.galaxy.r_eff, "n": image.galaxy.n, "x_0": image.galaxy.x_0, "y_0": image.galaxy.y_0,
+                "ellip": image.galaxy.ellip, "theta": image.galaxy.theta, "total_flux": flux,
+                "magnitude": ZERO_POINT - 2.5 * np.log10(flux), "kernel_sigma": image.kernel_sigma,
+                "sky_level": image.plane.level, "sky_slope_x": image.plane.slope_x,
+                "sky_slope_y": image.plane.slope_y, "sky_x_ref": image.plane.x_ref, "sky_y_ref": image.plane.y_ref,
+                "noise": image.noise, "noise_per_light": image.noise_per_light, "correlation": image.correlation,
+                "faint_star_sky": float(galaxy.stars.flux[name][faint].sum() / (ny * nx)),
+                "n_stars": int(inside.sum()), "n_stars_3_sigma": int((inside & (image.snr >= 3.0)).sum()),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _star_table(galaxy: SimulatedGalaxy) -> Table:
+    """Return the rows of ``truth_sources.ecsv``: position, flux, lone S/N and coverage by filter."""
+    stars = galaxy.stars
+    table = Table({"name": np.full(stars.x.size, galaxy.name), "x": stars.x, "y": stars.y})
+    for name, image in galaxy.images.items():
+        table[f"flux_{name}"] = stars.flux[name]
+        table[f"snr_{name}"] = image.snr
+        table[f"covered_{name}"] = image.covered
+    return table
+
+
+def _write_library(path: Path, library: dict[str, ScenePSF]) -> None:
+    with h5py.File(path, "w") as file:
+        file.attrs["oversample"] = next(iter(library.values())).oversample
+        for name, psf in library.items():
+            file[name] = psf.array
+            file[name].attrs.update(oversample=psf.oversample, pixel_response=True)
+
+
+def _write_galaxy(path: Path, images: h5py.File, galaxy: SimulatedGalaxy) -> None:
+    with h5py.File(path, "w") as file:
+        for name, image in galaxy.images.items():
+            file[name] = image.data
+            group = images.create_group(f"{galaxy.name}/{name}")
+            for part, values in (("sersic", image.sersic), ("sources", image.sources), ("sky", image.sky)):
+                group.create_dataset(part, data=values.astype(np.float32), compression="gzip", compression_opts=1)
