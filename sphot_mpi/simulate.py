@@ -298,7 +298,8 @@ def _fraction_above(flux: float) -> float:
     """Fraction of the stars brighter than a flux below the break."""
     below, above = _power_law_parts()
     faint = STAR_SLOPES[0] + 1.0
-    return (above + STAR_BREAK * ((flux / STAR_BREAK) ** faint - 1.0) / -faint) / (below + above)
+    brighter = above + STAR_BREAK * ((flux / STAR_BREAK) ** faint - 1.0) / -faint
+    return float(brighter / (below + above))
 
 
 def _draw_fluxes(rng: np.random.Generator, count: int) -> Image:

@@ -123,7 +123,7 @@ def _ellipse_radius(params: SersicParams, dx: Image, dy: Image) -> Image:
     """Semi-major axis of the ellipse through an offset, in units of r_eff."""
     c, s = np.cos(params.theta), np.sin(params.theta)
     along, across = dx * c + dy * s, (dy * c - dx * s) / (1.0 - params.ellip)
-    return np.hypot(along, across) / params.r_eff
+    return np.asarray(np.hypot(along, across) / params.r_eff)
 
 
 def _brightness(params: SersicParams, dx: Image, dy: Image) -> Image:
@@ -182,8 +182,9 @@ class SersicScene:
         """Integrate the core of a galaxy over fine cells."""
         corner = (int(np.floor(params.x_0)) - _HALF_BOX, int(np.floor(params.y_0)) - _HALF_BOX)
         size = 1.0 / _CELLS
-        cells = (np.arange(2 * _HALF_BOX * _CELLS) + 0.5) * size - 0.5
-        x, y = corner[0] + cells - params.x_0, corner[1] + cells - params.y_0
+        cells: Image = (np.arange(2 * _HALF_BOX * _CELLS, dtype=np.float64) + 0.5) * size - 0.5
+        x: Image = corner[0] + cells - params.x_0
+        y: Image = corner[1] + cells - params.y_0
         means = _cell_means(params, x[None, :], y[:, None], size, 2)
         scale = (1.0 - params.ellip) * params.r_eff * _ellipse_radius(params, x[None, :], y[:, None])
         j, i = np.nonzero(scale < 10.0 * size)
@@ -228,7 +229,7 @@ class SersicScene:
         kept[half + 1 :, :half] = self.spectrum[1 - half :, :half]
         fy, fx = fft.fftfreq(side, 1.0 / os)[:, None], fft.rfftfreq(side, 1.0 / os)[None, :]
         kept *= np.exp(2j * np.pi * (fy * shift_y + fx * shift_x)) * (os / _CELLS) ** 2
-        return fft.irfft2(kept, (side, side))
+        return np.asarray(fft.irfft2(kept, (side, side)))
 
 
 def _add_clipped(image: Image, patch: Image, y0: int, x0: int) -> None:
