@@ -1,0 +1,339 @@
+"""Grouped fits of point sources, with the columns and flags of photutils.psf."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.spatial import cKDTree
+
+from sphot_mpi.config import PsfConfig
+from sphot_mpi.flags import SourceFlag
+from sphot_mpi.kernels.point_fit import fit_groups
+from sphot_mpi.kernels.point_windows import aperture_fluxes, local_backgrounds, window_metrics, window_pixels
+from sphot_mpi.kernels.psf import render_stars
+from sphot_mpi.psf import PSF
+from sphot_mpi.records import SOURCE_DTYPE
+
+Image = NDArray[np.float64]
+Sources = NDArray[np.void]
+Labels = NDArray[np.int64]
+
+#: Half-size of a stamp that holds every PSF.
+WHOLE = 1 << 20
+
+#: Rounds in which the pieces of a split group are fitted with each other's light taken off.
+PIECE_ROUNDS = 3
+
+#: Flags that data and table decide, without the fit's history.
+DATA_FLAGS = (
+    SourceFlag.PARTIAL, SourceFlag.OUTSIDE, SourceFlag.NEGATIVE, SourceFlag.NO_OVERLAP, SourceFlag.FULLY_MASKED,
+    SourceFlag.FEW_PIXELS, SourceFlag.NON_FINITE_POSITION, SourceFlag.NON_FINITE_FLUX,
+    SourceFlag.NON_FINITE_LOCAL_BKG,
+)  # fmt: skip
+
+#: A position this near to its bound is flagged, px (photutils).
+BOUND_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointFitSettings:
+    """How sources are grouped and fitted; lengths in px.
+
+    Parameters
+    ----------
+    fit_shape : (int, int)
+        (ny, nx) of the fit window, odd.
+    separation : float
+        Sources nearer than this are fitted together.
+    largest_group : int
+        Larger groups are split, and their pieces fitted in turn.
+    annulus : (float, float) or None
+        Radii of the local background; None: none is subtracted.
+    clip : float
+        Of the local background, standard deviations.
+    aperture_radius : float
+        For the first guess of the flux.
+    max_iterations : int
+        Of Levenberg-Marquardt.
+    xy_bound : float
+        Largest change of a coordinate; 0 pins positions.
+    """
+
+    fit_shape: tuple[int, int]
+    separation: float
+    largest_group: int = 10
+    annulus: tuple[float, float] | None = None
+    clip: float = 3.0
+    aperture_radius: float = 3.0
+    max_iterations: int = 300
+    xy_bound: float = float("inf")
+
+    @classmethod
+    def from_config(cls, config: PsfConfig, psf: PSF) -> "PointFitSettings":
+        """Settings of the ladder's fits for a PSF.
+
+        A position may leave the fit window's centre by the window's half-size; one that wants
+        to go further belongs to another source, and is flagged as at its bound.
+        """
+        side = fit_side(config.PSFPhotometry_fit_shape_in_fwhm * psf.fwhm)
+        inner, outer = config.localbkg_bounds_in_psfsigma
+        return cls(
+            fit_shape=(side, side),
+            separation=config.grouper_separation_in_psfsigma * psf.sigma,
+            largest_group=config.PSFPhotometry_group_warning_threshold,
+            annulus=(inner * psf.sigma, outer * psf.sigma),
+            aperture_radius=config.PSFPhotometry_aperture_radius,
+            max_iterations=config.PSFPhotometry_fitter_maxiters,
+            xy_bound=side / 2,
+        )
+
+
+def fit_side(length: float) -> int:
+    """Return the smallest odd number that is at least `length`, and at least 3."""
+    return max(3, 2 * int(np.ceil((length - 1.0) / 2.0)) + 1)
+
+
+def weights(error: Image, mask: NDArray[np.bool_]) -> Image:
+    """1 / error^2; 0 where masked or where the error is not positive and finite."""
+    good = ~mask & np.isfinite(error) & (error > 0.0)
+    return np.where(good, 1.0 / np.where(good, error, 1.0) ** 2, 0.0)
+
+
+def render_sources(shape: tuple[int, int], psf: PSF, x: Image, y: Image, flux: Image, radius: int = WHOLE) -> Image:
+    """Image of point sources on stamps of half-size `radius`, px; `flux` is that of the whole PSF."""
+    image = np.zeros(shape)
+    half = np.full(x.size, radius, dtype=np.int64)
+    x, y, flux = _columns(x, y, flux)
+    render_stars(image, psf.planes, psf.oversample, psf.origin[0], psf.origin[1], x, y, flux, half)
+    return image
+
+
+def _columns(*columns: Image) -> tuple[Image, ...]:
+    """Contiguous float64 copies of table columns, as kernels want them."""
+    return tuple(np.ascontiguousarray(c, dtype=np.float64) for c in columns)
+
+
+def group_sources(x: Image, y: Image, separation: float, largest: int) -> tuple[Labels, Labels]:
+    """Friends-of-friends groups, and the pieces that large groups are split into.
+
+    Parameters
+    ----------
+    x, y : (n,) float64 ndarray
+        Positions, px.
+    separation : float
+        Linking length, px.
+    largest : int
+        Groups with more members are linked anew with ever shorter lengths.
+
+    Returns
+    -------
+    group, piece : (n,) int64 ndarray
+        Numbers from 0; a piece lies within one group.
+    """
+    if x.size == 0:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    tree = cKDTree(np.column_stack((x, y)))
+    pairs = tree.query_pairs(separation, output_type="ndarray")
+    length = np.hypot(x[pairs[:, 0]] - x[pairs[:, 1]], y[pairs[:, 0]] - y[pairs[:, 1]])
+    group = _components(pairs, x.size)
+    piece, keep = group.copy(), np.ones(length.size, dtype=bool)
+    while True:
+        big = np.bincount(piece)[piece] > largest
+        if not big.any():
+            return group, piece
+        # the longest tenth of the links inside what is too large goes, so that it ends with single sources
+        inside = np.flatnonzero(keep & big[pairs[:, 0]])
+        keep[inside[np.argsort(length[inside], kind="stable")[int(0.9 * inside.size) :]]] = False
+        piece = _components(pairs[keep], x.size)
+
+
+def _components(pairs: NDArray[np.intp], n: int) -> Labels:
+    """Label the connected components of an undirected graph."""
+    links = sparse.coo_array((np.ones(len(pairs), dtype=bool), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
+    labels: Labels = sparse.csgraph.connected_components(links, directed=False)[1].astype(np.int64)
+    return labels
+
+
+def fit_points(
+    image: Image, weight: Image, psf: PSF, x: Image, y: Image, settings: PointFitSettings, *, flux: Image | None = None
+) -> Sources:
+    """Fit flux and position of point sources, group by group.
+
+    Parameters
+    ----------
+    image : (ny, nx) float64 ndarray
+        Data without galaxy and sky; finite where `weight` is positive, and 0 elsewhere.
+    weight : (ny, nx) float64 ndarray
+        1 / variance, 0 = do not use.
+    psf : PSF
+        Working PSF.
+    x, y : (n,) float64 ndarray
+        First guesses of the positions, px; finite.
+    settings : PointFitSettings
+        How.
+    flux : (n,) float64 ndarray, optional
+        First guesses of the fluxes; default: apertures.
+
+    Returns
+    -------
+    (n,) ndarray of SOURCE_DTYPE
+        In the order given. A source without enough pixels has NaN fits.
+
+    Notes
+    -----
+    The fluxes are total fluxes of the unit-sum PSF; photutils' `ImagePSF` gives the same
+    numbers when its array sums to oversampling^2.
+    """
+    x, y = _columns(x, y)
+    sources = np.zeros(x.size, SOURCE_DTYPE)
+    sources["id"] = np.arange(1, x.size + 1)
+    sources["x_init"], sources["y_init"] = x, y
+    if settings.annulus is not None:
+        sources["local_bkg"] = local_backgrounds(image, weight, x, y, *settings.annulus, settings.clip, 10)
+    background = np.nan_to_num(sources["local_bkg"], nan=0.0)
+    if flux is None:
+        flux = aperture_fluxes(image, weight, background, x, y, settings.aperture_radius)
+    sources["flux_init"] = flux
+    group, piece = group_sources(x, y, settings.separation, settings.largest_group)
+    sources["group_id"] = group + 1
+    sources["group_size"] = np.bincount(group)[group]
+    pixels = window_pixels(weight, x, y, *settings.fit_shape)
+    valid = pixels >= 3
+    sources["n_pixels_fit"] = np.maximum(pixels, 0)
+    fit = _GroupFit(
+        image=image,
+        weight=weight,
+        background=background,
+        psf=psf,
+        settings=settings,
+        parameters=np.column_stack((sources["flux_init"], x, y)),
+        errors=np.full((x.size, 3), np.nan),
+        metrics=np.full((x.size, 3), np.nan),
+        converged=np.zeros(x.size, dtype=bool),
+    )
+    fit.fit_all(group, piece, valid)
+    fit.parameters[~valid] = np.nan
+    for k, name in enumerate(("flux", "x", "y")):
+        sources[f"{name}_fit"], sources[f"{name}_err"] = fit.parameters[:, k], fit.errors[:, k]
+    _fill_quality(sources, fit.metrics)
+    sources["flags"] = data_flags(sources, weight, settings.fit_shape) | _fit_flags(sources, fit.converged, settings)
+    return sources
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _GroupFit:
+    """The arrays that the group fits of one call read and fill."""
+
+    image: Image
+    weight: Image
+    background: Image
+    psf: PSF
+    settings: PointFitSettings
+    parameters: Image
+    errors: Image
+    metrics: Image
+    converged: NDArray[np.bool_]
+
+    def fit_all(self, group: Labels, piece: Labels, valid: NDArray[np.bool_]) -> None:
+        """Fit the whole groups, then the split ones piece by piece."""
+        a_piece = np.zeros(group.max(initial=-1) + 1, dtype=np.int64)
+        a_piece[group] = piece
+        split = np.zeros(a_piece.size, dtype=bool)
+        split[group[piece != a_piece[group]]] = True
+        self.fit(np.flatnonzero(valid & ~split[group]), group, self.image)
+        for one in np.flatnonzero(split):
+            self.fit_in_turn(np.flatnonzero(valid & (group == one)), piece)
+
+    def fit_in_turn(self, members: NDArray[np.intp], piece: Labels) -> None:
+        """Fit the pieces of one group a few times, each with the others' light taken off."""
+        start = self.parameters[members].copy()
+        self.parameters[members, 0] = np.maximum(start[:, 0], 0.0)
+        for _ in range(PIECE_ROUNDS):
+            for label in np.unique(piece[members]):
+                inside = piece[members] == label
+                flux, x, y = self.parameters[members[~inside]].T
+                light = render_sources(self.image.shape, self.psf, x, y, flux)
+                # windows stay where the first guess put them
+                self.parameters[members[inside]] = start[inside]
+                self.fit(members[inside], piece, self.image - light)
+
+    def fit(self, members: NDArray[np.intp], label: Labels, image: Image) -> None:
+        """Fit the `members`, those of equal `label` together."""
+        if members.size == 0:
+            return
+        order = members[np.argsort(label[members], kind="stable")]
+        starts = np.concatenate(([0], np.flatnonzero(np.diff(label[order])) + 1, [order.size]))
+        fit_groups(
+            self.parameters, self.errors, self.metrics, self.converged, image, self.weight, self.background,
+            order, starts, self.psf.planes, self.psf.oversample, *self.psf.origin, *self.settings.fit_shape,
+            self.settings.xy_bound, self.settings.max_iterations,
+        )  # fmt: skip
+
+
+def _fill_quality(sources: Sources, metrics: Image) -> None:
+    """Set ``qfit = sum |r| / flux``, ``cfit = r_centre / flux``, reduced chi2 (three parameters) and S/N."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sources["qfit"] = metrics[:, 0] / sources["flux_fit"]
+        sources["cfit"] = metrics[:, 1] / sources["flux_fit"]
+        sources["reduced_chi2"] = metrics[:, 2] / (sources["n_pixels_fit"] - 3.0)
+        sources["snr"] = sources["flux_fit"] / sources["flux_err"]
+
+
+def measure_quality(sources: Sources, residual: Image, weight: Image, fit_shape: tuple[int, int]) -> Sources:
+    """Measure anew, on the residual of all sources together, what a fit says of its quality.
+
+    Parameters
+    ----------
+    sources : (n,) ndarray of SOURCE_DTYPE
+        Fitted; `x_fit` and `y_fit` finite.
+    residual, weight : (ny, nx) float64 ndarray
+        Data minus all sources, and 1 / variance.
+    fit_shape : (int, int)
+        Window, px.
+
+    Returns
+    -------
+    (n,) ndarray of SOURCE_DTYPE
+        With `n_pixels_fit`, `qfit`, `cfit`, `reduced_chi2`, `snr` and the flags of `data_flags` renewed.
+    """
+    out = sources.copy()
+    x, y = _columns(out["x_fit"], out["y_fit"])
+    out["n_pixels_fit"] = np.maximum(window_pixels(weight, x, y, *fit_shape), 0)
+    metrics: Image = window_metrics(residual, weight, x, y, fit_shape[0], fit_shape[1])
+    _fill_quality(out, metrics)
+    kept = ~np.int64(sum(DATA_FLAGS))
+    out["flags"] = (out["flags"] & kept) | data_flags(out, weight, fit_shape)
+    return out
+
+
+def data_flags(sources: Sources, weight: Image, fit_shape: tuple[int, int]) -> Labels:
+    """Flags of photutils that follow from the table and the weights alone."""
+    pixels = window_pixels(weight, *_columns(sources["x_init"], sources["y_init"]), *fit_shape)
+    ny, nx = weight.shape
+    x, y, flux = sources["x_fit"], sources["y_fit"], sources["flux_fit"]
+    conditions = {
+        SourceFlag.PARTIAL: pixels < fit_shape[0] * fit_shape[1],
+        SourceFlag.OUTSIDE: (x < -0.5) | (y < -0.5) | (x > nx - 0.5) | (y > ny - 0.5),
+        SourceFlag.NEGATIVE: flux <= 0.0,
+        SourceFlag.NO_OVERLAP: pixels < 0,
+        SourceFlag.FULLY_MASKED: pixels == 0,
+        SourceFlag.FEW_PIXELS: (pixels > 0) & (pixels < 3),
+        SourceFlag.NON_FINITE_POSITION: ~np.isfinite(x) | ~np.isfinite(y),
+        SourceFlag.NON_FINITE_FLUX: ~np.isfinite(flux),
+        SourceFlag.NON_FINITE_LOCAL_BKG: ~np.isfinite(sources["local_bkg"]),
+    }
+    flags = np.zeros(sources.size, dtype=np.int64)
+    for flag, condition in conditions.items():
+        flags |= np.where(condition, int(flag), 0)
+    return flags
+
+
+def _fit_flags(sources: Sources, converged: NDArray[np.bool_], settings: PointFitSettings) -> Labels:
+    """Flags of photutils that tell how the fit ended."""
+    moved = np.maximum(np.abs(sources["x_fit"] - sources["x_init"]), np.abs(sources["y_fit"] - sources["y_init"]))
+    at_bound = (settings.xy_bound > 0.0) & (moved >= settings.xy_bound - BOUND_TOLERANCE)
+    flags = np.where(at_bound, int(SourceFlag.NEAR_BOUND), 0)
+    flags |= np.where(np.isfinite(sources["flux_fit"]) & ~converged, int(SourceFlag.NO_CONVERGENCE), 0)
+    flags |= np.where(np.isfinite(sources["flux_err"]), 0, int(SourceFlag.NO_COVARIANCE))
+    return flags.astype(np.int64)
