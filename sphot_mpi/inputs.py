@@ -78,15 +78,12 @@ def read_galaxy(path: Path, name: str, filters: Sequence[str]) -> GalaxyImages:
     Raises
     ------
     InputError
-        If the file cannot be used, or holds none of the filters.
+        If the file or one of the images cannot be used.
     """
     cutouts: dict[str, Cutout] = {}
     for raw in iterate_galaxy(path, filters):
         cutouts[raw.filter] = build_cutout(raw, name)
     missing = tuple(f for f in filters if f not in cutouts)
-    if not cutouts:
-        msg = f"{path}: none of the filters {', '.join(filters)} is in it{_what_is_there(path)}; see prep.filters."
-        raise InputError(msg)
     ordered = {f: cutouts[f] for f in filters if f in cutouts}
     empty = tuple(f for f, cutout in ordered.items() if cutout.mask.all())
     return GalaxyImages(cutouts=ordered, missing=missing, empty=empty)
@@ -105,9 +102,10 @@ def list_filters(path: Path) -> tuple[str, ...]:
         return tuple(sorted(str(key) for key in file))
 
 
-def _what_is_there(path: Path) -> str:
+def contents(path: Path) -> str:
+    """Return what a galaxy file holds, for a message."""
     names = list_filters(path)
-    return f" (it holds {', '.join(names[:8])}{', ...' if len(names) > 8 else ''})" if names else " (it is empty)"
+    return f"it holds {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else "it is empty"
 
 
 @contextmanager

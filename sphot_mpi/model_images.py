@@ -1,0 +1,65 @@
+"""The images of a fit's three components, rendered from its record."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sphot_mpi.psf import PSF, LibraryPSF
+from sphot_mpi.psf_kernel import Kernel
+from sphot_mpi.records import Cutout, FilterFit, Image
+from sphot_mpi.sersic import SersicRenderer
+from sphot_mpi.star_field import StarField
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ModelImages:
+    """Galaxy, point sources and sky; ``data = sersic + sources + sky + residual``.
+
+    Parameters
+    ----------
+    sersic : (ny, nx) float64 ndarray
+        All Sersic components, convolved with the working PSF.
+    sources : (ny, nx) float64 ndarray
+        All point sources of the model, reported or not.
+    sky : (ny, nx) float64 ndarray
+        The sky plane.
+    """
+
+    sersic: Image
+    sources: Image
+    sky: Image
+
+    def residual(self, data: Image) -> Image:
+        """Return `data` minus the model; NaN where the data are."""
+        return np.asarray(data - self.sersic - self.sources - self.sky)
+
+
+def render_model(fit: FilterFit, cutout: Cutout, library: LibraryPSF) -> ModelImages:
+    """Render what a fit has found.
+
+    Parameters
+    ----------
+    fit : FilterFit
+        The fit.
+    cutout : Cutout
+        The cutout it was made on.
+    library : LibraryPSF
+        The filter's PSF, before the fit's kernel.
+
+    Returns
+    -------
+    ModelImages
+        On the cutout's pixels, in the data's unit.
+    """
+    psf = PSF(library, Kernel(fit.kernel.family, fit.kernel.values))
+    # the noise only decides how far out a star is rendered exactly; without one, go far
+    noise = fit.noise if np.isfinite(fit.noise) and fit.noise > 0.0 else 1e-12
+    table = fit.sources
+    found = table[np.isfinite(table["x_fit"]) & np.isfinite(table["y_fit"]) & np.isfinite(table["flux_fit"])]
+    stars = StarField(psf, cutout.shape, noise)
+    x, y, flux = (np.ascontiguousarray(found[name]) for name in ("x_fit", "y_fit", "flux_fit"))
+    return ModelImages(
+        sersic=SersicRenderer(psf, cutout.shape).render_params(fit.components),
+        sources=stars.render(x, y, flux),
+        sky=fit.sky.render(cutout.shape),
+    )

@@ -1,0 +1,264 @@
+"""From task outcomes to the rows of the results tables; no file is touched here."""
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from astropy.wcs import WCS
+from numpy.typing import NDArray
+
+from sphot_mpi.catalogue_rows import Galaxy
+from sphot_mpi.outcomes import Frame, Status, TaskOutcome
+from sphot_mpi.records import SERSIC_PARAMETERS, SOURCE_DTYPE, FilterFit
+from sphot_mpi.results_schema import (
+    FAILURES,
+    GALAXIES,
+    PROVENANCE,
+    SERSIC,
+    SOURCES,
+    SOURCES_INDEX,
+    Column,
+    structured,
+)
+from sphot_mpi.schedule import TaskKind
+from sphot_mpi.sky_coordinates import ab_magnitude, parse_wcs, pixel_to_sky, position_angle
+
+Row = dict[str, Any]
+NAN = float("nan")
+
+#: Parameters of one Sersic component.
+K = len(SERSIC_PARAMETERS)
+
+#: Longest text of a traceback or of a fit's remarks that is stored.
+_LONGEST = 4000
+
+
+@lru_cache(maxsize=64)
+def _wcs(text: str) -> WCS | None:
+    return parse_wcs(text) if text else None
+
+
+def _table(columns: Sequence[Column], rows: Iterable[Row]) -> NDArray[np.void]:
+    rows = list(rows)
+    return structured(columns, {c.name: [row[c.name] for row in rows] for c in columns})
+
+
+def fitted(outcomes: Sequence[TaskOutcome]) -> list[tuple[TaskOutcome, FilterFit, Frame]]:
+    """Return the outcomes that are rows of /sersic, with their fits and frames."""
+    return [(o, o.fit, o.frame) for o in outcomes if o.fit is not None and o.frame is not None]
+
+
+def sersic_table(outcomes: Sequence[TaskOutcome]) -> NDArray[np.void]:
+    """Return /sersic."""
+    return _table(SERSIC, (_sersic_row(fit, frame) for _, fit, frame in fitted(outcomes)))
+
+
+def _sersic_row(fit: FilterFit, frame: Frame) -> Row:
+    magnitude, magnitude_err = ab_magnitude(
+        np.array([fit.total_flux]), np.array([fit.total_flux_err]), frame.unit, frame.pixel_scale
+    )
+    row: Row = {
+        "name": fit.galaxy,
+        "filter": fit.filter,
+        "n_components": len(fit.components),
+        **_component_columns(fit, frame, 0, ""),
+        **_component_columns(fit, frame, 1, "_2"),
+        "total_flux": fit.total_flux,
+        "total_flux_err": fit.total_flux_err,
+        "mag": magnitude[0],
+        "mag_err": magnitude_err[0],
+        "flux_in_cutout": fit.flux_in_cutout,
+        **_sky_columns(fit, frame),
+        **_kernel_columns(fit),
+        "shift_x": fit.shift[0],
+        "shift_y": fit.shift[1],
+        "n_sources": int(np.count_nonzero(fit.report)),
+        "n_sources_model": fit.sources.size,
+        "unit": frame.unit,
+        "pixel_scale": frame.pixel_scale,
+        "flags": int(fit.flags),
+        "messages": "; ".join(fit.messages)[:_LONGEST],
+    }
+    same = ("chi2_reduced", "n_pix", "masked_fraction", "noise", "correlation", "star_density_ratio")
+    for name in (*same, "passes", "converged", "seconds"):
+        row[name] = getattr(fit, name)
+    row["ra"], row["dec"] = _sky_position(frame, row["x_0"], row["y_0"])
+    wcs = _wcs(frame.wcs)
+    row["pa"] = NAN if wcs is None else position_angle(wcs, row["x_0"], row["y_0"], row["theta"])
+    return row
+
+
+def _component_columns(fit: FilterFit, frame: Frame, index: int, suffix: str) -> Row:
+    if index >= len(fit.components):
+        return {f"{name}{suffix}{end}": NAN for name in SERSIC_PARAMETERS for end in ("", "_err")}
+    component = fit.components[index]
+    variance = np.diagonal(fit.covariance)[index * K : (index + 1) * K]
+    offset = {"x_0": frame.origin[0], "y_0": frame.origin[1]}
+    row: Row = {}
+    for name, value in zip(SERSIC_PARAMETERS, variance, strict=True):
+        row[f"{name}{suffix}"] = getattr(component, name) + offset.get(name, 0)
+        row[f"{name}{suffix}_err"] = np.sqrt(value) if value >= 0.0 else NAN
+    return row
+
+
+def _sky_columns(fit: FilterFit, frame: Frame) -> Row:
+    with np.errstate(invalid="ignore"):
+        errors = np.sqrt(np.diagonal(fit.sky_covariance))
+    row: Row = {"sky_x": fit.sky.x_ref + frame.origin[0], "sky_y": fit.sky.y_ref + frame.origin[1]}
+    values = (fit.sky.level, fit.sky.slope_x, fit.sky.slope_y)
+    for name, value, error in zip(("sky", "sky_slope_x", "sky_slope_y"), values, errors, strict=True):
+        row[name], row[f"{name}_err"] = value, error
+    return row
+
+
+def _kernel_columns(fit: FilterFit) -> Row:
+    kernel = fit.kernel
+    row: Row = {"kernel_family": kernel.family, "kernel_anchors": kernel.n_anchors, "fwhm": kernel.fwhm}
+    for k in range(2):
+        row[f"kernel_{k + 1}"] = kernel.values[k] if k < len(kernel.values) else NAN
+        row[f"kernel_{k + 1}_err"] = kernel.errors[k] if k < len(kernel.errors) else NAN
+    return row
+
+
+def _sky_position(frame: Frame, x: float, y: float) -> tuple[float, float]:
+    wcs = _wcs(frame.wcs)
+    if wcs is None or not (np.isfinite(x) and np.isfinite(y)):
+        return NAN, NAN
+    ra, dec = pixel_to_sky(wcs, np.array([x]), np.array([y]))
+    return float(ra[0]), float(dec[0])
+
+
+def covariance_stack(outcomes: Sequence[TaskOutcome]) -> NDArray[np.float64]:
+    """Return /sersic_covariance, (rows of /sersic, k, k), NaN beyond each fit's components."""
+    matrices = [fit.covariance for _, fit, _ in fitted(outcomes)]
+    k = max((m.shape[0] for m in matrices), default=K)
+    stack = np.full((len(matrices), max(k, K), max(k, K)), NAN)
+    for row, matrix in zip(stack, matrices, strict=True):
+        row[: matrix.shape[0], : matrix.shape[1]] = matrix
+    return stack
+
+
+def source_tables(outcomes: Sequence[TaskOutcome]) -> tuple[NDArray[np.void], NDArray[np.void]]:
+    """Return /sources and /sources_index."""
+    index: list[Row] = []
+    blocks: list[dict[str, Any]] = []
+    start = 0
+    for _, fit, frame in fitted(outcomes):
+        index.append({"name": fit.galaxy, "filter": fit.filter, "start": start, "count": fit.sources.size})
+        start += fit.sources.size
+        blocks.append(_source_columns(fit, frame))
+    values: dict[str, Any] = {}
+    for column in SOURCES:
+        parts = [block[column.name] for block in blocks]
+        values[column.name] = np.concatenate(parts) if parts else np.empty(0)
+    return structured(SOURCES, values), _table(SOURCES_INDEX, index)
+
+
+def _source_columns(fit: FilterFit, frame: Frame) -> dict[str, Any]:
+    table = fit.sources
+    values: dict[str, Any] = {name: table[name] for name in SOURCE_DTYPE.names or ()}
+    for axis, offset in zip("xy", frame.origin, strict=True):
+        for stem in ("init", "fit"):
+            values[f"{axis}_{stem}"] = table[f"{axis}_{stem}"] + offset
+    values["name"] = np.full(table.size, fit.galaxy)
+    values["filter"] = np.full(table.size, fit.filter)
+    values["reported"] = fit.report
+    values["mag"], values["mag_err"] = ab_magnitude(table["flux_fit"], table["flux_err"], frame.unit, frame.pixel_scale)
+    wcs = _wcs(frame.wcs)
+    if wcs is None or table.size == 0:
+        values["ra"] = values["dec"] = np.full(table.size, NAN)
+    else:
+        values["ra"], values["dec"] = pixel_to_sky(wcs, values["x_fit"], values["y_fit"])
+    return values
+
+
+def galaxy_table(galaxies: Sequence[Galaxy], outcomes: Sequence[TaskOutcome]) -> NDArray[np.void]:
+    """Return /galaxies, one row a galaxy of the catalogue."""
+    by_galaxy: dict[int, list[TaskOutcome]] = {galaxy.index: [] for galaxy in galaxies}
+    for outcome in outcomes:
+        by_galaxy[outcome.task.galaxy].append(outcome)
+    return _table(GALAXIES, (_galaxy_row(galaxy, by_galaxy[galaxy.index]) for galaxy in galaxies))
+
+
+def _galaxy_row(galaxy: Galaxy, outcomes: Sequence[TaskOutcome]) -> Row:
+    base = next((o for o in outcomes if o.task.kind is TaskKind.BASE), None)
+    frame = base.frame if base is not None else None
+    flags = 0
+    for outcome in outcomes:
+        flags |= int(outcome.fit.flags) if outcome.fit is not None else 0
+    row: Row = {
+        "name": galaxy.name,
+        "status": galaxy_status(outcomes),
+        "flags": flags,
+        "base_filter": galaxy.base_filter,
+        "n_filters": len(galaxy.filters),
+        "attempts": 1,
+        "host": base.timing.host if base is not None else "",
+        "rank": base.timing.rank if base is not None else -1,
+        "seconds": sum(o.timing.seconds for o in outcomes),
+        "ra": galaxy.ra,
+        "dec": galaxy.dec,
+    }
+    for column, status in (("done", Status.DONE), ("missing", Status.MISSING), ("failed", Status.FAILED)):
+        row[f"filters_{column}"] = ",".join(o.task.filter for o in outcomes if o.status is status)
+    row["crop_x"], row["crop_y"] = frame.origin if frame else (0, 0)
+    row["crop_ny"], row["crop_nx"] = frame.shape if frame else (0, 0)
+    row["full_ny"], row["full_nx"] = frame.full_shape if frame else (0, 0)
+    if frame is not None and base is not None and base.fit is not None and base.fit.components:
+        centre = base.fit.components[0]
+        ra, dec = _sky_position(frame, centre.x_0 + frame.origin[0], centre.y_0 + frame.origin[1])
+        if np.isfinite(ra):
+            row["ra"], row["dec"] = ra, dec
+    return row
+
+
+def galaxy_status(outcomes: Sequence[TaskOutcome]) -> str:
+    """Return "done", "partial" (some filters failed) or "failed" (no fit at all)."""
+    if not any(o.status is Status.FAILED for o in outcomes):
+        return "done" if outcomes else "failed"
+    return "partial" if any(o.status is Status.DONE for o in outcomes) else "failed"
+
+
+def failure_table(galaxies: Sequence[Galaxy], outcomes: Sequence[TaskOutcome]) -> NDArray[np.void]:
+    """Return /failures."""
+    names = {galaxy.index: galaxy.name for galaxy in galaxies}
+    return _table(
+        FAILURES,
+        (
+            {
+                "name": names[o.task.galaxy],
+                "filter": o.task.filter,
+                "task": o.task.kind,
+                "stage": o.failure.stage,
+                "error": o.failure.error,
+                "message": o.failure.message,
+                "traceback": o.failure.traceback[-_LONGEST:],
+                "attempt": 1,
+            }
+            for o in outcomes
+            if o.failure is not None
+        ),
+    )
+
+
+def provenance_table(galaxies: Sequence[Galaxy], outcomes: Sequence[TaskOutcome]) -> NDArray[np.void]:
+    """Return /provenance."""
+    names = {galaxy.index: galaxy.name for galaxy in galaxies}
+    return _table(
+        PROVENANCE,
+        (
+            {
+                "name": names[o.task.galaxy],
+                "filter": o.task.filter,
+                "task": o.task.kind,
+                "status": o.status,
+                "rank": o.timing.rank,
+                "host": o.timing.host,
+                "started": o.timing.started,
+                "seconds": o.timing.seconds,
+                "memory": o.timing.memory,
+            }
+            for o in outcomes
+        ),
+    )

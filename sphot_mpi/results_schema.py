@@ -1,0 +1,242 @@
+"""Tables of the results file: columns, types, units and what they mean."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS, SOURCE_FLAG_DESCRIPTIONS
+from sphot_mpi.records import SERSIC_PARAMETERS, SOURCE_DTYPE
+
+FORMAT = "sphot-mpi"
+FORMAT_VERSION = "1.0"
+
+#: Stand for the unit of the data, of a flux and of a slope, until the unit of a campaign is known.
+DATA, FLUX, SLOPE = "<data>", "<data> pix", "<data> / pix"
+
+#: Images that ``--images`` may store, with what they show.
+IMAGES = {
+    "data": "the data that were fitted",
+    "sersic_model": "all Sersic components, convolved with the PSF",
+    "psf_model": "all point sources of the model, reported or not",
+    "residual": "data - sersic_model - psf_model - sky plane",
+}
+
+#: Bit values of the columns `flags`, in words.
+FIT_FLAGS = "; ".join(f"{flag.value} {flag.name}: {text}" for flag, text in FIT_FLAG_DESCRIPTIONS.items())
+SOURCE_FLAGS = "; ".join(f"{flag.value} {flag.name}: {text}" for flag, text in SOURCE_FLAG_DESCRIPTIONS.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column; `kind` is a numpy type, or "S" for text as long as the longest entry."""
+
+    name: str
+    kind: str
+    unit: str
+    description: str
+
+
+_NAME = Column("name", "S", "", "name of the galaxy")
+_FILTER = Column("filter", "S", "", "filter")
+
+GALAXIES = (
+    _NAME,
+    Column("status", "S", "", "done; partial: some filters failed; failed: no fit"),
+    Column("flags", "i8", "", "fit flags of all filters together"),
+    Column("base_filter", "S", "", "filter of the free fit"),
+    Column("n_filters", "i4", "", "filters asked for"),
+    Column("filters_done", "S", "", "filters that were fitted"),
+    Column("filters_missing", "S", "", "filters that the galaxy's file does not have"),
+    Column("filters_failed", "S", "", "filters whose fit failed"),
+    Column("attempts", "i4", "", "times that the galaxy was tried"),
+    Column("host", "S", "", "machine of the base fit"),
+    Column("rank", "i4", "", "MPI rank of the base fit"),
+    Column("seconds", "f8", "s", "process time of all its fits"),
+    Column("crop_x", "i8", "pix", "first column of the cutout in the full image, from 0"),
+    Column("crop_y", "i8", "pix", "first row of the cutout in the full image, from 0"),
+    Column("crop_nx", "i8", "pix", "columns of the cutout"),
+    Column("crop_ny", "i8", "pix", "rows of the cutout"),
+    Column("full_nx", "i8", "pix", "columns of the full image"),
+    Column("full_ny", "i8", "pix", "rows of the full image"),
+    Column("ra", "f8", "deg", "right ascension (ICRS) of the fitted centre, or the catalogue's where there is no WCS"),
+    Column("dec", "f8", "deg", "declination (ICRS), likewise"),
+)
+
+_UNITS = {"amplitude": DATA, "r_eff": "pix", "n": "", "x_0": "pix", "y_0": "pix", "ellip": "", "theta": "rad"}
+_MEANINGS = {
+    "amplitude": "surface brightness at r_eff",
+    "r_eff": "semi-major axis of the ellipse that holds half of the light",
+    "n": "Sersic index",
+    "x_0": "centre, column in the full image, from 0",
+    "y_0": "centre, row in the full image, from 0",
+    "ellip": "1 - b/a",
+    "theta": "angle of the major axis, counter-clockwise from +x",
+}
+
+
+def _component(suffix: str, words: str) -> tuple[Column, ...]:
+    columns: list[Column] = []
+    for name in SERSIC_PARAMETERS:
+        text = f"{_MEANINGS[name]}{words}"
+        columns.append(Column(f"{name}{suffix}", "f8", _UNITS[name], text))
+        columns.append(Column(f"{name}{suffix}_err", "f8", _UNITS[name], f"1-sigma error: {text}"))
+    return tuple(columns)
+
+
+SERSIC = (
+    _NAME,
+    _FILTER,
+    Column("n_components", "i4", "", "Sersic components; 0: nothing was fitted"),
+    *_component("", ""),
+    *_component("_2", ", of the second component"),
+    Column("total_flux", "f8", FLUX, "flux of all components, to infinity"),
+    Column("total_flux_err", "f8", FLUX, "its 1-sigma error, that of the shape included"),
+    Column("mag", "f8", "mag(AB)", "magnitude of total_flux; NaN where it is not positive or the unit is unknown"),
+    Column("mag_err", "f8", "mag", "its 1-sigma error"),
+    Column("flux_in_cutout", "f8", FLUX, "flux of all components inside the cutout"),
+    Column("ra", "f8", "deg", "right ascension (ICRS) of the centre; NaN without a WCS"),
+    Column("dec", "f8", "deg", "declination (ICRS) of the centre"),
+    Column("pa", "f8", "deg", "position angle of the major axis, east of north"),
+    Column("sky", "f8", DATA, "sky level at (sky_x, sky_y)"),
+    Column("sky_err", "f8", DATA, "its 1-sigma error"),
+    Column("sky_slope_x", "f8", SLOPE, "sky slope along x"),
+    Column("sky_slope_x_err", "f8", SLOPE, "its 1-sigma error"),
+    Column("sky_slope_y", "f8", SLOPE, "sky slope along y"),
+    Column("sky_slope_y_err", "f8", SLOPE, "its 1-sigma error"),
+    Column("sky_x", "f8", "pix", "column in the full image to which sky refers"),
+    Column("sky_y", "f8", "pix", "row in the full image to which sky refers"),
+    Column("chi2_reduced", "f8", "", "chi squared a degree of freedom"),
+    Column("n_pix", "i8", "", "pixels used"),
+    Column("masked_fraction", "f8", "", "part of the cutout that is masked"),
+    Column("noise", "f8", DATA, "white pixel noise in the emptiest part of the image"),
+    Column("correlation", "f8", "", "factor by which correlated noise widens a point source's error"),
+    Column("star_density_ratio", "f8", "", "star light per area inside the galaxy over that outside"),
+    Column("passes", "i4", "", "passes of the main loop"),
+    Column("converged", "?", "", "whether the main loop became quiet"),
+    Column("flags", "i8", "", f"bits: {FIT_FLAGS}"),
+    Column("kernel_family", "S", "", "family of the kernel on top of the library PSF"),
+    Column("kernel_1", "f8", "", "its first parameter (gaussian: sigma, pix)"),
+    Column("kernel_1_err", "f8", "", "1-sigma error"),
+    Column("kernel_2", "f8", "", "its second parameter, or NaN"),
+    Column("kernel_2_err", "f8", "", "1-sigma error"),
+    Column("kernel_anchors", "i4", "", "stars that carried the kernel's measurement"),
+    Column("fwhm", "f8", "pix", "full width at half maximum of the working PSF"),
+    Column("shift_x", "f8", "pix", "displacement against the base filter, contained in all positions"),
+    Column("shift_y", "f8", "pix", "likewise along y"),
+    Column("n_sources", "i8", "", "point sources reported"),
+    Column("n_sources_model", "i8", "", "point sources in the model, reported or not"),
+    Column("unit", "S", "", "unit of the data"),
+    Column("pixel_scale", "f8", "arcsec", "size of a pixel"),
+    Column("seconds", "f8", "s", "process time"),
+    Column("messages", "S", "", "remarks of the fit"),
+)
+
+_SOURCE_WORDS: dict[str, tuple[str, str]] = {
+    "id": ("", "1, 2, ... within one galaxy and filter"),
+    "group_id": ("", "sources fitted together share it"),
+    "group_size": ("", "sources in the group"),
+    "x_init": ("pix", "first guess, column in the full image, from 0"),
+    "y_init": ("pix", "first guess, row in the full image, from 0"),
+    "flux_init": (FLUX, "first guess of the flux"),
+    "x_fit": ("pix", "column in the full image, from 0"),
+    "y_fit": ("pix", "row in the full image, from 0"),
+    "flux_fit": (FLUX, "total flux of the source"),
+    "x_err": ("pix", "1-sigma error of x_fit"),
+    "y_err": ("pix", "1-sigma error of y_fit"),
+    "flux_err": (FLUX, "1-sigma error of flux_fit"),
+    "local_bkg": (DATA, "local background that was subtracted"),
+    "n_pixels_fit": ("", "pixels used"),
+    "qfit": ("", "sum of absolute residuals over flux"),
+    "cfit": ("", "central residual over flux"),
+    "reduced_chi2": ("", "chi squared a degree of freedom"),
+    "snr": ("", "flux_fit / flux_err"),
+    "base_id": ("", "id of the anchoring source of the base filter, or 0"),
+    "flags": ("", f"bits: {SOURCE_FLAGS}"),
+}
+
+SOURCES = (
+    _NAME,
+    _FILTER,
+    *(
+        Column(name, str(SOURCE_DTYPE[name].str[1:]), _SOURCE_WORDS[name][0], _SOURCE_WORDS[name][1])
+        for name in SOURCE_DTYPE.names or ()
+    ),
+    Column("reported", "?", "", "passes the reporting threshold and the quality cuts"),
+    Column("mag", "f8", "mag(AB)", "magnitude of flux_fit; NaN where it is not positive"),
+    Column("mag_err", "f8", "mag", "its 1-sigma error"),
+    Column("ra", "f8", "deg", "right ascension (ICRS); NaN without a WCS"),
+    Column("dec", "f8", "deg", "declination (ICRS)"),
+)
+
+SOURCES_INDEX = (
+    _NAME,
+    _FILTER,
+    Column("start", "i8", "", "first row in /sources"),
+    Column("count", "i8", "", "number of rows in /sources"),
+)
+
+FAILURES = (
+    _NAME,
+    _FILTER,
+    Column("task", "S", "", "base or scale fit"),
+    Column("stage", "S", "", "what was being done"),
+    Column("error", "S", "", "type of the error"),
+    Column("message", "S", "", "what went wrong"),
+    Column("traceback", "S", "", "where"),
+    Column("attempt", "i4", "", "which try this was"),
+)
+
+PROVENANCE = (
+    _NAME,
+    _FILTER,
+    Column("task", "S", "", "base or scale fit"),
+    Column("status", "S", "", "how it ended"),
+    Column("rank", "i4", "", "MPI rank"),
+    Column("host", "S", "", "machine"),
+    Column("started", "f8", "s", "Unix time of the start"),
+    Column("seconds", "f8", "s", "process time"),
+    Column("memory", "f8", "Mibyte", "peak memory of the process so far"),
+)
+
+DESCRIPTIONS = {
+    "catalogue": "the catalogue's rows as read",
+    "galaxies": "one row a galaxy",
+    "sersic": "one row a galaxy and filter",
+    "sersic_covariance": "covariance of the Sersic parameters, a matrix for each row of /sersic, component after "
+    f"component in the order {', '.join(SERSIC_PARAMETERS)}; NaN beyond the fitted components",
+    "sources": "all point sources, sorted by galaxy and filter",
+    "sources_index": "where each galaxy's and filter's sources lie in /sources",
+    "failures": "one row a task that failed, or could not start because of that",
+    "provenance": "one row a task: where and when",
+}
+
+
+def structured(columns: Sequence[Column], values: Mapping[str, Any]) -> NDArray[np.void]:
+    """Return a table as one structured array.
+
+    Parameters
+    ----------
+    columns : sequence of Column
+        The table.
+    values : mapping
+        Sequences of equal length by column name.
+
+    Returns
+    -------
+    (n,) structured ndarray
+        Text as UTF-8 of fixed length, numbers in their column's type.
+    """
+    arrays = {c.name: _encoded(values[c.name]) if c.kind == "S" else np.asarray(values[c.name]) for c in columns}
+    fields = [(c.name, arrays[c.name].dtype if c.kind == "S" else np.dtype(c.kind)) for c in columns]
+    table = np.zeros(len(arrays[columns[0].name]), dtype=fields)
+    for name, array in arrays.items():
+        table[name] = array
+    return table
+
+
+def _encoded(texts: Any) -> NDArray[np.bytes_]:
+    encoded = [str(text).encode() for text in texts]
+    return np.array(encoded, dtype=f"S{max((len(t) for t in encoded), default=0) or 1}")
