@@ -5,7 +5,8 @@ margin of `PAD` pixels without weight, so that stars just off the image, whose
 light falls on it, have a place to be.
 """
 
-from dataclasses import dataclass, field, replace
+import copy
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -115,6 +116,12 @@ class Optics:
     def with_variance(self, variance: float) -> "Optics":
         """Return the optics under a Gaussian kernel of the given variance, px^2."""
         return Optics(self.psf.with_kernel(Kernel("gaussian", (float(np.sqrt(variance)),))), self.frame, self.renderer)
+
+    def on(self, frame: Frame) -> "Optics":
+        """Return the optics for other data or weights on the same frame."""
+        other = copy.copy(self)
+        other.frame = frame
+        return other
 
     @property
     def variance(self) -> float:
@@ -301,7 +308,7 @@ class Scene:
 
     def with_stars(self, stars: Stars) -> "Scene":
         """Return the scene with other stars."""
-        return replace(self, stars=stars)
+        return Scene(stars=stars, galaxy=self.galaxy, sky=self.sky, shift=self.shift)
 
 
 def sky_basis(shape: tuple[int, int]) -> NDArray[np.float64]:

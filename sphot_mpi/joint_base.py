@@ -1,0 +1,137 @@
+"""The joint fit of the base filter: galaxy, stars, sky and kernel from nothing."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sphot_mpi.config import Config
+from sphot_mpi.joint import State, add_stars, at, descend, prune, settle, solve
+from sphot_mpi.joint_galaxy import Smooth, centre_distance, no_stars, refit, second_component, start_galaxy
+from sphot_mpi.joint_scene import Frame, Optics, Scene
+from sphot_mpi.joint_solve import Freedom, render_stars
+from sphot_mpi.psf import LibraryPSF
+
+#: First guess of the kernel's sigma, px, when it is to be measured.
+KERNEL_START = 1.0
+#: Above this signal-to-noise the galaxy is refitted by itself; from it on, together with the stars.
+JOINT_FROM = 10.0
+#: Stars below this signal-to-noise are forgotten once, when the galaxy has become right.
+PURGE_SNR = 6.0
+#: Most solves after the last detection.
+SETTLE_PASSES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BaseFit:
+    """Result of the base filter's joint fit.
+
+    Parameters
+    ----------
+    state : State
+        The converged state.
+    converged : bool
+        Whether the last solves were quiet.
+    two_components : bool
+        Whether a second component was needed.
+    """
+
+    state: State
+    converged: bool
+    two_components: bool
+
+
+def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit:
+    """Fit the base filter.
+
+    Parameters
+    ----------
+    frame : Frame
+        The image.
+    library : LibraryPSF
+        Its library PSF.
+    config : Config
+        Sections psf, psf-calib, core and prep are used.
+
+    Returns
+    -------
+    BaseFit
+        Scene, optics and how it went.
+    """
+    calibrate = config.psf_calib.in_mainloop
+    optics = Optics.start(library, KERNEL_START if calibrate else 0.0, frame)
+    smooth = start_galaxy(frame, optics)
+    state = State.start(Scene(stars=no_stars(), galaxy=smooth.galaxy, sky=smooth.sky), optics)
+    ladder = config.psf.snr_ladder
+    bright = tuple(th for th in ladder if th > JOINT_FROM)
+    deep = tuple(th for th in ladder if th <= JOINT_FROM)
+    for index, threshold in enumerate(bright):
+        state = _bright_step(state, threshold, index, Freedom(kernel=calibrate), config)
+    state, two_components = _choose_components(state, config)
+    joint = Freedom(kernel=calibrate, galaxy_flux=True, galaxy_shape=True)
+    keep = config.psf.keep_snr
+    first = len(bright)
+    for index, threshold in enumerate(deep):
+        state = descend(state, (threshold,), joint, keep, allowed=star_area(state, config), first_blend=first + index)
+        if threshold <= min(deep) and threshold < PURGE_SNR:
+            break
+    state = purge(state, joint, keep)
+    again = tuple(th for th in deep if th < PURGE_SNR)
+    for threshold in again:
+        state = descend(state, (threshold,), joint, keep, allowed=star_area(state, config), first_blend=9)
+    state, converged = settle(state, joint, keep, most=SETTLE_PASSES)
+    return BaseFit(state=state, converged=converged, two_components=two_components)
+
+
+def star_area(state: State, config: Config) -> NDArray[np.bool_]:
+    """Where new stars may be: not on the galaxy's centre, whose light is the galaxy's."""
+    galaxy = state.scene.galaxy
+    if galaxy is None:
+        return np.ones(state.optics.frame.shape, bool)
+    radius = config.psf.center_mask_r_in_fwhm * state.optics.fwhm
+    return centre_distance(galaxy, state.optics.frame.shape) >= radius
+
+
+def _bright_step(state: State, threshold: float, index: int, freedom: Freedom, config: Config) -> State:
+    """Find and solve bright stars, then refit the galaxy on what they leave."""
+    state = descend(
+        state, (threshold,), freedom, config.psf.keep_snr, allowed=star_area(state, config), first_blend=index
+    )
+    return with_smooth(state, refit(state.optics.frame, state.optics, star_image(state), smooth_of(state)))
+
+
+def star_image(state: State) -> NDArray[np.float64]:
+    """Image of all stars of a state, on the frame."""
+    return render_stars(state.scene.stars, state.optics)
+
+
+def smooth_of(state: State) -> Smooth:
+    """Galaxy and sky of a state."""
+    assert state.scene.galaxy is not None
+    return Smooth(galaxy=state.scene.galaxy, sky=state.scene.sky, chi2=np.inf)
+
+
+def with_smooth(state: State, smooth: Smooth) -> State:
+    """Return the state with another galaxy and sky."""
+    return replace(state, scene=replace(state.scene, galaxy=smooth.galaxy, sky=smooth.sky))
+
+
+def _choose_components(state: State, config: Config) -> tuple[State, bool]:
+    """Give the galaxy a second component where the data ask for it."""
+    if config.core.max_components < 2:
+        return state, False
+    two = second_component(state.optics.frame, state.optics, star_image(state), smooth_of(state))
+    return (state, False) if two is None else (with_smooth(state, two), True)
+
+
+def purge(state: State, freedom: Freedom, keep_snr: float) -> State:
+    """Forget faint stars that were made while the galaxy was wrong, and settle twice."""
+    stars = state.scene.stars
+    bright = (stars.snr(state.optics.frame.correlation) > PURGE_SNR) | stars.anchored
+    state = replace(state, scene=state.scene.with_stars(stars.take(bright)))
+    for _ in range(2):
+        state = prune(solve(state, freedom), keep_snr)
+    return state
+
+
+__all__ = ["BaseFit", "add_stars", "at", "fit_base_scene", "purge", "star_area", "star_image"]
