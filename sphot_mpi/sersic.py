@@ -47,8 +47,9 @@ Array = NDArray[np.float64]
 _NODES = 11
 #: Directions in which the light outside of all images is averaged.
 _DIRECTIONS = 32
-#: Room between the cutout's far edge and the nearest periodic image, in cutout sides and in half-light extents.
-_ROOM_SIDES, _ROOM_EXTENTS = 1.1, 4.2
+#: Room between the cutout's far edge and the nearest periodic image: in sides of the cutout for a small galaxy,
+#: for one of r_eff beyond a sixth of the side, and in half-light extents for a very large one.
+_ROOM_SMALL, _ROOM_LARGE, _ROOM_EXTENTS = 1.1, 1.5, 4.2
 #: Periods are rounded up to this ladder, so that a fit meets few of them.
 _PERIODS = np.array(sorted(2**a * 3**b * 5**c for a in range(1, 13) for b in range(4) for c in range(3)))
 _LADDER = 1.06
@@ -70,11 +71,13 @@ def required_size(vector: Array, shape: tuple[int, int]) -> tuple[int, int]:
         Even, FFT-friendly periods, px.
     """
     r_circ = float(np.exp(vector[2]))
+    r_eff = r_circ * float(np.exp(0.5 * np.hypot(vector[4], vector[5])))
     form = shape_forms(vector[4], vector[5])[0]
     sizes = []
     for centre, extent2, side in zip((vector[1], vector[0]), (form[2], form[0]), shape, strict=True):
         far = max(side - 1 - centre, centre, 0.5 * side)
-        room = max(_ROOM_SIDES * side, _ROOM_EXTENTS * r_circ * np.sqrt(extent2))
+        sides = np.interp(r_eff / side, [1.0 / 10.0, 1.0 / 6.0], [_ROOM_SMALL, _ROOM_LARGE])
+        room = max(sides * side, _ROOM_EXTENTS * r_circ * np.sqrt(extent2))
         wanted = max(min(far + room, 4.5 * side), 32.0)
         step = np.ceil(np.log(wanted) / np.log(_LADDER) - 1e-9)
         sizes.append(int(_PERIODS[np.searchsorted(_PERIODS, _LADDER**step * 0.999)]))
@@ -137,7 +140,7 @@ class SersicRenderer:
     def render(self, vector: Array) -> Array:
         """Image of unit total flux, (ny, nx)."""
         spectra, grid = self._spectra(vector, 1)
-        return (_invert(spectra, grid, self.shape) - self._periodic_light(vector, grid, 1))[0]
+        return self._finish(spectra, vector, grid, 1)[0]
 
     def render_params(self, components: Sequence[SersicParams]) -> Array:
         """Image (ny, nx) of a model of one or more components, data unit."""
@@ -161,8 +164,18 @@ class SersicRenderer:
             single precision inside: 1e-6 of each one's maximum.
         """
         spectra, grid = self._spectra(vector, 7 + len(self.factors))
-        images = _invert(spectra, grid, self.shape).astype(np.float64)
-        images[:7] -= self._periodic_light(vector, grid, 7)
+        return self._finish(spectra, vector, grid, 7)
+
+    def _finish(self, spectra: NDArray[np.complexfloating], vector: Array, grid: tuple[int, int], count: int) -> Array:
+        """Images (float64) of `spectra`, the first `count` without the periodic images' light."""
+        light = self._periodic_light(vector, grid, count)
+        (_, to_y), (_, to_x) = self._nodes
+        images = np.empty((spectra.shape[0], *self.shape))
+        # one by one, because one fits into the cache
+        for k, spectrum in enumerate(spectra):
+            rows = fft.ifft(spectrum, axis=0, overwrite_x=True)[: self.shape[0]]
+            inverse = fft.irfft(rows, grid[1], axis=1)[:, : self.shape[1]]
+            images[k] = inverse if k >= count else inverse - to_y @ light[k] @ to_x.T
         return images
 
     def _spectra(self, vector: Array, count: int) -> tuple[NDArray[np.complexfloating], tuple[int, int]]:
@@ -207,19 +220,19 @@ class SersicRenderer:
         return float(radius[np.flatnonzero(left_out >= self.tolerance * left_out[0])[-1]] + 0.5 * RING)
 
     def _periodic_light(self, vector: Array, grid: tuple[int, int], count: int) -> Array:
-        """Light of the DFT's periodic images of a galaxy of unit flux, with derivatives, (count, ny, nx)."""
+        """Light of the DFT's periodic images of a galaxy of unit flux, with derivatives, (count, nodes, nodes)."""
         n, r_circ = float(np.exp(vector[3])), float(np.exp(vector[2]))
         # the inverse matrix is H(-eta); its derivatives by eta change sign with it
         forms = shape_forms(-vector[4], -vector[5]) / r_circ**2
         forms[1:] *= -1.0
-        (y, to_y), (x, to_x) = self._nodes
+        (y, _), (x, _) = self._nodes
         light = np.zeros((count, y.size, x.size))
         kernels.add_images(
             light, x, y, vector[0], vector[1], grid[0], grid[1], forms, log_centre(r_circ, n), b_n(n), n,
             b_n_slope(n), log_centre_slope(n),
         )  # fmt: skip
         light += _far_light(vector, grid, count)[:, None, None]
-        return to_y @ light @ to_x.T
+        return light
 
 
 def _chebyshev(side: int) -> tuple[Array, Array]:
@@ -233,7 +246,7 @@ def _chebyshev(side: int) -> tuple[Array, Array]:
 
 
 def _far_light(vector: Array, grid: tuple[int, int], count: int) -> Array:
-    """Mean light per px, with derivatives, of all images beyond the 24 nearest: the flux outside five periods."""
+    """Mean light per px, with derivatives, of all images beyond the 48 nearest: the flux outside seven periods."""
 
     def outside(v: Array) -> float:
         eta = float(np.hypot(v[4], v[5]))
@@ -244,7 +257,7 @@ def _far_light(vector: Array, grid: tuple[int, int], count: int) -> Array:
         angle = np.pi * (np.arange(_DIRECTIONS) + 0.5) / _DIRECTIONS
         dx = np.abs(root[0] * np.cos(angle) + root[1] * np.sin(angle))
         dy = np.abs(root[1] * np.cos(angle) + root[2] * np.sin(angle))
-        rho = 2.5 / np.maximum(dx / grid[1], dy / grid[0])
+        rho = 3.5 / np.maximum(dx / grid[1], dy / grid[0])
         n = float(np.exp(v[3]))
         return float(special.gammaincc(2.0 * n, b_n(n) * rho ** (1.0 / n)).mean()) / (grid[0] * grid[1])
 
@@ -257,9 +270,3 @@ def _far_light(vector: Array, grid: tuple[int, int], count: int) -> Array:
             step[k] = 1e-4
             light[k + 1] = (outside(vector + step) - outside(vector - step)) / 2e-4
     return light
-
-
-def _invert(spectra: NDArray[np.complexfloating], grid: tuple[int, int], shape: tuple[int, int]) -> Array:
-    """Inverse real FFT of folded half spectra, cut to `shape`; columns left out are zero."""
-    rows = fft.ifft(spectra, axis=1, overwrite_x=True)[:, : shape[0]]
-    return fft.irfft(rows, grid[1], axis=2)[:, :, : shape[1]]

@@ -108,7 +108,7 @@ def _ring_sums(library: LibraryPSF) -> tuple[Array, Array]:
     index = (np.hypot(fy, fx) / RING).astype(np.int64)
     cell = (psf.oversample / psf.padded_shape[0]) * (psf.oversample / psf.padded_shape[1])
     area = np.bincount(index.ravel(), size.ravel()) * cell
-    return RING * (np.arange(area.size) + 0.5), area
+    return np.asarray(RING * (np.arange(area.size) + 0.5)), np.asarray(area, dtype=np.float64)
 
 
 def kernel_envelope(psf: PSF, radius: Array) -> Array:

@@ -18,6 +18,9 @@ N_MIN, N_MAX = 0.28, 8.4
 
 #: Points of the interpolation in ln n.
 _STENCIL = 6
+_CENTRE = 2.5
+#: From values on the points to coefficients of powers about the centre.
+_TO_POWERS = np.linalg.inv(np.vander(np.arange(_STENCIL) - _CENTRE, increasing=True))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,30 +64,24 @@ class HankelTable:
         weights = _lagrange(place - start)
         weights[1] /= step
         nodes = (weights @ self.table[start : start + _STENCIL].reshape(_STENCIL, -1)).reshape(2, 2, -1)
-        cells = np.zeros((self.edges.size, 8))
+        value, slope = nodes[:, 0], nodes[:, 1]
         width = np.diff(self.edges[1:])
-        for k, (value, slope) in enumerate(nodes):
-            mean = np.diff(value) / width
-            out = cells[:, 4 * k : 4 * k + 4]
-            out[0, 0] = 1.0 - k
-            out[0, 1] = (value[0] - out[0, 0]) / self.edges[1]
-            out[1:-1, 0], out[1:-1, 1] = value[:-1], slope[:-1]
-            out[1:-1, 2] = (3.0 * mean - 2.0 * slope[:-1] - slope[1:]) / width
-            out[1:-1, 3] = (slope[:-1] + slope[1:] - 2.0 * mean) / width**2
-            out[-1, 0] = value[-1]
-        return cells
+        mean = np.diff(value) / width
+        cells = np.zeros((2, 4, self.edges.size))
+        cells[0, 0, 0] = 1.0
+        cells[:, 1, 0] = (value[:, 0] - cells[:, 0, 0]) / self.edges[1]
+        cells[:, 0, 1:] = value
+        cells[:, 1, 1:-1] = slope[:, :-1]
+        cells[:, 2, 1:-1] = (3.0 * mean - 2.0 * slope[:, :-1] - slope[:, 1:]) / width
+        cells[:, 3, 1:-1] = (slope[:, :-1] + slope[:, 1:] - 2.0 * mean) / width**2
+        return np.ascontiguousarray(cells.reshape(8, -1).T)
 
 
 def _lagrange(t: float) -> Array:
     """Lagrange weights on nodes 0..5 at `t` (first row) and their derivatives (second)."""
-    nodes = range(_STENCIL)
-    weights = np.empty((2, _STENCIL))
-    for j in nodes:
-        others = [m for m in nodes if m != j]
-        norm = np.prod([float(j - m) for m in others])
-        weights[0, j] = np.prod([t - m for m in others]) / norm
-        weights[1, j] = sum(np.prod([t - m for m in others if m != k]) for k in others) / norm
-    return weights
+    powers = (t - _CENTRE) ** np.arange(_STENCIL)
+    slopes = np.arange(_STENCIL) * np.append(0.0, powers[:-1])
+    return np.array([powers, slopes]) @ _TO_POWERS
 
 
 @lru_cache(maxsize=1)

@@ -153,7 +153,7 @@ def fill_spectra(out, psf, factors, cells, edges, first, shift, forms, phase_y, 
 
 @jit_fast
 def add_images(out, x, y, x_0, y_0, ly, lx, forms, log_amplitude, b, n, slope_b, slope_norm):
-    """Add the surface brightness of the 24 nearest periodic images of a Sersic.
+    """Add the surface brightness of the 48 nearest periodic images of a Sersic.
 
     Parameters
     ----------
@@ -176,11 +176,11 @@ def add_images(out, x, y, x_0, y_0, ly, lx, forms, log_amplitude, b, n, slope_b,
     """
     for j in range(y.size):
         for i in range(x.size):
-            for image in range(25):
-                if image == 12:
+            for image in range(49):
+                if image == 24:
                     continue
-                dx = x[i] - x_0 - (image % 5 - 2) * lx
-                dy = y[j] - y_0 - (image // 5 - 2) * ly
+                dx = x[i] - x_0 - (image % 7 - 3) * lx
+                dy = y[j] - y_0 - (image // 7 - 3) * ly
                 rho2 = (forms[0, 0] * dx + 2.0 * forms[0, 1] * dy) * dx + forms[0, 2] * dy * dy
                 log_rho = 0.5 * np.log(rho2)
                 power = np.exp(log_rho / n)
