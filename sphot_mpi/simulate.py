@@ -17,8 +17,18 @@ from numpy.typing import NDArray
 from scipy import signal
 
 from sphot_mpi.errors import InputError, UsageError
+from sphot_mpi.inputs import read_libraries
 from sphot_mpi.records import SersicParams, SkyPlane
-from sphot_mpi.simulate_kinds import FILTERS, KINDS, STAR_BREAK, STAR_FAINTEST, STAR_SLOPES, FilterLevels, Kind
+from sphot_mpi.simulate_draw import (
+    PIXEL_SCALE,
+    ZERO_POINT,
+    SimulatedStars,
+    bad_pixels,
+    chip_edge,
+    draw_galaxy,
+    draw_stars,
+)
+from sphot_mpi.simulate_kinds import FILTERS, KINDS, FilterLevels
 from sphot_mpi.simulate_psf import synthetic_library
 from sphot_mpi.simulate_render import (
     ScenePSF,
@@ -33,32 +43,9 @@ from sphot_mpi.simulate_render import (
 Image = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-PIXEL_SCALE = 0.03
-#: AB magnitude of 1 MJy/sr px: -2.5 log10(1e6 Jy/sr * (0.03 arcsec)^2 / 3631 Jy).
-ZERO_POINT = float(-2.5 * np.log10(1e6 * np.deg2rad(PIXEL_SCALE / 3600.0) ** 2 / 3631.0))
-
-_STAR_MARGIN = 40  # px around the frame where stars still stand
-_REFERENCE_AREA = 255.0**2  # the kinds' star counts are for this many px
 _POISSON_SHARE = 0.5  # of the sky's variance that is photon noise, and so grows with light
 _CORRELATION_SIGMA = 0.5  # px: a FWHM of 1.2 px, the smoothing of a drizzled image
 _CORRELATED_EVERY = 8  # one galaxy in so many has correlated noise
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class SimulatedStars:
-    """Stars of one galaxy's field.
-
-    Parameters
-    ----------
-    x, y : (n,) float64 ndarray
-        Positions, px; the margin around the frame is included.
-    flux : dict of str to (n,) float64 ndarray
-        Total flux in each filter, data unit * px.
-    """
-
-    x: Image
-    y: Image
-    flux: dict[str, Image]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -77,6 +64,8 @@ class SimulatedImage:
         True sky.
     kernel_sigma : float
         Gaussian kernel on top of the library PSF, px.
+    fwhm : float
+        Of the PSF with the kernel, px.
     noise : float
         Pixel noise where no source is.
     noise_per_light : float
@@ -96,6 +85,7 @@ class SimulatedImage:
     galaxy: SersicParams
     plane: SkyPlane
     kernel_sigma: float
+    fwhm: float
     noise: float
     noise_per_light: float
     correlation: float
@@ -182,19 +172,13 @@ def read_library(path: str | Path) -> dict[str, ScenePSF]:
     Raises
     ------
     InputError
-        If the file cannot be read, holds no known filter or states no oversampling.
+        If the file or one of its PSFs cannot be used, or holds no known filter.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            arrays = {name: np.asarray(file[name][...], dtype=np.float64) for name in FILTERS if name in file}
-            steps = {name: file[name].attrs.get("oversample", file.attrs.get("oversample")) for name in arrays}
-    except OSError as error:
-        msg = f"{path} cannot be read as an HDF5 file of PSFs: {error}"
-        raise InputError(msg) from error
-    if not arrays or None in steps.values():
-        msg = f"{path} holds no PSF of {', '.join(FILTERS)} with the attribute 'oversample'"
+    libraries = read_libraries(Path(path), tuple(FILTERS))
+    if not libraries:
+        msg = f"{path} holds no PSF of {', '.join(FILTERS)}; name its datasets so."
         raise InputError(msg)
-    return {name: ScenePSF(array / array.sum(), int(steps[name])) for name, array in arrays.items()}
+    return {name: ScenePSF(psf.array, psf.oversample) for name, psf in libraries.items()}
 
 
 def simulate_galaxy(
@@ -229,12 +213,12 @@ def simulate_galaxy(
     settings = KINDS[kind]
     frame = (settings.side, settings.side) if shape is None else shape
     rng = np.random.default_rng([seed, index, zlib.crc32(kind.encode())])
-    galaxy = _draw_galaxy(rng, settings, frame)
+    galaxy = draw_galaxy(rng, settings, frame)
     sigmas = {name: 0.0 if exact_psf else FILTERS[name].kernel * rng.normal(1.0, 0.08) for name in FILTERS}
     reference = "F150W" if "F150W" in library else next(iter(library))
     three_sigma = 3.0 * FILTERS[reference].noise * np.sqrt(library[reference].blurred(sigmas[reference]).noise_area())
-    stars = _draw_stars(rng, settings, frame, three_sigma)
-    edge = _chip_edge(rng, settings, frame)
+    stars = draw_stars(rng, settings, frame, three_sigma)
+    edge = chip_edge(rng, settings, frame)
     correlated = settings.correlated_every_eighth and index % _CORRELATED_EVERY == 1
     scene = SersicScene.of(galaxy)
     images = {}
@@ -247,81 +231,6 @@ def simulate_galaxy(
                 _CORRELATION_SIGMA if correlated else 0.0,
             )  # fmt: skip
     return SimulatedGalaxy(name=f"{kind}{index + 1:03d}", kind=kind, stars=stars, images=images)
-
-
-def _draw_galaxy(rng: np.random.Generator, settings: Kind, shape: tuple[int, int]) -> SersicParams:
-    """Draw a galaxy with its F150W flux."""
-
-    def log_uniform(low: float, high: float) -> float:
-        return float(np.exp(rng.uniform(np.log(low), np.log(high))))
-
-    angle = rng.uniform(0.0, 2.0 * np.pi)
-    distance = rng.uniform(*settings.off_centre) if settings.off_centre[1] > 0.0 else 0.0
-    shape_only = SersicParams(
-        amplitude=1.0,
-        r_eff=log_uniform(*settings.r_eff),
-        n=log_uniform(*settings.n),
-        x_0=float((shape[1] - 1) / 2 + distance * np.cos(angle) + np.clip(rng.normal(0.0, 1.5), -4.0, 4.0)),
-        y_0=float((shape[0] - 1) / 2 + distance * np.sin(angle) + np.clip(rng.normal(0.0, 1.5), -4.0, 4.0)),
-        ellip=float(rng.uniform(*settings.ellip)),
-        theta=float(rng.uniform(0.0, np.pi)),
-    )
-    return with_total_flux(shape_only, 10.0 ** (-0.4 * (rng.uniform(*settings.magnitude) - ZERO_POINT)))
-
-
-def _draw_stars(rng: np.random.Generator, settings: Kind, shape: tuple[int, int], three_sigma: float) -> SimulatedStars:
-    """Draw positions, fluxes by a broken power law, and colours with one temperature-like term."""
-    area = shape[0] * shape[1] / _REFERENCE_AREA
-    density = rng.uniform(*settings.stars) * area / (shape[0] * shape[1])
-    if settings.count_above_3_sigma:
-        density /= _fraction_above(three_sigma)
-    side_y, side_x = (side + 2 * _STAR_MARGIN for side in shape)
-    count = rng.poisson(density * side_y * side_x)
-    x, y = (rng.uniform(-0.5 - _STAR_MARGIN, side - 0.5 - _STAR_MARGIN, count) for side in (side_x, side_y))
-    base = _draw_fluxes(rng, count)
-    temperature = rng.standard_normal(count)
-    flux = {}
-    for name, levels in FILTERS.items():
-        own = rng.standard_normal(count)
-        colour = levels.star_colour + levels.star_scatter * (0.9 * temperature + np.sqrt(1.0 - 0.9**2) * own)
-        flux[name] = base * 10.0 ** (-0.4 * (colour if name != "F150W" else 0.0))
-    return SimulatedStars(x=x, y=y, flux=flux)
-
-
-def _power_law_parts() -> tuple[float, float]:
-    """Number of stars below and above the break, for a unit density at the break."""
-    faint, bright = (slope + 1.0 for slope in STAR_SLOPES)
-    return STAR_BREAK * ((STAR_FAINTEST / STAR_BREAK) ** faint - 1.0) / -faint, STAR_BREAK / -bright
-
-
-def _fraction_above(flux: float) -> float:
-    """Fraction of the stars brighter than a flux below the break."""
-    below, above = _power_law_parts()
-    faint = STAR_SLOPES[0] + 1.0
-    brighter = above + STAR_BREAK * ((flux / STAR_BREAK) ** faint - 1.0) / -faint
-    return float(brighter / (below + above))
-
-
-def _draw_fluxes(rng: np.random.Generator, count: int) -> Image:
-    """Fluxes of the broken power law by its inverse cumulative distribution."""
-    below, above = _power_law_parts()
-    faint, bright = (slope + 1.0 for slope in STAR_SLOPES)
-    u = rng.uniform(0.0, below + above, count)
-    low = STAR_BREAK * (1.0 - faint * np.minimum(u, below) / STAR_BREAK) ** (1.0 / faint)
-    rest = np.maximum(above - (u - below), 1e-3 * above)  # no star brighter than 16 times the break
-    high = STAR_BREAK * (np.minimum(rest, above) / above) ** (1.0 / bright)
-    return np.where(u < below, low, high)
-
-
-def _chip_edge(rng: np.random.Generator, settings: Kind, shape: tuple[int, int]) -> Mask:
-    """Draw a straight edge that leaves 20 to 40 % of the pixels without data, or none."""
-    has_edge = rng.uniform() < settings.chip_edge
-    fraction, angle = rng.uniform(0.2, 0.4), rng.uniform(0.0, 2.0 * np.pi)
-    if not has_edge:
-        return np.zeros(shape, dtype=bool)
-    y, x = np.mgrid[: shape[0], : shape[1]]
-    along = (x - (shape[1] - 1) / 2) * np.cos(angle) + (y - (shape[0] - 1) / 2) * np.sin(angle)
-    return np.asarray(along > np.quantile(along, 1.0 - fraction))
 
 
 def _make_image(
@@ -352,21 +261,14 @@ def _make_image(
     per_light = _POISSON_SHARE * levels.noise**2 / levels.sky
     noise = correlated_noise(rng, shape, correlation_sigma)
     data = sersic + sources + sky + noise * np.sqrt(levels.noise**2 + per_light * (sersic + sources))
-    data[_bad_pixels(rng, shape) | (edge if levels.shares_chip_edge else False)] = np.nan
+    data[bad_pixels(rng, shape) | (edge if levels.shares_chip_edge else False)] = np.nan
     correlation = correlation_factor(psf, correlation_sigma)
     snr, covered = _star_quality(stars, name, psf, levels.noise**2 + per_light * sersic, np.isfinite(data))
     return SimulatedImage(
         data=data, sersic=sersic, sources=sources, sky=sky, galaxy=galaxy, plane=plane, kernel_sigma=sigma,
-        noise=levels.noise, noise_per_light=per_light, correlation=correlation, snr=snr / correlation, covered=covered,
+        fwhm=psf.fwhm(), noise=levels.noise, noise_per_light=per_light, correlation=correlation,
+        snr=snr / correlation, covered=covered,
     )  # fmt: skip
-
-
-def _bad_pixels(rng: np.random.Generator, shape: tuple[int, int]) -> Mask:
-    """Draw 0.2 % of the pixels as bad, some with their right-hand neighbour."""
-    single = rng.uniform(size=shape) < 0.0015
-    pair = single & (rng.uniform(size=shape) < 0.33)
-    single[:, 1:] |= pair[:, :-1]
-    return single
 
 
 def _star_quality(stars: SimulatedStars, name: str, psf: ScenePSF, variance: Image, good: Mask) -> tuple[Image, Mask]:
@@ -396,7 +298,7 @@ def _truth_rows(galaxy: SimulatedGalaxy) -> list[dict[str, object]]:
                 "name": galaxy.name, "filter": name, "kind": galaxy.kind, "amplitude": image.galaxy.amplitude,
                 "r_eff": image.galaxy.r_eff, "n": image.galaxy.n, "x_0": image.galaxy.x_0, "y_0": image.galaxy.y_0,
                 "ellip": image.galaxy.ellip, "theta": image.galaxy.theta, "total_flux": flux,
-                "magnitude": ZERO_POINT - 2.5 * np.log10(flux), "kernel_sigma": image.kernel_sigma,
+                "magnitude": ZERO_POINT - 2.5 * np.log10(flux), "kernel_sigma": image.kernel_sigma, "fwhm": image.fwhm,
                 "sky_level": image.plane.level, "sky_slope_x": image.plane.slope_x,
                 "sky_slope_y": image.plane.slope_y, "sky_x_ref": image.plane.x_ref, "sky_y_ref": image.plane.y_ref,
                 "noise": image.noise, "noise_per_light": image.noise_per_light, "correlation": image.correlation,

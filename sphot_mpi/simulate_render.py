@@ -65,6 +65,10 @@ class ScenePSF:
         sy, sx = (((side - 1) // 2) % os for side in self.array.shape)
         return self.array[sy::os, sx::os] * os**2
 
+    def fwhm(self) -> float:
+        """Diameter, px, of the disc with the area that is brighter than half of the peak."""
+        return float(2.0 * np.sqrt(np.sum(self.array > 0.5 * self.array.max()) / np.pi) / self.oversample)
+
     def noise_area(self) -> float:
         """Pixels over which an optimal fit collects the noise: 1 / sum P^2."""
         return float(1.0 / (self.oversample**2 * np.sum(self.array**2)))
