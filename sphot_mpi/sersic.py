@@ -140,7 +140,8 @@ class SersicRenderer:
     def render(self, vector: Array) -> Array:
         """Image of unit total flux, (ny, nx)."""
         spectra, grid = self._spectra(vector, 1)
-        return self._finish(spectra, vector, grid, 1)[0]
+        image: Array = self._finish(spectra, vector, grid, 1)[0]
+        return image
 
     def render_params(self, components: Sequence[SersicParams]) -> Array:
         """Image (ny, nx) of a model of one or more components, data unit."""
