@@ -164,6 +164,8 @@ def fit_variance(
     variance = np.array([(SIGMA_PER_MAD * np.median(np.abs(scatter[chunk]))) ** 2 for chunk in bins])
     # without a floor the bright bins, full of unmodelled structure, drive a to 0 and b up
     a = max(a, 0.7 * float(variance.min()))
+    if a == 0.0:
+        return 0.0, 0.0
     weight = 1.0 / np.maximum(variance, a) ** 2
     slope = float(np.sum(weight * x * (variance - a)) / max(float(np.sum(weight * x * x)), 1e-300))
     return a, max(slope, 0.0)
@@ -233,7 +235,7 @@ def error_map(data: Image, mask: Mask, light: Image | None = None, *, floor: flo
     light = smooth_light(data, mask) if light is None else np.maximum(np.nan_to_num(light), 0.0)
     a, b = fit_variance(pixel_differences(data, mask), light, mask, floor)
     # an image without noise (all pixels alike) still needs a positive error
-    a = max(a, np.finfo(np.float32).tiny)
+    a = max(a, float(np.finfo(np.float32).tiny))
     good = data[~mask & np.isfinite(data)]
     sky = float(np.percentile(good, 20.0)) if good.size else 0.0
     if sky > 0.0:

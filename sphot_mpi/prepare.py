@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
+from scipy import optimize, spatial
 
 from sphot_mpi.config import Config
 from sphot_mpi.errors import DegenerateCutoutError, InputError
@@ -16,6 +16,9 @@ Image = NDArray[np.float64]
 
 SMALLEST_HALF = 30.0
 """Least distance, px, from the fitted centre to the crop's edge: room for a sky and for the PSF's wings."""
+
+CLEAR_GALAXY = 3.0
+"""Height over the blocks' scatter times sigma over the block's side: above it a Gaussian is the galaxy."""
 
 FEWEST_BLOCKS = 12
 """Least number of block medians that carry the five parameters of a Gaussian."""
@@ -184,9 +187,10 @@ def _interval(centre: float, half: float, side: int) -> tuple[int, int]:
 
 
 def fit_gaussian_size(data: Image, sigma_guess: float) -> tuple[float, float, float]:
-    """Fit a round Gaussian on a flat sky to the galaxy, coarsely.
+    """Fit a round Gaussian on a sky plane to the galaxy, coarsely.
 
     Stars are removed by taking medians in blocks of half the guessed sigma, and what is left of them by a robust loss.
+    The fit starts at the image's centre, narrow and wide, and at the brightest of the smoothed blocks.
 
     Parameters
     ----------
@@ -201,29 +205,51 @@ def fit_gaussian_size(data: Image, sigma_guess: float) -> tuple[float, float, fl
         x, y and sigma, px. Where too few blocks hold data, the image's centre and the guess.
     """
     ny, nx = data.shape
-    start = np.array([(nx - 1) / 2, (ny - 1) / 2, sigma_guess])
+    middle = ((nx - 1) / 2, (ny - 1) / 2)
     block = max(2, round(sigma_guess / 2))
     x, y, value = block_medians(data, block)
     if value.size < FEWEST_BLOCKS:
-        return float(start[0]), float(start[1]), sigma_guess
+        return *middle, sigma_guess
     sky = float(np.percentile(value, 30.0))
-    spread = max(1.4826 * float(np.median(np.abs(value - np.median(value)))), 1e-6 * abs(sky), 1e-300)
-    near = np.hypot(x - start[0], y - start[1]) < 1.5 * sigma_guess
-    height = max(float(np.median(value[near])) - sky, spread) if near.any() else spread
-    largest = max(ny, nx) / 4
+    spread = 1.4826 * float(np.median(np.abs(value - np.median(value))))
     # in units of the spread, so that the loss treats only true outliers as such
-    low = np.array([0.0, 0.0, 0.0, block / 2, -np.inf])
-    high = np.array([np.inf, nx - 1.0, ny - 1.0, max(largest, block), np.inf])
-    first = np.clip(np.array([height / spread, *start[:2], sigma_guess, 0.0]), low + 1e-9, high - 1e-9)
+    scaled = (value - sky) / max(spread, 1e-6 * abs(sky), 1e-300)
+    # a galaxy wider than this fills the image, and its crop is the image
+    largest = max(min(ny, nx) / 6, 1.5 * block)
+    low = np.array([0.0, 0.0, 0.0, block / 2, -np.inf, -np.inf, -np.inf])
+    high = np.array([np.inf, nx - 1.0, ny - 1.0, largest, np.inf, np.inf, np.inf])
+    u, v = (x - middle[0]) / nx, (y - middle[1]) / ny
 
     def residual(p: Image) -> Image:
-        model = p[0] * np.exp(-0.5 * ((x - p[1]) ** 2 + (y - p[2]) ** 2) / p[3] ** 2) + p[4]
-        return np.asarray(model - (value - sky) / spread)
+        model = p[0] * np.exp(-0.5 * ((x - p[1]) ** 2 + (y - p[2]) ** 2) / p[3] ** 2) + p[4] + p[5] * u + p[6] * v
+        return np.asarray(model - scaled)
 
-    fit = optimize.least_squares(
-        residual, first, bounds=(low, high), loss="soft_l1", x_scale=np.array([height / spread, 1.0, 1.0, 1.0, 1.0])
-    )
-    return float(fit.x[1]), float(fit.x[2]), float(fit.x[3])
+    best, lowest = np.array([0.0, *middle, sigma_guess]), np.inf
+    peak = _brightest(x, y, scaled, sigma_guess)
+    # the galaxy is expected in the middle; a brighter clump elsewhere counts only if nothing is there
+    for (cx, cy), sigma in ((middle, sigma_guess), (middle, 3.0 * sigma_guess), (peak, sigma_guess)):
+        near = np.hypot(x - cx, y - cy) < 1.5 * sigma
+        height = max(float(np.median(scaled[near])), 1.0) if near.any() else 1.0
+        first = np.clip([height, cx, cy, sigma, 0.0, 0.0, 0.0], low + 1e-9, high - 1e-9)
+        fit = optimize.least_squares(
+            residual, first, bounds=(low, high), loss="soft_l1", x_scale=[height, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+        )
+        if fit.cost < lowest:
+            best, lowest = fit.x, fit.cost
+        significance = fit.x[0] * fit.x[3] / block
+        # a size at its bound is a star, or the slope of the sky
+        if significance > CLEAR_GALAXY and fit.x[0] > 1.0 and 0.6 * block < fit.x[3] < 0.99 * largest:
+            best = fit.x
+            break
+    return float(best[1]), float(best[2]), float(best[3])
+
+
+def _brightest(x: Image, y: Image, value: Image, radius: float) -> tuple[float, float]:
+    """Where the median over the blocks within `radius` px is highest."""
+    tree = spatial.cKDTree(np.column_stack([x, y]))
+    around = [float(np.median(value[near])) for near in tree.query_ball_point(tree.data, radius)]
+    top = int(np.argmax(around))
+    return float(x[top]), float(y[top])
 
 
 def block_medians(data: Image, block: int) -> tuple[Image, Image, Image]:
