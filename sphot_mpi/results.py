@@ -159,19 +159,32 @@ def add_images(path: Path, names: Sequence[str], items: Iterable[ImageItem]) -> 
         Names of `IMAGES` to write.
     items : iterable of ImageItem
         Rendered one after another, so that one galaxy at a time is in memory.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
     """
-    with h5py.File(partial_path(path), "r+") as file:
-        for item in items:
-            data = item.cutout.data
-            shown = {
-                "data": data,
-                "sersic_model": item.model.sersic,
-                "psf_model": item.model.sources,
-                "residual": item.model.residual(data),
-            }
-            ny, nx = data.shape
-            for name in names:
-                file[f"images/{item.cutout.filter}/{name}"][item.galaxy, :ny, :nx] = shown[name].astype(np.float32)
+    try:
+        with h5py.File(partial_path(path), "r+") as file:
+            _fill_stacks(file, names, items)
+    except OSError as error:
+        msg = f"{partial_path(path)}: this cannot be written ({error}); free space or choose another -o."
+        raise OutputError(msg) from error
+
+
+def _fill_stacks(file: h5py.File, names: Sequence[str], items: Iterable[ImageItem]) -> None:
+    for item in items:
+        data = item.cutout.data
+        shown = {
+            "data": data,
+            "sersic_model": item.model.sersic,
+            "psf_model": item.model.sources,
+            "residual": item.model.residual(data),
+        }
+        ny, nx = data.shape
+        for name in names:
+            file[f"images/{item.cutout.filter}/{name}"][item.galaxy, :ny, :nx] = shown[name].astype(np.float32)
 
 
 def finish(path: Path, record: CampaignRecord) -> None:

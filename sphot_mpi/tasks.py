@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.config import Config
 from sphot_mpi.errors import InputError, SphotError
@@ -21,7 +19,7 @@ from sphot_mpi.model_images import ModelImages, render_model
 from sphot_mpi.outcomes import Failure, Frame, Status, TaskOutcome, Timing
 from sphot_mpi.prepare import Crop, apply_crop, find_crop
 from sphot_mpi.psf import LibraryPSF
-from sphot_mpi.records import SOURCE_DTYPE, Cutout, FilterFit, KernelFit, SkyPlane
+from sphot_mpi.records import Cutout, FilterFit
 from sphot_mpi.schedule import Task, TaskKind
 
 #: PSF libraries that a worker keeps; more than one only where the catalogue names several.
@@ -151,8 +149,6 @@ class TaskRunner:
         cutout = self._read(galaxy, task.filter)
         stages.append("crop")
         cutout = apply_crop(cutout, shared.crop)
-        if cutout.mask.all():
-            return cutout, empty_fit(cutout)
         stages.append("psf")
         library = self._library(galaxy, task.filter, shared.config)
         stages.append("fit")
@@ -226,26 +222,6 @@ class TaskRunner:
             origin=frame.origin,
         )
         return cutout, render_model(outcome.fit, cutout, self._library(galaxy, name, galaxy.config(self._config)))
-
-
-def empty_fit(cutout: Cutout) -> FilterFit:
-    """Return the record of a filter without a usable pixel."""
-    return FilterFit(
-        galaxy=cutout.galaxy,
-        filter=cutout.filter,
-        components=(),
-        covariance=np.empty((0, 0)),
-        total_flux=np.nan,
-        total_flux_err=np.nan,
-        flux_in_cutout=np.nan,
-        sky=SkyPlane(level=np.nan, slope_x=np.nan, slope_y=np.nan),
-        sky_covariance=np.full((3, 3), np.nan),
-        sources=np.empty(0, SOURCE_DTYPE),
-        report=np.empty(0, bool),
-        kernel=KernelFit(values=(), errors=()),
-        masked_fraction=1.0,
-        flags=FitFlag.NO_DATA,
-    )
 
 
 def _peak_memory() -> float:

@@ -1,0 +1,241 @@
+"""Master and workers; the only importer of mpi4py.
+
+Rank 0 hands out assignments and takes back outcomes; pixels never pass through it.
+Waiting ranks sleep between looks instead of spinning on a core. Whatever is not
+expected, on any rank, ends the whole job at once, with rank and traceback.
+"""
+
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sphot_mpi.campaign import Assignment, Campaign, Conductor, MemoryStore, Progress, image_items, make_record
+from sphot_mpi.catalogue_rows import Galaxy
+from sphot_mpi.config import Config
+from sphot_mpi.errors import SphotError, UsageError
+from sphot_mpi.outcomes import TaskOutcome
+from sphot_mpi.results import CampaignRecord, add_images, create, finish
+from sphot_mpi.tasks import TaskRunner
+
+log = logging.getLogger(__name__)
+
+#: What launchers announce, the most specific first: number of processes, and this one's number.
+SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
+RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
+
+_TAG = 1
+_SHORTEST, _LONGEST = 1e-4, 1e-2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """To a worker: the configuration, and whether its fits will be asked for again as images."""
+
+    config: Config
+    keep: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteImages:
+    """To a worker: it is its turn to write the images of its fits."""
+
+    output: Path
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """To a worker: leave, with this exit status."""
+
+    status: int
+
+
+def announced_size(environ: Mapping[str, str] = os.environ) -> tuple[str, int] | None:
+    """Return the variable in which a launcher announced its number of processes, and the number."""
+    for name in SIZE_VARIABLES:
+        if environ.get(name, "").isdigit():
+            return name, int(environ[name])
+    return None
+
+
+def announced_rank(environ: Mapping[str, str] = os.environ) -> int:
+    """Return this process' number as the launcher announced it; 0 without a launcher."""
+    return next((int(environ[name]) for name in RANK_VARIABLES if environ.get(name, "").isdigit()), 0)
+
+
+class World:
+    """The ranks of this job.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Comm
+        Communicator of all ranks.
+    """
+
+    def __init__(self, comm: Any) -> None:
+        self._comm = comm
+        self.rank: int = comm.Get_rank()
+        self.size: int = comm.Get_size()
+
+    def send(self, message: object, rank: int) -> None:
+        """Send a small message."""
+        self._comm.send(message, dest=rank, tag=_TAG)
+
+    def receive(self) -> tuple[int, Any]:
+        """Wait for a message from any rank, asleep most of the time; return sender and message."""
+        from mpi4py import MPI
+
+        status = MPI.Status()
+        pause = _SHORTEST
+        while not self._comm.iprobe(source=MPI.ANY_SOURCE, tag=_TAG, status=status):
+            time.sleep(pause)
+            pause = min(2.0 * pause, _LONGEST)
+        sender = status.Get_source()
+        return sender, self._comm.recv(source=sender, tag=_TAG)
+
+    def abort(self, error: BaseException) -> NoReturn:
+        """Say what happened, and end all ranks."""
+        text = "".join(traceback.format_exception(error))
+        sys.stderr.write(f"sphot-mpi: unexpected error on rank {self.rank} of {self.size}; the job ends.\n{text}")
+        sys.stderr.flush()
+        self._comm.Abort(1)
+        sys.exit(1)
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Abort the job on whatever is not expected; without this the other ranks would wait for ever."""
+        try:
+            yield
+        except (SphotError, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - also an interrupt must end all ranks
+            self.abort(error)
+
+
+def connect() -> World | None:
+    """Join the other ranks, if a launcher started several.
+
+    Returns
+    -------
+    World or None
+        None: this process is alone, and MPI was not touched.
+
+    Raises
+    ------
+    UsageError
+        If the launcher announced another number of processes than MPI finds.
+    """
+    announced = announced_size()
+    if announced is None or announced[1] == 1:
+        return None
+    name, size = announced
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        msg = (
+            f"{name} announces {size} processes, but mpi4py cannot be loaded ({error}); install it with "
+            "pip install 'sphot-mpi[mpi]', or start one process."
+        )
+        raise UsageError(msg) from error
+    world = World(MPI.COMM_WORLD)
+    if world.size != size:
+        library = MPI.Get_library_version().split(",")[0].strip()
+        msg = (
+            f"{name} announces {size} processes, but MPI ({library}) finds {world.size}: launcher and MPI do not "
+            "match; start with the mpirun or srun --mpi=... of this MPI, or unset the variable."
+        )
+        raise UsageError(msg)
+    return world
+
+
+def lead(world: World, campaign: Campaign, progress: Progress) -> CampaignRecord:
+    """Run a campaign as rank 0, and write its results file.
+
+    Parameters
+    ----------
+    world : World
+        At least two ranks; the others are in `serve`.
+    campaign : Campaign
+        What is to be done.
+    progress : Progress
+        Told after every task.
+
+    Returns
+    -------
+    CampaignRecord
+        What was written. The workers still wait; `dismiss` them.
+    """
+    store = MemoryStore()
+    conductor = Conductor(campaign, store, progress)
+    workers = range(1, world.size)
+    for rank in workers:
+        world.send(Setup(config=campaign.config, keep=bool(campaign.images)), rank)
+    idle = list(reversed(workers))
+    while not conductor.finished:
+        while idle and (assignment := conductor.next_assignment()) is not None:
+            world.send(assignment, idle.pop())
+        rank, outcome = world.receive()
+        idle.append(rank)
+        conductor.take(outcome)
+    record = make_record(campaign, store, ranks=world.size)
+    create(campaign.output, record)
+    if campaign.images:
+        # one after another: without parallel HDF5 a file has one writer at a time
+        for rank in workers:
+            world.send(WriteImages(output=campaign.output, names=campaign.images), rank)
+            world.receive()
+    finish(campaign.output, record)
+    return record
+
+
+def dismiss(world: World, status: int) -> None:
+    """Let the workers leave `serve` with an exit status."""
+    for rank in range(1, world.size):
+        world.send(Stop(status=status), rank)
+
+
+def serve(world: World, make_runner: Callable[[Config, int], TaskRunner]) -> int:
+    """Work for rank 0 until it says stop.
+
+    Parameters
+    ----------
+    world : World
+        The ranks.
+    make_runner : callable
+        Makes the runner of tasks from configuration and rank.
+
+    Returns
+    -------
+    int
+        Exit status, the same on all ranks.
+    """
+    runner: TaskRunner | None = None
+    keep = False
+    kept: list[TaskOutcome] = []
+    galaxies: dict[int, Galaxy] = {}
+    while True:
+        _, message = world.receive()
+        match message:
+            case Stop():
+                return message.status
+            case Setup():
+                runner, keep = make_runner(message.config, world.rank), message.keep
+            case Assignment() if runner is not None:
+                outcome = runner.run(message.task, message.galaxy, message.base)
+                if keep:
+                    kept.append(outcome)
+                    galaxies[message.galaxy.index] = message.galaxy
+                world.send(outcome, 0)
+            case WriteImages() if runner is not None:
+                add_images(message.output, message.names, image_items(runner, kept, galaxies.values()))
+                world.send(message, 0)
+            case _:
+                msg = f"rank {world.rank} cannot make sense of {message!r}"
+                raise TypeError(msg)
