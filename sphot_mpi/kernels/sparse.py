@@ -9,6 +9,7 @@ source: column p of source i has the index ``c * i + p``.
 import numpy as np
 
 from sphot_mpi.kernels._jit import jit, jit_fast
+from sphot_mpi.kernels.dense import cholesky
 
 
 @jit
@@ -226,3 +227,53 @@ def gram_blocks(stamps, corner_y, corner_x, weight, residual):
                     data[start[s] * c * c + p * c * m + k * c + q] = block[p, q]
                     data[start[t] * c * c + q * c * mt + kt * c + p] = block[p, q]
     return data, indices, indptr, rhs
+
+
+@jit
+def marginal_variances(data, indices, indptr, strongest):
+    """Diagonal of the inverse of a normal matrix, from each unknown's strongest neighbours.
+
+    Parameters
+    ----------
+    data, indices, indptr : ndarray
+        Symmetric positive semidefinite matrix in compressed columns, indices ascending.
+    strongest : int
+        Unknowns that enter each local inverse besides its own, by their correlation.
+
+    Returns
+    -------
+    (n,) float64 ndarray
+        Variances; inf where the column is zero or the local block singular.
+    """
+    n = indptr.size - 1
+    diagonal = np.zeros(n)
+    for i in range(n):
+        for k in range(indptr[i], indptr[i + 1]):
+            if indices[k] == i:
+                diagonal[i] = data[k]
+    out = np.full(n, np.inf)
+    for i in range(n):
+        if diagonal[i] <= 0.0:
+            continue
+        near = indices[indptr[i] : indptr[i + 1]]
+        strength = np.zeros(near.size)
+        for k in range(near.size):
+            if near[k] != i and diagonal[near[k]] > 0.0:
+                strength[k] = data[indptr[i] + k] ** 2 / diagonal[near[k]]
+        order = np.argsort(-strength)[:strongest]
+        order = order[strength[order] > 0.0]
+        m = order.size + 1
+        block = np.zeros((m, m))
+        rows = np.empty(m, np.int64)
+        rows[: m - 1] = near[order]
+        rows[m - 1] = i  # last, so that its pivot alone is the inverse of its variance
+        for p in range(m):
+            start, stop = indptr[rows[p]], indptr[rows[p] + 1]
+            column = indices[start:stop]
+            for q in range(p + 1):
+                k = np.searchsorted(column, rows[q])
+                if k < column.size and column[k] == rows[q]:
+                    block[p, q] = data[start + k] / np.sqrt(diagonal[rows[p]] * diagonal[rows[q]])
+        if cholesky(block):
+            out[i] = 1.0 / (diagonal[i] * block[m - 1, m - 1] ** 2)
+    return out
