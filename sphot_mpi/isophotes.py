@@ -136,7 +136,7 @@ def moments(data: Image, block: int = 5) -> SersicParams | None:
     mx, my = float((weight * dx).sum()) / total, float((weight * dy).sum()) / total
     xx, xy, yy = (float((weight * u * v).sum()) / total for u, v in ((dx, dx), (dx, dy), (dy, dy)))
     measured = _bounded(np.array([[xx - mx**2, xy - mx * my], [xy - mx * my, yy - my**2]]), 1.0, 0.95 * size)
-    source = np.linalg.inv(np.linalg.inv(measured) - np.eye(2) / size**2)
+    source: Image = np.asarray(np.linalg.inv(np.linalg.inv(measured) - np.eye(2) / size**2), dtype=np.float64)
     values, vectors = np.linalg.eigh(_bounded(source, 1.0, max(data.shape) / 4))
     major, minor = np.sqrt(values[1]), np.sqrt(values[0])
     # half of a Gaussian's light lies within 1.177 sigma

@@ -201,7 +201,7 @@ def _box_sum(array: Image, side: int) -> Image:
     """Sum over a centred box of odd side, nothing beyond the image."""
     padded = np.pad(array, ((side // 2 + 1, side // 2), (side // 2 + 1, side // 2)))
     total = padded.cumsum(axis=0).cumsum(axis=1)
-    return total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
+    return np.asarray(total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side])
 
 
 def error_map(data: Image, mask: Mask, light: Image | None = None, *, floor: float | None = None) -> Image:

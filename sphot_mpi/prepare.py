@@ -268,10 +268,10 @@ def block_medians(data: Image, block: int) -> tuple[Image, Image, Image]:
         Centres of the blocks, px, and their medians.
     """
     rows, columns = data.shape[0] // block, data.shape[1] // block
-    blocks = data[: rows * block, : columns * block].reshape(rows, block, columns, block)
-    blocks = blocks.transpose(0, 2, 1, 3).reshape(rows, columns, block * block)
+    split = data[: rows * block, : columns * block].reshape(rows, block, columns, block)
+    blocks = split.transpose(0, 2, 1, 3).reshape(rows, columns, block * block)
     row, column = np.nonzero(2 * np.isfinite(blocks).sum(axis=2) >= block * block)
     if row.size == 0:
         return np.empty(0), np.empty(0), np.empty(0)
-    centre = (block - 1) / 2
-    return column * block + centre, row * block + centre, np.nanmedian(blocks[row, column], axis=1)
+    x, y = (np.asarray(index * block + (block - 1) / 2, dtype=np.float64) for index in (column, row))
+    return x, y, np.asarray(np.nanmedian(blocks[row, column], axis=1))
