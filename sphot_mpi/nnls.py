@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.sparse.linalg import splu
+from scipy.sparse.linalg import SuperLU, splu
 
 from sphot_mpi.kernels.nnls import descend
 
@@ -29,6 +29,9 @@ PATIENCE = 3
 
 #: Sweeps of coordinate descent that choose the first free set.
 WARM_SWEEPS = 15
+
+#: Corrections that take the proximal term out of a signed solution.
+REFINEMENTS = 4
 
 #: Relative KKT violation that descent alone may end with.
 PIVOT_ANYWAY = 1e-14
@@ -89,6 +92,48 @@ def solve_nnls(
     the sources. For singular matrices (two sources at one place) each subproblem carries the
     proximal term ``eps/2 |x - x_old|^2`` that vanishes as `x` settles.
     """
+    scaled, b, norm, used = _scaled(gram, rhs)
+    x = np.zeros(rhs.size)
+    if not (b > 0.0).any():
+        return NNLSResult(x=x, kkt=0.0, iterations=0, converged=True)
+    z, kkt, iterations = _solve_scaled(scaled, b, tolerance, max_iterations)
+    x[used] = z / norm
+    return NNLSResult(x=x, kkt=kkt, iterations=iterations, converged=bool(kkt <= tolerance))
+
+
+def solve_signed(gram: sparse.csc_array | Vector, rhs: Vector) -> Vector:
+    """Solve ``G x = b`` for unknowns of either sign.
+
+    Parameters
+    ----------
+    gram, rhs
+        As for `solve_nnls`.
+
+    Returns
+    -------
+    (n,) float64 ndarray
+        Solution; where `gram` is singular, the one nearest to 0 in scaled units. Unknowns
+        whose column is zero are 0.
+
+    Raises
+    ------
+    ValueError
+        As `solve_nnls`.
+    """
+    scaled, b, norm, used = _scaled(gram, rhs)
+    x = np.zeros(rhs.size)
+    if used.size == 0:
+        return x
+    factor = _factorise(_shifted(scaled))
+    z = np.zeros(b.size)
+    for _ in range(REFINEMENTS):
+        z += factor.solve(b - scaled @ z)
+    x[used] = z / norm
+    return x
+
+
+def _scaled(gram: sparse.csc_array | Vector, rhs: Vector) -> tuple[sparse.csc_array, Vector, Vector, NDArray[np.intp]]:
+    """Checked normal equations of the nonzero columns at unit norm; with norms and indices."""
     matrix = sparse.csc_array(gram)
     if matrix.shape != (rhs.size, rhs.size):
         msg = f"a Gram matrix of shape {matrix.shape} does not fit a right-hand side of {rhs.size} elements"
@@ -98,17 +143,16 @@ def solve_nnls(
         raise ValueError(msg)
     diagonal = matrix.diagonal()
     used = np.flatnonzero(diagonal > 0.0)
-    x = np.zeros(rhs.size)
-    if used.size == 0 or not (rhs[used] > 0.0).any():
-        return NNLSResult(x=x, kkt=0.0, iterations=0, converged=True)
     norm = np.sqrt(diagonal[used])
     inverse = sparse.diags_array(1.0 / norm, format="csc")
     scaled = sparse.csc_array(inverse @ matrix[:, used][used, :] @ inverse)
     scaled.sort_indices()
-    b = rhs[used] / norm
-    z, kkt, iterations = _solve_scaled(scaled, b, tolerance, max_iterations)
-    x[used] = z / norm
-    return NNLSResult(x=x, kkt=kkt, iterations=iterations, converged=bool(kkt <= tolerance))
+    return scaled, rhs[used] / norm, norm, used
+
+
+def _shifted(gram: sparse.csc_array) -> sparse.csc_array:
+    """Add the proximal term to a matrix of unit diagonal."""
+    return sparse.csc_array(gram + PROXIMAL * sparse.eye_array(gram.shape[0], format="csc"))
 
 
 def _solve_scaled(
@@ -119,7 +163,7 @@ def _solve_scaled(
     gradient = -b
     scale = float(np.abs(b).max())
     descend(gram.data, gram.indices, gram.indptr, x, gradient, WARM_SWEEPS, 1e-3 * tolerance * scale)
-    shifted = sparse.csc_array(gram + PROXIMAL * sparse.eye_array(b.size, format="csc"))
+    shifted = _shifted(gram)
     kkt, iterations = kkt_violation(x, gram @ x - b) / scale, 0
     while kkt > PIVOT_ANYWAY and iterations < max_iterations:
         new, rounds = _block_pivoting(shifted, b + PROXIMAL * x, x > 0.0, max_iterations - iterations)
@@ -179,7 +223,12 @@ def _block_pivoting(gram: sparse.csc_array, b: Vector, free: NDArray[np.bool_], 
 def _solve_free(gram: sparse.csc_array, b: Vector, index: NDArray[np.intp]) -> Vector:
     """Solve the free block, with one step of iterative refinement."""
     block = gram if index.size == b.size else sparse.csc_array(gram[:, index][index, :])
-    factor = splu(block, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+    factor = _factorise(block)
     x = factor.solve(b[index])
     refined: Vector = x + factor.solve(b[index] - block @ x)
     return refined
+
+
+def _factorise(matrix: sparse.csc_array) -> SuperLU:
+    """Sparse factors of a symmetric positive definite matrix."""
+    return splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})

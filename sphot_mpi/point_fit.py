@@ -217,7 +217,9 @@ def fit_points(
     for k, name in enumerate(("flux", "x", "y")):
         sources[f"{name}_fit"], sources[f"{name}_err"] = fit.parameters[:, k], fit.errors[:, k]
     _fill_quality(sources, fit.metrics)
-    sources["flags"] = data_flags(sources, weight, settings.fit_shape) | _fit_flags(sources, fit.converged, settings)
+    sources["flags"] = data_flags(sources, pixels, image.shape, settings.fit_shape) | _fit_flags(
+        sources, fit.converged, settings
+    )
     return sources
 
 
@@ -299,18 +301,18 @@ def measure_quality(sources: Sources, residual: Image, weight: Image, fit_shape:
     """
     out = sources.copy()
     x, y = _columns(out["x_fit"], out["y_fit"])
-    out["n_pixels_fit"] = np.maximum(window_pixels(weight, x, y, *fit_shape), 0)
+    pixels = window_pixels(weight, x, y, fit_shape[0], fit_shape[1])
+    out["n_pixels_fit"] = np.maximum(pixels, 0)
     metrics: Image = window_metrics(residual, weight, x, y, fit_shape[0], fit_shape[1])
     _fill_quality(out, metrics)
     kept = ~np.int64(sum(DATA_FLAGS))
-    out["flags"] = (out["flags"] & kept) | data_flags(out, weight, fit_shape)
+    out["flags"] = (out["flags"] & kept) | data_flags(out, pixels, weight.shape, fit_shape)
     return out
 
 
-def data_flags(sources: Sources, weight: Image, fit_shape: tuple[int, int]) -> Labels:
-    """Flags of photutils that follow from the table and the weights alone."""
-    pixels = window_pixels(weight, *_columns(sources["x_init"], sources["y_init"]), *fit_shape)
-    ny, nx = weight.shape
+def data_flags(sources: Sources, pixels: Labels, shape: tuple[int, ...], fit_shape: tuple[int, int]) -> Labels:
+    """Flags of photutils that follow from the table and the usable pixels alone (-1: off the image)."""
+    ny, nx = shape
     x, y, flux = sources["x_fit"], sources["y_fit"], sources["flux_fit"]
     conditions = {
         SourceFlag.PARTIAL: pixels < fit_shape[0] * fit_shape[1],
