@@ -14,7 +14,7 @@ FORMAT = "sphot-mpi"
 FORMAT_VERSION = "1.0"
 
 #: Stand for the unit of the data, of a flux and of a slope, until the unit of a campaign is known.
-DATA, FLUX, SLOPE = "<data>", "<data> pix", "<data> / pix"
+DATA, FLUX, SLOPE = "<data>", "(<data>) pix", "(<data>) / pix"
 
 #: Images that ``--images`` may store, with what they show.
 IMAGES = {
@@ -55,12 +55,12 @@ GALAXIES = (
     Column("host", "S", "", "machine of the base fit"),
     Column("rank", "i4", "", "MPI rank of the base fit"),
     Column("seconds", "f8", "s", "process time of all its fits"),
-    Column("crop_x", "i8", "pix", "first column of the cutout in the full image, from 0"),
-    Column("crop_y", "i8", "pix", "first row of the cutout in the full image, from 0"),
-    Column("crop_nx", "i8", "pix", "columns of the cutout"),
-    Column("crop_ny", "i8", "pix", "rows of the cutout"),
-    Column("full_nx", "i8", "pix", "columns of the full image"),
-    Column("full_ny", "i8", "pix", "rows of the full image"),
+    Column("crop_x", "i8", "", "first column of the cutout in the full image, from 0"),
+    Column("crop_y", "i8", "", "first row of the cutout in the full image, from 0"),
+    Column("crop_nx", "i8", "", "columns of the cutout"),
+    Column("crop_ny", "i8", "", "rows of the cutout"),
+    Column("full_nx", "i8", "", "columns of the full image"),
+    Column("full_ny", "i8", "", "rows of the full image"),
     Column("ra", "f8", "deg", "right ascension (ICRS) of the fitted centre, or the catalogue's where there is no WCS"),
     Column("dec", "f8", "deg", "declination (ICRS), likewise"),
 )

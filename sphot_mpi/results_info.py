@@ -1,0 +1,73 @@
+"""Show a results file on the terminal."""
+
+from collections import Counter
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Group
+from rich.table import Table
+
+from sphot_mpi.flags import FitFlag
+from sphot_mpi.results_reader import TABLES, ResultsReader
+
+_ATTRIBUTES = ("creator_version", "git_commit", "created", "command_line", "catalogue", "ranks")
+
+
+def describe_file(reader: ResultsReader) -> Group:
+    """Return what is in the file: where it comes from, its tables, how the galaxies fared."""
+    origin = Table(title=str(reader.path), show_header=False)
+    for name in _ATTRIBUTES:
+        origin.add_row(name, str(reader.file.attrs.get(name, "")))
+    content = Table("table", "rows", "holds")
+    for name in TABLES:
+        content.add_row(f"/{name}", str(reader.file[name].shape[0]), str(reader.file[name].attrs["description"]))
+    for name, group in reader.file.get("images", {}).items():
+        content.add_row(f"/images/{name}", str(len(next(iter(group.values())))), ", ".join(group))
+    galaxies = reader.array("galaxies")
+    status = ", ".join(f"{n} {s.decode()}" for s, n in sorted(Counter(galaxies["status"]).items()))
+    parts: list[Table | str] = [origin, content, f"galaxies: {status}"]
+    failures = reader.array("failures")
+    if failures.size:
+        reasons = Table("failures", "error", "first message")
+        for error, count in Counter(failures["error"]).most_common():
+            first = failures["message"][failures["error"] == error][0]
+            reasons.add_row(str(count), error.decode(), first.decode())
+        parts.append(reasons)
+    return Group(*parts)
+
+
+def describe_galaxy(reader: ResultsReader, name: str) -> Group:
+    """Return one galaxy's numbers."""
+    galaxy = reader.array("galaxies")[reader.row(name)]
+    sersic = reader.array("sersic")
+    rows = sersic[sersic["name"] == name.encode()]
+    title = f"{name}: {galaxy['status'].decode()}, {float(galaxy['seconds']):.1f} s"
+    table = Table(
+        "filter", "mag AB", "r_eff px", "n", "ellip", "theta", "x_0", "y_0", "sky", "chi2", "stars", "FWHM", "flags",
+        title=title,
+    )  # fmt: skip
+    for row in rows:
+        table.add_row(
+            row["filter"].decode(),
+            *(_with_error(row, key, digits) for key, digits in _SHOWN),
+            f"{row['chi2_reduced']:.3f}",
+            str(row["n_sources"]),
+            f"{row['fwhm']:.2f}",
+            _flag_names(int(row["flags"])),
+        )
+    parts: list[Table | str] = [table]
+    failures = reader.array("failures")
+    for row in failures[failures["name"] == name.encode()]:
+        parts.append(f"{row['filter'].decode()} failed: {row['message'].decode()}")
+    return Group(*parts)
+
+
+_SHOWN = (("mag", 3), ("r_eff", 2), ("n", 2), ("ellip", 3), ("theta", 3), ("x_0", 2), ("y_0", 2), ("sky", 4))
+
+
+def _with_error(row: NDArray[np.void], key: str, digits: int) -> str:
+    return f"{row[key]:.{digits}f} ± {row[f'{key}_err']:.{digits}f}"
+
+
+def _flag_names(flags: int) -> str:
+    return " ".join(flag.name or "" for flag in FitFlag if flags & flag) or "-"
