@@ -1,0 +1,391 @@
+"""Fits of one or two Sersic components and a sky plane to an image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from sphot_mpi.errors import FitError
+from sphot_mpi.records import SersicParams, SkyPlane
+from sphot_mpi.sersic import SersicRenderer, from_vector, params_jacobian, total_flux
+from sphot_mpi.sersic_lm import levenberg_marquardt
+from sphot_mpi.sersic_problem import Evaluation, SersicBounds, SersicProblem, join_theta, split_theta
+from sphot_mpi.sersic_scale import ScaleProblem, scale_covariance, shifted_scale, simplex_scale
+from sphot_mpi.sersic_search import METHODS, search
+
+__all__ = ["SersicBounds", "SersicFit", "fit_scale", "fit_sersic", "guess_sersic"]
+
+Array = NDArray[np.float64]
+
+#: Reduced chi2 above which, and S/N below which, a fit is started again.
+_POOR_CHI2, _POOR_SNR = 2.0, 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SersicFit:
+    """Result of a Sersic fit.
+
+    Parameters
+    ----------
+    components : tuple of SersicParams
+        One, or disk and bulge: the first has the larger r_eff.
+    covariance : (7 k, 7 k) float64 ndarray
+        In the order of `SERSIC_PARAMETERS`, component after component, marginal over the sky; NaN where pinned.
+    total_flux, total_flux_err : float
+        Of all components, to infinity, data unit * px.
+    sky : SkyPlane
+        Fitted sky; zero where it was not fitted.
+    sky_covariance : (3, 3) float64 ndarray
+        Of level, slope_x, slope_y; NaN where not fitted.
+    chi2 : float
+        Over the usable pixels.
+    n_pix : int
+        Usable pixels.
+    converged : bool
+        Whether the method stopped by itself.
+    n_evaluations : int
+        Model evaluations of all starts, Jacobians counted as one.
+    at_bound : bool
+        A parameter lies within 1 % of its bound.
+    method : str
+        That was asked for.
+    """
+
+    components: tuple[SersicParams, ...]
+    covariance: Array
+    total_flux: float
+    total_flux_err: float
+    sky: SkyPlane
+    sky_covariance: Array
+    chi2: float
+    n_pix: int
+    converged: bool
+    n_evaluations: int
+    at_bound: bool
+    method: str
+
+
+def guess_sersic(data: Array, weight: Array) -> SersicParams:
+    """Return a round start from the brightest smooth peak and the curve of growth about it.
+
+    Parameters
+    ----------
+    data, weight : (ny, nx) float64 ndarray
+        Image and 1 / variance; 0 = do not use.
+
+    Returns
+    -------
+    SersicParams
+        With n = 1.5.
+
+    Raises
+    ------
+    FitError
+        If nothing rises above the median of the image.
+    """
+    usable = (weight > 0.0) & np.isfinite(data)
+    sky = float(np.median(data[usable])) if usable.any() else 0.0
+    light = np.where(usable, data - sky, 0.0)
+    width = max(2.0, 0.02 * max(data.shape))
+    cover = ndimage.gaussian_filter(usable.astype(float), width, mode="constant")
+    smooth = np.where(cover > 0.1, ndimage.gaussian_filter(light, width, mode="constant") / np.maximum(cover, 0.1), 0.0)
+    y_0, x_0 = np.unravel_index(int(np.argmax(smooth)), data.shape)
+    if smooth[y_0, x_0] <= 0.0:
+        msg = "no light rises above the median of the image, so there is no galaxy to fit"
+        raise FitError(msg)
+    y, x = np.indices(data.shape)
+    ring = np.hypot(x - x_0, y - y_0).astype(np.int64)
+    count = np.bincount(ring[usable])
+    mean = np.bincount(ring[usable], light[usable]) / np.maximum(count, 1)
+    # up to the first ring of no light
+    end = int(np.argmax(mean <= 0.0)) if (mean <= 0.0).any() else mean.size
+    growth = np.cumsum((mean * (2.0 * np.arange(mean.size) + 1.0) * np.pi)[: max(end, 2)])
+    r_eff = float(np.clip(np.searchsorted(growth, 0.5 * growth[-1]), 1.0, 0.25 * max(data.shape)))
+    vector = np.array([x_0, y_0, np.log(r_eff), np.log(1.5), 0.0, 0.0])
+    return from_vector(vector, max(float(growth[-1]), float(smooth[y_0, x_0])))
+
+
+def fit_sersic(
+    data: Array,
+    weight: Array,
+    renderer: SersicRenderer,
+    *,
+    start: SersicParams | Sequence[SersicParams] | None = None,
+    method: str = "lm",
+    n_components: int = 1,
+    fit_sky: bool = True,
+    bounds: SersicBounds | None = None,
+    seed: int = 0,
+    max_evaluations: int | None = None,
+    n_starts: int = 1,
+    retry: bool = True,
+) -> SersicFit:
+    """Fit one or two Sersic components (one centre) and a sky plane.
+
+    Parameters
+    ----------
+    data, weight : (ny, nx) float64 ndarray
+        Image, and 1 / variance; 0 = do not use.
+    renderer : SersicRenderer
+        Of the same shape, with the working PSF.
+    start : SersicParams or sequence of them, optional
+        First guess; default: `guess_sersic`. One of two components is split.
+    method : {"lm", "iterative_NM", "dual_annealing", "BFGS", "lbfgsb_polish"}
+        "lm": variable projection with Levenberg-Marquardt. The others search in amplitude, r_eff, n, centre,
+        ellip and theta from the start, see `sphot_mpi.sersic_search`.
+    n_components : {1, 2}
+        Components.
+    fit_sky : bool
+        Whether a sky plane is fitted too.
+    bounds : SersicBounds, optional
+        Ranges.
+    seed : int
+        Of the annealing and of starts beyond the third.
+    max_evaluations : int, optional
+        Most evaluations a start; default: 60 ("lm"), or the method's own.
+    n_starts : int
+        Starts of "lm" that are always made.
+    retry : bool
+        "lm": start again at n = 1 and 4 where the outcome looks poor (reduced chi2 above 2, a bound touched, S/N
+        below 30, not converged).
+
+    Returns
+    -------
+    SersicFit
+        The lowest chi2 found.
+
+    Raises
+    ------
+    FitError
+        If too few pixels are usable or no galaxy of positive flux fits.
+    """
+    bounds = SersicBounds() if bounds is None else bounds
+    problem = SersicProblem(data, weight, renderer, fit_sky=fit_sky)
+    theta = _start(data, weight, start, n_components)
+    if method == "lm":
+        best, converged, count = _several_starts(
+            problem, theta, bounds, max_evaluations or 60, np.random.default_rng(seed), n_starts, retry
+        )
+    elif method in METHODS:
+        first = problem.evaluate(bounds.project(theta, problem.shape))
+        if not np.isfinite(first.chi2):
+            first = problem.evaluate(join_theta(_split(guess_sersic(data, weight), n_components)))
+        best, converged, count = search(problem, _positive(first), bounds, method, max_evaluations, seed)
+    else:
+        msg = f"unknown method {method!r}; choose lm, {', '.join(METHODS)}"
+        raise ValueError(msg)
+    return _result(problem, _positive(best), bounds, converged, count, method)
+
+
+def fit_scale(
+    data: Array,
+    weight: Array,
+    renderer: SersicRenderer,
+    components: Sequence[SersicParams],
+    *,
+    fit_sky: bool = True,
+    free_shift: bool = False,
+    method: str = "lm",
+) -> SersicFit:
+    """Fit the brightness of a galaxy of known shape, a sky plane and, if wanted, a common shift.
+
+    Parameters
+    ----------
+    data, weight : (ny, nx) float64 ndarray
+        Image, and 1 / variance; 0 = do not use.
+    renderer : SersicRenderer
+        Of the same shape, with the working PSF.
+    components : sequence of SersicParams
+        The galaxy of another filter, in this image's pixel frame.
+    fit_sky : bool
+        Whether a sky plane is fitted too.
+    free_shift : bool
+        "lm": whether the centre may move, where the galaxy's S/N exceeds 5.
+    method : {"lm", "iterative_NM"}
+        Linear least squares, in which a galaxy that is not there may come out negative; or the seed's simplex on a
+        scale between 0 and 10.
+
+    Returns
+    -------
+    SersicFit
+        The components scaled; their covariance is NaN but for amplitude (and centre, if it moved).
+
+    Raises
+    ------
+    FitError
+        If too few pixels are usable, or the galaxy has no light on them.
+    """
+    problem = ScaleProblem(data, weight, renderer, fit_sky=fit_sky)
+    shift = np.zeros(2)
+    if method == "iterative_NM":
+        coefficients, normal, converged, count = simplex_scale(problem, components)
+    elif method == "lm" and free_shift:
+        coefficients, shift, normal, converged, count = shifted_scale(problem, components)
+    elif method == "lm":
+        coefficients, normal, _ = problem.solve(problem.columns(components, shift, slopes=False))
+        converged, count = True, 1
+    else:
+        msg = f"unknown method {method!r} of a scale fit; choose lm or iterative_NM"
+        raise ValueError(msg)
+    if not normal[0, 0] > 0.0:
+        msg = "the galaxy has no light on the usable pixels, so its brightness cannot be fitted"
+        raise FitError(msg)
+    moved = normal.shape[0] > coefficients.size
+    inverse = _inverse(normal)
+    scale = float(coefficients[0])
+    columns = problem.columns(components, shift, slopes=False)
+    flux = sum(total_flux(p) for p in components)
+    sky, sky_covariance = _sky(problem, coefficients[1:], inverse[-3:, -3:])
+    return SersicFit(
+        components=tuple(
+            replace(p, amplitude=scale * p.amplitude, x_0=p.x_0 + float(shift[0]), y_0=p.y_0 + float(shift[1]))
+            for p in components
+        ),
+        covariance=scale_covariance(components, inverse, moved),
+        total_flux=scale * flux,
+        total_flux_err=float(np.sqrt(inverse[0, 0])) * abs(flux),
+        sky=sky,
+        sky_covariance=sky_covariance,
+        chi2=problem.chi2_at(columns, coefficients),
+        n_pix=problem.n_pix,
+        converged=converged,
+        n_evaluations=count,
+        at_bound=method == "iterative_NM" and not 0.01 < scale < 9.9,
+        method=method,
+    )
+
+
+def _positive(evaluation: Evaluation) -> Evaluation:
+    """Return `evaluation` if its fluxes are positive."""
+    if not np.isfinite(evaluation.chi2):
+        msg = "no galaxy of positive flux fits the image"
+        raise FitError(msg)
+    return evaluation
+
+
+def _start(data: Array, weight: Array, start: SersicParams | Sequence[SersicParams] | None, n_components: int) -> Array:
+    """Return the non-linear parameters to start from."""
+    if start is None:
+        start = guess_sersic(data, weight)
+    components = [start] if isinstance(start, SersicParams) else list(start)
+    if len(components) == 1:
+        components = _split(components[0], n_components)
+    if len(components) != n_components:
+        msg = f"{len(components)} starting components were given for {n_components}"
+        raise ValueError(msg)
+    return join_theta(components)
+
+
+def _split(component: SersicParams, n_components: int) -> list[SersicParams]:
+    """Return the component, or a disk and a bulge made of it."""
+    if n_components == 1:
+        return [component]
+    disk = replace(component, r_eff=1.3 * component.r_eff, n=1.0)
+    return [disk, replace(component, r_eff=0.35 * component.r_eff, n=2.0, ellip=0.5 * component.ellip)]
+
+
+def _several_starts(
+    problem: SersicProblem,
+    theta: Array,
+    bounds: SersicBounds,
+    max_evaluations: int,
+    rng: np.random.Generator,
+    n_starts: int,
+    retry: bool,
+) -> tuple[Evaluation, bool, int]:
+    """Run Levenberg-Marquardt from `theta` and, where wanted or needed, from others; keep the lowest chi2."""
+    best, converged, count = levenberg_marquardt(problem, theta, bounds, max_evaluations=max_evaluations)
+    poor = retry and (not converged or _looks_poor(problem, best, bounds))
+    for trial in _more_starts(theta, n_starts - 1, 2 if poor else 0, rng):
+        other, other_converged, evaluations = levenberg_marquardt(
+            problem, trial, bounds, max_evaluations=max_evaluations
+        )
+        count += evaluations
+        if other.chi2 < best.chi2:
+            best, converged = other, other_converged
+    return best, converged, count
+
+
+def _looks_poor(problem: SersicProblem, best: Evaluation, bounds: SersicBounds) -> bool:
+    """Whether another start may do better."""
+    if not np.isfinite(best.chi2) or best.chi2 > _POOR_CHI2 * problem.n_pix:
+        return True
+    vectors = split_theta(best.theta)
+    components = [from_vector(v, f) for v, f in zip(vectors, best.linear, strict=False)]
+    variance = _inverse(best.normal)[: len(vectors), : len(vectors)].sum()
+    snr = best.linear[: len(vectors)].sum() / np.sqrt(max(variance, 1e-300))
+    return bool(snr < _POOR_SNR) or bounds.touched(components, problem.shape)
+
+
+def _more_starts(theta: Array, wanted: int, retries: int, rng: np.random.Generator) -> list[Array]:
+    """Further starts: n = 1, n = 4, then random radii and indices."""
+    starts = []
+    for k in range(max(wanted, retries)):
+        trial = theta.copy()
+        for c in range(2, theta.size, 4):
+            trial[c + 2 : c + 4] *= 0.5
+            if k < 2:
+                # a bulge above a disk: the first component keeps the lower index
+                trial[c + 1] = np.log((1.0, 4.0)[k] * (1.0 if c == 2 else (2.0, 0.5)[k]))
+                trial[c] += (0.0, 0.3)[k]
+            else:
+                trial[c] += rng.normal(0.0, 0.7)
+                trial[c + 1] = np.log(rng.uniform(0.6, 5.0))
+        starts.append(trial)
+    return starts
+
+
+def _inverse(normal: Array) -> Array:
+    """Inverse of a normal matrix, scaled to a unit diagonal first; columns without light are left out as NaN."""
+    diagonal = np.diag(normal)
+    used = diagonal > 0.0
+    scale = 1.0 / np.sqrt(diagonal[used])
+    inner = np.linalg.pinv(normal[np.ix_(used, used)] * scale * scale[:, None], rcond=1e-14, hermitian=True)
+    inverse = np.full(normal.shape, np.nan)
+    inverse[np.ix_(used, used)] = inner * scale * scale[:, None]
+    return inverse
+
+
+def _result(
+    problem: SersicProblem, best: Evaluation, bounds: SersicBounds, converged: bool, count: int, method: str
+) -> SersicFit:
+    """Turn the lowest point into parameters with their covariance."""
+    vectors = split_theta(best.theta)
+    k, linear = len(vectors), best.linear.size
+    flux = best.linear[:k]
+    order = sorted(range(k), key=lambda c: -from_vector(vectors[c], 1.0).r_eff)
+    inverse = _inverse(best.normal)
+    turn = np.zeros((7 * k, best.normal.shape[0]))
+    for row, c in enumerate(order):
+        jacobian = params_jacobian(vectors[c], float(flux[c]))
+        columns = [c, linear, linear + 1, *range(linear + 2 + 4 * c, linear + 6 + 4 * c)]
+        turn[7 * row : 7 * row + 7, columns] = jacobian
+    components = tuple(from_vector(vectors[c], float(flux[c])) for c in order)
+    sky, sky_covariance = _sky(problem, best.linear[k:], inverse[k:linear, k:linear])
+    return SersicFit(
+        components=components,
+        covariance=turn @ inverse @ turn.T,
+        total_flux=float(flux.sum()),
+        total_flux_err=float(np.sqrt(inverse[:k, :k].sum())),
+        sky=sky,
+        sky_covariance=sky_covariance,
+        chi2=best.chi2,
+        n_pix=problem.n_pix,
+        converged=converged,
+        n_evaluations=count,
+        at_bound=bounds.touched(components, problem.shape),
+        method=method,
+    )
+
+
+def _sky(problem: SersicProblem, plane: Array, covariance: Array) -> tuple[SkyPlane, Array]:
+    """Return the sky in px units with its covariance."""
+    if not plane.size:
+        return SkyPlane(), np.full((3, 3), np.nan)
+    unit = np.array([1.0, 1.0 / problem.reach, 1.0 / problem.reach])
+    level, slope_x, slope_y = (float(v) for v in plane * unit)
+    x_ref, y_ref = problem.reference
+    sky = SkyPlane(level=level, slope_x=slope_x, slope_y=slope_y, x_ref=x_ref, y_ref=y_ref)
+    return sky, covariance * unit * unit[:, None]
