@@ -36,7 +36,7 @@ class JointFluxes:
         Total fluxes with marginal 1-sigma errors; the error is inf where no pixel tells.
     x, y, x_err, y_err : (n,) float64 ndarray
         Positions, px; errors NaN where pinned.
-    converged : bool
+    converged : (n,) bool ndarray
         Whether the solver reached its tolerance.
     """
 
@@ -46,7 +46,7 @@ class JointFluxes:
     y: Vector
     x_err: Vector
     y_err: Vector
-    converged: bool
+    converged: NDArray[np.bool_]
 
 
 def star_stamps(psf: PSF, x: Vector, y: Vector, radius: int) -> tuple[Image, NDArray[np.int64], NDArray[np.int64]]:
@@ -107,7 +107,9 @@ def solve_pinned(
         flux, converged = result.x, result.converged
     error = np.sqrt(marginal_variances(data, indices, indptr, NEIGHBOURS))
     unknown = np.full(x.size, np.nan)
-    return JointFluxes(flux=flux, flux_err=error, x=x, y=y, x_err=unknown, y_err=unknown, converged=converged)
+    return JointFluxes(
+        flux=flux, flux_err=error, x=x, y=y, x_err=unknown, y_err=unknown, converged=np.full(x.size, converged)
+    )
 
 
 def solve_joint(
@@ -135,13 +137,13 @@ def solve_joint(
     Returns
     -------
     JointFluxes
-        As found; `converged` is False where the last round still moved a flux.
+        As found; `converged` is False where the last round still changed a flux.
     """
     flux, start = flux.copy(), np.column_stack((x, y))
     place, n = start.copy(), x.size
     width = 3 if xy_bound > 0.0 else 1
     errors = np.full((n, width), np.inf)
-    converged = False
+    converged = np.zeros(n, dtype=bool)
     for _ in range(JOINT_ROUNDS):
         stamps, corner_y, corner_x = _windows(psf, place, fit_shape)
         scale = np.ones((n, 3))
@@ -159,9 +161,8 @@ def solve_joint(
         flux += step[:, 0]
         if width == 3:
             place = np.clip(place + np.clip(step[:, 1:], -0.5, 0.5), start - xy_bound, start + xy_bound)
-        known = np.isfinite(errors[:, 0])
-        if np.abs(step[known, 0] / errors[known, 0]).max(initial=0.0) < JOINT_TOLERANCE:
-            converged = True
+        converged = ~(np.abs(step[:, 0]) > JOINT_TOLERANCE * errors[:, 0])
+        if converged.all():
             break
     unknown = np.full(n, np.nan)
     return JointFluxes(

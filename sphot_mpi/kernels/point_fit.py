@@ -267,9 +267,9 @@ def group_covariance(covariance, columns, flux, target, weight, count, pinned):
         cholesky_solve(matrix, inverse[p])
     free = np.flatnonzero(~held)
     result = inverse @ noise @ inverse
-    for p in free:
-        for q in free:
-            covariance[p, q] = result[p, q]
+    for i in free:
+        for j in free:
+            covariance[i, j] = result[i, j]
 
 
 @jit
