@@ -40,8 +40,8 @@ def _odd(pair: tuple[int, int]) -> tuple[int, int]:
 
 
 def _unique(names: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(names)) != len(names):
-        msg = "must name every filter once"
+    if not names or len(set(names)) != len(names):
+        msg = "must name at least one filter, and each once"
         raise ValueError(msg)
     return names
 
@@ -91,7 +91,7 @@ class _Section(BaseModel):
 class PrepConfig(_Section):
     """Section ``[prep]``: what is loaded and how it is cropped."""
 
-    filters: Annotated[tuple[FilterName, ...], Field(strict=False, min_length=1), AfterValidator(_unique)]
+    filters: Annotated[tuple[FilterName, ...], Field(strict=False), AfterValidator(_unique)]
     PSF_file: Annotated[str, Field(min_length=1)]
     blur_psf: dict[FilterName, NotNegative]
     custom_initial_crop: Fraction
@@ -253,9 +253,8 @@ class Config(_Section):
     @model_validator(mode="after")
     def _base_is_loaded(self) -> Self:
         if self.core.base_filter not in self.prep.filters:
-            msg = (
-                f"core.base_filter = {self.core.base_filter!r} must be one of prep.filters = {list(self.prep.filters)}"
-            )
+            filters = ", ".join(self.prep.filters)
+            msg = f"core.base_filter = {self.core.base_filter} must be one of prep.filters = {filters}"
             raise ValueError(msg)
         return self
 

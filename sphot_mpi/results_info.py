@@ -2,8 +2,6 @@
 
 from collections import Counter
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Group
 from rich.table import Table
 
@@ -11,6 +9,20 @@ from sphot_mpi.flags import FitFlag
 from sphot_mpi.results_reader import TABLES, ResultsReader
 
 _ATTRIBUTES = ("creator_version", "git_commit", "created", "command_line", "catalogue", "ranks")
+
+#: Rows of a galaxy's table: label, column of /sersic, digits.
+_SHOWN = (
+    ("mag AB", "mag", 3),
+    ("r_eff px", "r_eff", 2),
+    ("n", "n", 2),
+    ("ellip", "ellip", 3),
+    ("theta rad", "theta", 3),
+    ("x_0 px", "x_0", 2),
+    ("y_0 px", "y_0", 2),
+    ("sky", "sky", 4),
+    ("chi2", "chi2_reduced", 3),
+    ("FWHM px", "fwhm", 2),
+)
 
 
 def describe_file(reader: ResultsReader) -> Group:
@@ -41,33 +53,19 @@ def describe_galaxy(reader: ResultsReader, name: str) -> Group:
     galaxy = reader.array("galaxies")[reader.row(name)]
     sersic = reader.array("sersic")
     rows = sersic[sersic["name"] == name.encode()]
-    title = f"{name}: {galaxy['status'].decode()}, {float(galaxy['seconds']):.1f} s"
-    table = Table(
-        "filter", "mag AB", "r_eff px", "n", "ellip", "theta", "x_0", "y_0", "sky", "chi2", "stars", "FWHM", "flags",
-        title=title,
-    )  # fmt: skip
-    for row in rows:
-        table.add_row(
-            row["filter"].decode(),
-            *(_with_error(row, key, digits) for key, digits in _SHOWN),
-            f"{row['chi2_reduced']:.3f}",
-            str(row["n_sources"]),
-            f"{row['fwhm']:.2f}",
-            _flag_names(int(row["flags"])),
-        )
-    parts: list[Table | str] = [table]
+    table = Table("", *(row["filter"].decode() for row in rows))
+    for label, key, digits in _SHOWN:
+        table.add_row(label, *(f"{row[key]:.{digits}f}" for row in rows))
+        if f"{key}_err" in rows.dtype.names:
+            table.add_row("  error", *(f"{row[f'{key}_err']:.{digits}f}" for row in rows), style="dim")
+    table.add_row("stars", *(str(row["n_sources"]) for row in rows))
+    table.add_row("flags", *(_flag_names(int(row["flags"])) for row in rows))
+    parts: list[Table | str] = [f"{name}: {galaxy['status'].decode()}, {float(galaxy['seconds']):.1f} s", table]
     failures = reader.array("failures")
     for row in failures[failures["name"] == name.encode()]:
         parts.append(f"{row['filter'].decode()} failed: {row['message'].decode()}")
     return Group(*parts)
 
 
-_SHOWN = (("mag", 3), ("r_eff", 2), ("n", 2), ("ellip", 3), ("theta", 3), ("x_0", 2), ("y_0", 2), ("sky", 4))
-
-
-def _with_error(row: NDArray[np.void], key: str, digits: int) -> str:
-    return f"{row[key]:.{digits}f} ± {row[f'{key}_err']:.{digits}f}"
-
-
 def _flag_names(flags: int) -> str:
-    return " ".join(flag.name or "" for flag in FitFlag if flags & flag) or "-"
+    return "\n".join((flag.name or "").lower().replace("_", " ") for flag in FitFlag if flags & flag) or "-"
