@@ -39,6 +39,16 @@ from sphot_mpi.simulate_render import (
     total_flux,
     with_total_flux,
 )
+from sphot_mpi.simulate_truth import compare_with_truth
+
+__all__ = [
+    "SimulatedGalaxy",
+    "SimulatedImage",
+    "compare_with_truth",
+    "read_library",
+    "simulate_campaign",
+    "simulate_galaxy",
+]
 
 Image = NDArray[np.float64]
 Mask = NDArray[np.bool_]
