@@ -49,7 +49,7 @@ def log_centre_slope(n: float) -> float:
 def total_flux(params: SersicParams) -> float:
     """Total flux to infinity of one component, data unit * px."""
     r_circ = params.r_eff * np.sqrt(1.0 - params.ellip)
-    return float(params.amplitude * np.exp(-b_n(params.n) - log_centre(r_circ, params.n)))
+    return float(params.amplitude * np.exp(b_n(params.n) - log_centre(r_circ, params.n)))
 
 
 def amplitude_of(flux: float, r_circ: float, n: float) -> float:
