@@ -14,25 +14,16 @@ from scipy import optimize
 
 from sphot_mpi.background import elliptical_radius
 from sphot_mpi.config import PsfCalibConfig
-from sphot_mpi.flags import FitFlag, SourceFlag
+from sphot_mpi.flags import FitFlag
 from sphot_mpi.kernels.psf import render_stars
 from sphot_mpi.psf import PSF
 from sphot_mpi.psf_kernel import FAMILIES, Kernel, KernelFamily
 from sphot_mpi.records import Image, KernelFit, SersicParams
+from sphot_mpi.source_cuts import quality_passing
 
 Vector = NDArray[np.float64]
 
 FEWEST_ANCHORS = 3
-
-#: Sources with one of these are no anchors, and no positions for forced photometry.
-BAD_SOURCE = (
-    SourceFlag.OUTSIDE
-    | SourceFlag.NEGATIVE
-    | SourceFlag.NEAR_BOUND
-    | SourceFlag.NO_OVERLAP
-    | SourceFlag.FULLY_MASKED
-    | SourceFlag.FEW_PIXELS
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,23 +43,6 @@ class _Stamp:
     weight: Image
     x: Vector
     y: Vector
-
-
-def passes_quality(sources: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Tell which sources may serve as anchors or as positions for forced photometry.
-
-    Parameters
-    ----------
-    sources : (n,) ndarray of SOURCE_DTYPE
-        Sources.
-
-    Returns
-    -------
-    (n,) bool ndarray
-        No bad flag, everything finite, flux positive.
-    """
-    finite = np.isfinite(sources["x_fit"]) & np.isfinite(sources["y_fit"]) & np.isfinite(sources["flux_fit"])
-    return np.asarray(((sources["flags"] & int(BAD_SOURCE)) == 0) & finite & (sources["flux_fit"] > 0.0))
 
 
 def calibrate_anchors(
@@ -132,7 +106,7 @@ def choose_anchors(
     sources: NDArray[np.void], shape: tuple[int, ...], galaxy: SersicParams | None, config: PsfCalibConfig
 ) -> NDArray[np.int64]:
     """Indices of the brightest sources that pass the quality cuts and lie outside the galaxy, brightest first."""
-    usable = passes_quality(sources)
+    usable = quality_passing(sources)
     if galaxy is not None and config.center_mask_r_in_galaxy_size > 0.0:
         # a big galaxy must leave some stars
         limit = min(config.center_mask_r_in_galaxy_size * galaxy.r_eff, 0.45 * min(shape))

@@ -1,0 +1,344 @@
+"""The seed's pipelines: Sersic, sky, point sources, sky, kernel, again until the Sersic is quiet.
+
+The base fit and the scale fits differ only in how the galaxy and the stars are
+fitted; one loop, `alternate`, drives them all.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sphot_mpi.background import elliptical_radius, plane_covariance
+from sphot_mpi.config import Config, CoreConfig
+from sphot_mpi.errors import FitError
+from sphot_mpi.flags import FitFlag, SourceFlag
+from sphot_mpi.isophotes import first_guess
+from sphot_mpi.psf import LibraryPSF
+from sphot_mpi.records import Cutout, FilterFit, Image, SersicParams
+from sphot_mpi.seed_stages import (
+    SeedState,
+    fit_stars,
+    fit_stars_forced,
+    psf_sub_data,
+    recalibrate,
+    residual,
+    sersic_modelimg,
+    sound_sources,
+    start_state,
+    with_galaxy,
+    with_kernel,
+)
+from sphot_mpi.sersic import to_vector, total_flux
+from sphot_mpi.sersic_fit import SersicBounds, SersicFit, fit_scale, fit_sersic
+
+HEALTHY_STAR_DENSITY = (0.8, 1.3)
+
+#: Fits the galaxy of a state to an image, in a pass (-1: the primer).
+GalaxyStep = Callable[[SeedState, Image, int], SersicFit]
+StarStep = Callable[[SeedState], SeedState]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Alternation:
+    """Where the main loop ended."""
+
+    state: SeedState
+    fit: SersicFit
+    passes: int
+    converged: bool
+
+
+def fit_base_seed(cutout: Cutout, library: LibraryPSF, config: Config) -> FilterFit:
+    """Fit the base filter: Sersic shape, sources, sky, in the seed's way.
+
+    Parameters
+    ----------
+    cutout : Cutout
+        Cropped image of the base filter, with at least one usable pixel.
+    library : LibraryPSF
+        Its PSF.
+    config : Config
+        The configuration.
+
+    Returns
+    -------
+    FilterFit
+        Positions in the cutout's frame.
+
+    Raises
+    ------
+    FitError
+        If the galaxy cannot be fitted, or a step fails and ``psf.raise_error`` is set.
+    """
+    started = time.process_time()
+    core = config.core
+    state = start_state(cutout, library, config)
+    guess = first_guess(cutout.data, cutout.mask)
+    state = replace(state, components=(guess.params,))
+    if guess.reason:
+        state = replace(state, messages=(*state.messages, f"first guess by {guess.method}: {guess.reason}"))
+
+    def galaxy_step(state: SeedState, image: Image, index: int) -> SersicFit:
+        # the simple model primes, whatever follows
+        n_components = 2 if core.fit_complex_model and index >= 0 else 1
+        return _free_fit(state, image, method_of_pass(core, index), n_components, config)
+
+    def star_step(state: SeedState) -> SeedState:
+        return fit_stars(state, config)
+
+    end = _run(state, galaxy_step, star_step, core.iter_basefit, config)
+    if core.use_final_polish:
+        method = "lbfgsb_polish" if core.sersic_method == "seed" else core.sersic_method
+        n_components = len(end.state.components)
+        polished = _free_fit(end.state, psf_sub_data(end.state), method, n_components, config)
+        state = star_step(with_galaxy(end.state, polished.components, config.psf))
+        end = replace(end, state=state, fit=polished)
+    return _result(end, started)
+
+
+def fit_scaled_seed(
+    cutout: Cutout, library: LibraryPSF, base: FilterFit, base_cutout: Cutout, config: Config
+) -> FilterFit:
+    """Fit another filter with the base filter's Sersic shape, in the seed's way.
+
+    Parameters
+    ----------
+    cutout : Cutout
+        Cropped image of this filter.
+    library : LibraryPSF
+        Its PSF.
+    base : FilterFit
+        Result of the base filter, with a galaxy.
+    base_cutout : Cutout
+        Image of the base filter; its origin carries positions over.
+    config : Config
+        The configuration; ``core.scale_positions`` chooses between sources found anew, at the base filter's
+        positions, or there and in what is left.
+
+    Returns
+    -------
+    FilterFit
+        Positions in the cutout's frame.
+
+    Raises
+    ------
+    FitError
+        If the base filter has no galaxy, the galaxy cannot be fitted, or a step fails and ``psf.raise_error`` is set.
+    """
+    started = time.process_time()
+    if not base.components:
+        msg = f"the base filter {base.filter} has no galaxy whose shape could be used"
+        raise FitError(msg)
+    core = config.core
+    dx, dy = (b - c for b, c in zip(base_cutout.origin, cutout.origin, strict=True))
+    shape = tuple(replace(p, x_0=p.x_0 + dx, y_0=p.y_0 + dy) for p in base.components)
+    state = replace(start_state(cutout, library, config), components=shape)
+    positions = np.array(base.sources[sound_sources(base.sources)])
+    positions["x_fit"] += dx
+    positions["y_fit"] += dy
+    mode = core.positions_for(cutout.filter)
+
+    def galaxy_step(state: SeedState, image: Image, index: int) -> SersicFit:
+        if core.allow_refit and index >= 0:
+            return _free_fit(state, image, method_of_pass(core, max(index, 1)), len(shape), config)
+        # the simplex on a scale is the seed's; the linear solve finds the same minimum at once
+        method = "iterative_NM" if core.sersic_method == "seed" else "lm"
+        return fit_scale(image_filled(image, state), state.weight, state.renderer, shape, method=method)
+
+    def star_step(state: SeedState) -> SeedState:
+        if mode == "free":
+            return fit_stars(state, config)
+        return fit_stars_forced(state, positions, config, leftovers=mode == "anchored")
+
+    end = _run(state, galaxy_step, star_step, core.iter_scalefit, config)
+    if config.psf_calib.in_mainloop:
+        # the last kernel has not seen a photometry yet
+        end = replace(end, state=star_step(with_galaxy(end.state, end.state.components, config.psf)))
+    if mode == "forced":
+        end = replace(end, state=replace(end.state, flags=end.state.flags | FitFlag.FORCED))
+    return _result(end, started)
+
+
+def method_of_pass(core: CoreConfig, index: int) -> str:
+    """Sersic method of a pass of the base fit; -1 is the primer."""
+    if core.sersic_method != "seed":
+        return core.sersic_method
+    return "dual_annealing" if index == 0 and core.use_dual_annealing else "iterative_NM"
+
+
+def image_filled(image: Image, state: SeedState) -> Image:
+    """Image with zeros where it carries no weight."""
+    return np.where(state.cutout.mask, 0.0, image)
+
+
+def _free_fit(state: SeedState, image: Image, method: str, n_components: int, config: Config) -> SersicFit:
+    """Fit the whole Sersic, starting where the state stands; the sky under it is a nuisance here."""
+    seed = int(config.random(state.cutout.galaxy, state.cutout.filter).integers(2**31))
+    return fit_sersic(
+        image_filled(image, state),
+        state.weight,
+        state.renderer,
+        start=state.components,
+        method=method,
+        n_components=n_components,
+        fit_sky=True,
+        bounds=_bounds(state.cutout.shape),
+        seed=seed,
+    )
+
+
+def _bounds(shape: tuple[int, int]) -> SersicBounds:
+    """Ranges of the Sersic: the crop has the galaxy in its middle, unless it was cut at an edge."""
+    ny, nx = shape
+    return SersicBounds(x_0=(0.15 * nx, 0.85 * nx), y_0=(0.15 * ny, 0.85 * ny), r_eff=(0.3, 0.5 * max(shape)))
+
+
+def _run(state: SeedState, galaxy_step: GalaxyStep, star_step: StarStep, limit: int, config: Config) -> Alternation:
+    """Primer on the raw data, then the main loop."""
+    primed = galaxy_step(state, state.cutout.data, -1)
+    state = _calibrated(star_step(with_galaxy(state, primed.components, config.psf)), config)
+    return alternate(state, galaxy_step, star_step, limit, config)
+
+
+def alternate(
+    state: SeedState, galaxy_step: GalaxyStep, star_step: StarStep, limit: int, config: Config
+) -> Alternation:
+    """Repeat galaxy, sky, stars, sky, kernel until the galaxy is quiet.
+
+    Parameters
+    ----------
+    state : SeedState
+        After the primer.
+    galaxy_step, star_step : callable
+        How the galaxy and the stars are fitted.
+    limit : int
+        Most passes, at least 1.
+    config : Config
+        ``core.mainloop_*`` decide when to stop.
+
+    Returns
+    -------
+    Alternation
+        `converged` if the change stayed within the tolerance for `patience` passes in a row, not before the floor.
+    """
+    core = config.core
+    quiet, passes, converged = 0, 0, False
+    while True:
+        before = state.components
+        fit = galaxy_step(state, psf_sub_data(state), passes)
+        state = _calibrated(star_step(with_galaxy(state, fit.components, config.psf)), config)
+        passes += 1
+        quiet = quiet + 1 if parameter_change(before, fit.components) < core.mainloop_convergence_atol else 0
+        converged = quiet >= core.mainloop_convergence_patience and passes >= core.mainloop_min_iter
+        if converged or passes >= limit:
+            return Alternation(state=state, fit=fit, passes=passes, converged=converged)
+
+
+def _calibrated(state: SeedState, config: Config) -> SeedState:
+    return with_kernel(state, recalibrate(state, config)) if config.psf_calib.in_mainloop else state
+
+
+def parameter_change(before: tuple[SersicParams, ...], after: tuple[SersicParams, ...]) -> float:
+    """Largest change of the standardised Sersic parameters.
+
+    Parameters
+    ----------
+    before, after : tuple of SersicParams
+        Components; a different number of them is an infinite change.
+
+    Returns
+    -------
+    float
+        Over centre / r_eff, ln r_circ, ln n, the two ellipticities and ln flux: all without unit, of order one.
+    """
+    if len(before) != len(after):
+        return float("inf")
+    return max(
+        float(np.abs(_standardised(a, b.r_eff) - _standardised(b, b.r_eff)).max())
+        for a, b in zip(before, after, strict=True)
+    )
+
+
+def _standardised(params: SersicParams, length: float) -> Image:
+    vector = to_vector(params)
+    vector[:2] /= length
+    # a component of no flux is as far from a bright one as can be
+    return np.append(vector, np.log(max(total_flux(params), 1e-30)))
+
+
+def star_density_ratio(state: SeedState) -> float:
+    """Star light per usable area within r_eff over that beyond 3 r_eff; NaN where one of the areas is missing."""
+    if not state.components:
+        return float("nan")
+    galaxy = max(state.components, key=total_flux)
+    shape = state.cutout.shape
+    radius = elliptical_radius(shape, galaxy)
+    sources = state.sources[np.isfinite(state.sources["flux_fit"])]
+    column, row = (np.rint(sources[name]).astype(np.int64) for name in ("x_fit", "y_fit"))
+    on = (column >= 0) & (row >= 0) & (column < shape[1]) & (row < shape[0])
+    light = np.zeros(shape)
+    np.add.at(light, (row[on], column[on]), sources["flux_fit"][on])
+    good = ~state.cutout.mask
+    inside, outside = good & (radius < galaxy.r_eff), good & (radius > 3.0 * galaxy.r_eff)
+    if not inside.any() or outside.sum() < 100 or light[outside].sum() <= 0.0:
+        return float("nan")
+    return float(light[inside].mean() / light[outside].mean())
+
+
+def _result(end: Alternation, started: float) -> FilterFit:
+    """Gather what the fit has found."""
+    state, fit = end.state, end.fit
+    weight = state.weight
+    left = image_filled(residual(state), state)
+    n_pix = int((weight > 0.0).sum())
+    sources = _marked(state)
+    ratio = star_density_ratio(state)
+    low, high = HEALTHY_STAR_DENSITY
+    flags = state.flags
+    for condition, flag in (
+        (not end.converged, FitFlag.NOT_CONVERGED),
+        (fit.at_bound, FitFlag.AT_BOUND),
+        (len(state.components) > 1, FitFlag.SECOND_COMPONENT),
+        (sources.size == 0, FitFlag.NO_SOURCES),
+        (not np.isnan(ratio) and not low <= ratio <= high, FitFlag.STAR_EXCESS),
+    ):
+        flags |= flag if condition else FitFlag(0)
+    return FilterFit(
+        galaxy=state.cutout.galaxy,
+        filter=state.cutout.filter,
+        components=state.components,
+        covariance=fit.covariance,
+        total_flux=sum(total_flux(component) for component in state.components),
+        total_flux_err=fit.total_flux_err,
+        flux_in_cutout=float(sersic_modelimg(state).sum()),
+        sky=state.sky_stars,
+        sky_covariance=plane_covariance(weight),
+        sources=sources,
+        report=sound_sources(sources),
+        kernel=state.kernel,
+        noise=state.noise,
+        chi2_reduced=float((weight * left**2).sum()) / max(n_pix - 10, 1),
+        n_pix=n_pix,
+        masked_fraction=float(state.cutout.mask.mean()),
+        star_density_ratio=ratio,
+        passes=end.passes,
+        converged=end.converged,
+        flags=flags,
+        seconds=time.process_time() - started,
+        messages=state.messages,
+    )
+
+
+def _marked(state: SeedState) -> NDArray[np.void]:
+    """Sources with IN_GALAXY set where they lie within one r_eff."""
+    sources = np.array(state.sources)
+    for galaxy in state.components[:1]:
+        shape = state.cutout.shape
+        column = np.clip(np.rint(np.nan_to_num(sources["x_fit"])).astype(np.int64), 0, shape[1] - 1)
+        row = np.clip(np.rint(np.nan_to_num(sources["y_fit"])).astype(np.int64), 0, shape[0] - 1)
+        inside = elliptical_radius(shape, galaxy)[row, column] < galaxy.r_eff
+        sources["flags"][inside] |= int(SourceFlag.IN_GALAXY)
+    return sources

@@ -1,0 +1,308 @@
+"""The steps of the seed's alternation, each from one frozen state to the next.
+
+A state holds data, galaxy, sources and two skies; every residual is derived
+from it by a function of the seed's name (`sersic_residual`, `psf_sub_data`,
+`residual`, `residual_masked`), so that none can be stale. A new kernel thus
+re-renders everything by itself.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sphot_mpi.background import background_std, fit_sky, outlier_mask
+from sphot_mpi.calibrate import Calibration, calibrate_anchors
+from sphot_mpi.config import Config, PsfConfig
+from sphot_mpi.flags import FitFlag, SourceFlag
+from sphot_mpi.forced import forced_photometry
+from sphot_mpi.ladder import LadderResult, fit_ladder
+from sphot_mpi.noise import error_map, patch_noise
+from sphot_mpi.psf import PSF, LibraryPSF
+from sphot_mpi.psf_kernel import Kernel
+from sphot_mpi.records import SOURCE_DTYPE, Cutout, Image, KernelFit, SersicParams, SkyPlane
+from sphot_mpi.sersic import SersicRenderer
+from sphot_mpi.source_cuts import quality_passing
+from sphot_mpi.star_field import StarField
+
+
+def _no_sources() -> NDArray[np.void]:
+    return np.zeros(0, dtype=SOURCE_DTYPE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SeedState:
+    """Where the alternation stands.
+
+    Parameters
+    ----------
+    cutout : Cutout
+        The image.
+    error : (ny, nx) float64 ndarray
+        Positive errors, given or estimated.
+    noise : float
+        White noise of the emptiest part.
+    renderer : SersicRenderer
+        Renders galaxies with the working PSF, which it holds.
+    kernel : KernelFit
+        Kernel of the working PSF, as measured.
+    components : tuple of SersicParams
+        The galaxy.
+    sources : (n,) ndarray of SOURCE_DTYPE
+        Point sources.
+    sky_galaxy, sky_stars : SkyPlane
+        Sky as fitted after the Sersic fit, and after the PSF fit.
+    flags, messages
+        What was noteworthy so far.
+    """
+
+    cutout: Cutout
+    error: Image
+    noise: float
+    renderer: SersicRenderer
+    kernel: KernelFit
+    components: tuple[SersicParams, ...] = ()
+    sources: NDArray[np.void] = field(default_factory=_no_sources)
+    sky_galaxy: SkyPlane = SkyPlane()
+    sky_stars: SkyPlane = SkyPlane()
+    flags: FitFlag = FitFlag(0)
+    messages: tuple[str, ...] = ()
+
+    @property
+    def psf(self) -> PSF:
+        """Working PSF."""
+        return self.renderer.psf
+
+    @property
+    def weight(self) -> Image:
+        """1 / variance, 0 where masked."""
+        return np.where(self.cutout.mask, 0.0, self.error**-2.0)
+
+
+def start_state(cutout: Cutout, library: LibraryPSF, config: Config) -> SeedState:
+    """State before the first fit: errors, noise, and the PSF with its starting blur.
+
+    Parameters
+    ----------
+    cutout : Cutout
+        Image with at least one usable pixel.
+    library : LibraryPSF
+        The filter's PSF.
+    config : Config
+        ``prep.blur_psf`` gives the starting blur, in oversampled px.
+
+    Returns
+    -------
+    SeedState
+        Without galaxy, sources or sky.
+    """
+    sigma = config.prep.blur_psf.get(cutout.filter, 0.0) / library.oversample
+    psf = PSF(library, Kernel("gaussian", (sigma,)))
+    noise = patch_noise(cutout.data, cutout.mask)
+    error = error_map(cutout.data, cutout.mask, floor=noise) if cutout.error is None else cutout.error
+    return SeedState(
+        cutout=cutout,
+        error=np.where(np.isfinite(error) & (error > 0.0), error, np.inf),
+        noise=noise,
+        renderer=SersicRenderer(psf, cutout.shape),
+        kernel=KernelFit(values=psf.kernel.values, fwhm=psf.fwhm),
+    )
+
+
+def sersic_modelimg(state: SeedState) -> Image:
+    """The galaxy's image."""
+    return state.renderer.render_params(state.components)
+
+
+def psf_modelimg(state: SeedState) -> Image:
+    """The stars' image."""
+    # a star's light is followed down to a small part of the noise; the scale must be positive
+    noise = state.noise if state.noise > 0.0 else float(np.median(state.error))
+    chosen = state.sources[np.isfinite(state.sources["flux_fit"])]
+    x, y, flux = (np.ascontiguousarray(chosen[name]) for name in ("x_fit", "y_fit", "flux_fit"))
+    return StarField(state.psf, state.cutout.shape, noise).render(x, y, flux)
+
+
+def sersic_residual(state: SeedState) -> Image:
+    """Data minus galaxy and its sky: where stars are found."""
+    return state.cutout.data - sersic_modelimg(state) - state.sky_galaxy.render(state.cutout.shape)
+
+
+def psf_sub_data(state: SeedState) -> Image:
+    """Data minus stars and their sky: where the galaxy is fitted."""
+    return state.cutout.data - psf_modelimg(state) - state.sky_stars.render(state.cutout.shape)
+
+
+def residual(state: SeedState) -> Image:
+    """Data minus galaxy, stars and the final sky."""
+    return psf_sub_data(state) - sersic_modelimg(state)
+
+
+def residual_masked(state: SeedState, config: PsfConfig) -> Image:
+    """`residual`, NaN where masked or where an outlier lies outside the galaxy."""
+    left = residual(state)
+    galaxy = state.components[0] if state.components else None
+    return np.where(outlier_mask(left, state.cutout.mask, galaxy, config), np.nan, left)
+
+
+def remove_sky(state: SeedState, config: PsfConfig) -> SkyPlane:
+    """Sky that best fits what galaxy and stars leave.
+
+    Parameters
+    ----------
+    state : SeedState
+        The state.
+    config : PsfConfig
+        For the mask of outliers.
+
+    Returns
+    -------
+    SkyPlane
+        The whole sky, not an increment.
+    """
+    left = residual_masked(replace(state, sky_stars=SkyPlane()), config)
+    return fit_sky(left, np.isnan(left))
+
+
+def with_galaxy(state: SeedState, components: tuple[SersicParams, ...], config: PsfConfig) -> SeedState:
+    """State with a new galaxy and the sky of the Sersic fit removed."""
+    state = replace(state, components=components)
+    return replace(state, sky_galaxy=remove_sky(state, config))
+
+
+def with_sources(state: SeedState, sources: NDArray[np.void], config: PsfConfig) -> SeedState:
+    """State with new sources and the sky of the PSF fit removed."""
+    state = replace(state, sources=sources)
+    return replace(state, sky_stars=remove_sky(state, config))
+
+
+def fit_stars(state: SeedState, config: Config) -> SeedState:
+    """Find and measure all sources with the threshold ladder.
+
+    Parameters
+    ----------
+    state : SeedState
+        With a galaxy and its sky.
+    config : Config
+        Section ``psf``.
+
+    Returns
+    -------
+    SeedState
+        With new sources and the sky of the PSF fit.
+
+    Raises
+    ------
+    FitError
+        If a step fails and `raise_error` is set.
+    """
+    result = _ladder(state, sersic_residual(state), config)
+    return with_sources(_noted(state, result), result.sources, config.psf)
+
+
+def fit_stars_forced(state: SeedState, positions: NDArray[np.void], config: Config, *, leftovers: bool) -> SeedState:
+    """Measure the fluxes of sources at given positions.
+
+    Parameters
+    ----------
+    state : SeedState
+        With a galaxy and its sky.
+    positions : (n,) ndarray of SOURCE_DTYPE
+        The base filter's sources that pass the quality cuts.
+    config : Config
+        Section ``psf``.
+    leftovers : bool
+        Whether the ladder then looks on the residual for what the base filter lacks.
+
+    Returns
+    -------
+    SeedState
+        With new sources and the sky of the PSF fit; `base_id` leads to the base filter's table.
+
+    Raises
+    ------
+    FitError
+        If a step fails and `raise_error` is set.
+    """
+    image = sersic_residual(state)
+    x, y, flux = (positions[name] for name in ("x_fit", "y_fit", "flux_fit"))
+    forced = forced_photometry(
+        image, state.error, state.cutout.mask, state.psf, x, y, flux, config.psf, galaxy=state.components[0]
+    )
+    state = _noted(state, forced)
+    sources = np.array(forced.sources)
+    sources["base_id"] = positions["id"]
+    if leftovers:
+        found = _ladder(state, image - forced.model, config)
+        state = _noted(state, found)
+        added = np.array(found.sources)
+        for number in ("id", "group_id"):
+            added[number] += sources[number].max(initial=0)
+        sources = np.concatenate([sources, added])
+    return with_sources(state, sources, config.psf)
+
+
+def _ladder(state: SeedState, image: Image, config: Config) -> LadderResult:
+    galaxy = state.components[0]
+    mask = state.cutout.mask
+    return fit_ladder(
+        image,
+        state.error,
+        mask,
+        state.psf,
+        config.psf,
+        centre=(galaxy.x_0, galaxy.y_0),
+        galaxy=galaxy,
+        background_std=background_std(image, mask, config.psf),
+    )
+
+
+def _noted(state: SeedState, result: LadderResult) -> SeedState:
+    """State with what a photometry step found noteworthy."""
+    flags = state.flags | (result.flags & FitFlag.STEP_FAILED)
+    new = tuple(message for message in result.messages if message not in state.messages)
+    return replace(state, flags=flags, messages=state.messages + new)
+
+
+def sound_sources(sources: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Tell which sources passed the flags and the quality cuts: those to report and to force elsewhere."""
+    return np.asarray(quality_passing(sources) & ((sources["flags"] & int(SourceFlag.CUT)) == 0))
+
+
+def recalibrate(state: SeedState, config: Config) -> Calibration:
+    """Measure the kernel on the bright stars of the state.
+
+    Parameters
+    ----------
+    state : SeedState
+        After a PSF fit.
+    config : Config
+        Section ``psf-calib``.
+
+    Returns
+    -------
+    Calibration
+        The kernel for the next pass.
+    """
+    image = state.cutout.data - sersic_modelimg(state) - state.sky_stars.render(state.cutout.shape)
+    galaxy = state.components[0] if state.components else None
+    weight = state.weight
+    return calibrate_anchors(
+        np.where(weight > 0.0, image, 0.0),
+        weight,
+        state.sources[sound_sources(state.sources)],
+        state.psf,
+        galaxy,
+        config.psf_calib,
+    )
+
+
+def with_kernel(state: SeedState, calibration: Calibration) -> SeedState:
+    """State under a new kernel; earlier flags about the kernel are replaced."""
+    about_kernel = FitFlag.KERNEL_AT_BOUND | FitFlag.KERNEL_FEW_ANCHORS
+    return replace(
+        state,
+        renderer=state.renderer.with_psf(state.psf.with_kernel(calibration.kernel)),
+        kernel=calibration.fit,
+        flags=(state.flags & ~about_kernel) | calibration.flags,
+    )
