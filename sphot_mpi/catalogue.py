@@ -8,7 +8,7 @@ import difflib
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -72,14 +72,14 @@ class Catalogue:
         names = {galaxy.name for galaxy in self.galaxies}
         for name in only:
             if name not in names:
-                near = difflib.get_close_matches(name, sorted(names), n=1)
+                near = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.5)
                 hint = f"; the nearest is {near[0]!r}" if near else ""
                 msg = f"{self.path}: --only {name!r} is not in the catalogue{hint}."
                 raise UsageError(msg)
         keep = [i for i, galaxy in enumerate(self.galaxies) if not only or galaxy.name in only][:limit]
         return Catalogue(
             path=self.path,
-            galaxies=tuple(self.galaxies[i] for i in keep),
+            galaxies=tuple(replace(self.galaxies[i], index=row) for row, i in enumerate(keep)),
             columns={key: values[keep] for key, values in self.columns.items()},
             digest=self.digest,
             problems=self.problems,

@@ -5,7 +5,8 @@ import warnings
 import numpy as np
 from astropy import units as u
 from astropy.io import fits
-from astropy.wcs import WCS, FITSFixedWarning
+from astropy.utils.exceptions import AstropyWarning
+from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
 #: The unit in which every surface brightness is fitted, where it can be converted.
@@ -30,8 +31,7 @@ def parse_wcs(text: str) -> WCS:
     ValueError
         If the text holds no celestial WCS.
     """
-    header = fits.Header.fromstring(text, sep="\n" if "\n" in text else "")
-    return _celestial(header)
+    return _celestial(fits.Header.fromstring(text, sep="\n" if "\n" in text else ""))
 
 
 def header_wcs(header: fits.Header) -> WCS | None:
@@ -43,8 +43,8 @@ def header_wcs(header: fits.Header) -> WCS | None:
 
 def _celestial(header: fits.Header) -> WCS:
     with warnings.catch_warnings():
-        # astropy mends dates and units of old headers and says so; the mended values are the right ones
-        warnings.simplefilter("ignore", FITSFixedWarning)
+        # astropy mends old headers and says so; what it cannot mend raises
+        warnings.simplefilter("ignore", AstropyWarning)
         wcs = WCS(header)
     if not wcs.has_celestial:
         msg = "no celestial coordinates in it"
@@ -104,8 +104,8 @@ def brightness_factor(unit: str, pixel_scale: float) -> float | None:
         If astropy does not know the unit.
     """
     given = u.Unit(unit)
-    area = pixel_area_sr(pixel_scale) * u.sr
-    for candidate in (given, given * u.pix / area, given / area):
+    pixel = u.Unit(pixel_area_sr(pixel_scale) * u.sr)
+    for candidate in (given, given * u.pix / pixel, given / pixel):
         if candidate.is_equivalent(u.MJy / u.sr):
             return float(candidate.to(u.MJy / u.sr))
     return None
