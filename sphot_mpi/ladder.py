@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from photutils.detection import DAOStarFinder
 from photutils.utils.exceptions import NoDetectionsWarning
 
-from sphot_mpi.background import background_std as measure_background_std
 from sphot_mpi.background import elliptical_radius, outlier_mask
 from sphot_mpi.config import PsfConfig
 from sphot_mpi.errors import FitError
 from sphot_mpi.flags import FitFlag, SourceFlag
+from sphot_mpi.kernels.stats import box_rms, median_filter
 from sphot_mpi.ladder_refit import Scene, final_refit, unrelated
 from sphot_mpi.point_fit import fit_points, group_sources
 from sphot_mpi.psf import PSF
@@ -162,9 +162,20 @@ def _climb_down(
         sources = np.concatenate((sources, found))
         residual = scene.residual(sources)
         if config.bkg_refit_per_iteration:
-            measured = measure_background_std(residual, scene.weight <= 0.0, config)
-            sigma = max(measured, config.bkg_floor_factor * first_std) if np.isfinite(measured) else sigma
+            sigma = max(_background_sigma(residual, scene), config.bkg_floor_factor * first_std)
     return sources, tuple(steps), sigma
+
+
+def _background_sigma(residual: Image, scene: Scene) -> float:
+    """Median over boxes of the clipped rms, smoothed by a median filter; of all pixels where no box is usable.
+
+    The same as the `background_rms_median` of photutils' Background2D with `exclude_percentile=60`.
+    """
+    config = scene.config
+    height, width = (min(box, side) for box, side in zip(config.bkg_box_size, residual.shape, strict=True))
+    boxes = box_rms(residual, scene.weight, height, width, config.bkg_sigma_clip, 10, 0.4)
+    smooth = median_filter(boxes, config.bkg_filter_size[0], config.bkg_filter_size[1])
+    return float(np.nanmedian(smooth)) if np.isfinite(smooth).any() else scene.scatter(residual)[1]
 
 
 def _find_stars(

@@ -22,6 +22,10 @@ Labels = NDArray[np.int64]
 #: Half-size of a stamp that holds every PSF.
 WHOLE = 1 << 20
 
+#: Fits of a step of the ladder; the share of a star's light that its background takes, a few per cent
+#: with a narrow annulus, falls by that factor each time.
+BACKGROUND_ROUNDS = 3
+
 #: Rounds in which the pieces of a split group are fitted with each other's light taken off.
 PIECE_ROUNDS = 3
 
@@ -52,6 +56,9 @@ class PointFitSettings:
         Radii of the local background; None: none is subtracted.
     clip : float
         Of the local background, standard deviations.
+    background_rounds : int
+        Fits in all. The annulus holds light of the star itself: from the second on the background is
+        measured with the stars of the fit before taken off. With 1 it is that of photutils.
     aperture_radius : float
         For the first guess of the flux.
     max_iterations : int
@@ -65,6 +72,7 @@ class PointFitSettings:
     largest_group: int = 10
     annulus: tuple[float, float] | None = None
     clip: float = 3.0
+    background_rounds: int = 1
     aperture_radius: float = 3.0
     max_iterations: int = 300
     xy_bound: float = float("inf")
@@ -82,7 +90,8 @@ class PointFitSettings:
             fit_shape=(side, side),
             separation=config.grouper_separation_in_psfsigma * psf.sigma,
             largest_group=config.PSFPhotometry_group_warning_threshold,
-            annulus=(inner * psf.sigma, outer * psf.sigma),
+            annulus=(inner * psf.sigma, outer * psf.sigma) if inner < outer else None,
+            background_rounds=BACKGROUND_ROUNDS,
             aperture_radius=config.PSFPhotometry_aperture_radius,
             max_iterations=config.PSFPhotometry_fitter_maxiters,
             xy_bound=side / 2,
@@ -189,30 +198,29 @@ def fit_points(
     sources = np.zeros(x.size, SOURCE_DTYPE)
     sources["id"] = np.arange(1, x.size + 1)
     sources["x_init"], sources["y_init"] = x, y
-    if settings.annulus is not None:
-        sources["local_bkg"] = local_backgrounds(image, weight, x, y, *settings.annulus, settings.clip, 10)
-    background = np.nan_to_num(sources["local_bkg"], nan=0.0)
-    if flux is None:
-        flux = aperture_fluxes(image, weight, background, x, y, settings.aperture_radius)
-    sources["flux_init"] = flux
     group, piece = group_sources(x, y, settings.separation, settings.largest_group)
     sources["group_id"] = group + 1
     sources["group_size"] = np.bincount(group)[group]
-    pixels = window_pixels(weight, x, y, *settings.fit_shape)
+    pixels = window_pixels(weight, x, y, settings.fit_shape[0], settings.fit_shape[1])
     valid = pixels >= 3
     sources["n_pixels_fit"] = np.maximum(pixels, 0)
-    fit = _GroupFit(
-        image=image,
-        weight=weight,
-        background=background,
-        psf=psf,
-        settings=settings,
-        parameters=np.column_stack((sources["flux_init"], x, y)),
-        errors=np.full((x.size, 3), np.nan),
-        metrics=np.full((x.size, 3), np.nan),
-        converged=np.zeros(x.size, dtype=bool),
-    )
-    fit.fit_all(group, piece, valid)
+    fit = _GroupFit.empty(x.size, image=image, weight=weight, psf=psf, settings=settings)
+    stars = np.zeros(image.shape)
+    for turn in range(settings.background_rounds):
+        if settings.annulus is not None:
+            sources["local_bkg"] = local_backgrounds(image - stars, weight, x, y, *settings.annulus, settings.clip, 10)
+        fit.background = np.nan_to_num(sources["local_bkg"], nan=0.0)
+        if turn == 0:
+            given = flux is not None
+            sources["flux_init"] = (
+                flux if given else aperture_fluxes(image, weight, fit.background, x, y, settings.aperture_radius)
+            )
+        fit.parameters = np.column_stack((sources["flux_init"], x, y))
+        fit.fit_all(group, piece, valid)
+        if settings.annulus is None:
+            break
+        bright = valid & (fit.parameters[:, 0] > 0.0)
+        stars = render_sources((image.shape[0], image.shape[1]), psf, *fit.parameters[bright][:, [1, 2, 0]].T)
     fit.parameters[~valid] = np.nan
     for k, name in enumerate(("flux", "x", "y")):
         sources[f"{name}_fit"], sources[f"{name}_err"] = fit.parameters[:, k], fit.errors[:, k]
@@ -236,6 +244,21 @@ class _GroupFit:
     errors: Image
     metrics: Image
     converged: NDArray[np.bool_]
+
+    @classmethod
+    def empty(cls, n: int, *, image: Image, weight: Image, psf: PSF, settings: PointFitSettings) -> "_GroupFit":
+        """Nothing fitted yet, for `n` sources."""
+        return cls(
+            image=image,
+            weight=weight,
+            background=np.zeros(n),
+            psf=psf,
+            settings=settings,
+            parameters=np.full((n, 3), np.nan),
+            errors=np.full((n, 3), np.nan),
+            metrics=np.full((n, 3), np.nan),
+            converged=np.zeros(n, dtype=bool),
+        )
 
     def fit_all(self, group: Labels, piece: Labels, valid: NDArray[np.bool_]) -> None:
         """Fit the whole groups, then the split ones piece by piece."""

@@ -93,3 +93,71 @@ def sigma_clipped_stats(values, sigma, maxiters):
     if kept.size == 0:
         return np.nan, np.nan, np.nan
     return np.mean(kept), np.median(kept), np.std(kept)
+
+
+@jit
+def box_rms(image, weight, box_y, box_x, clip, maxiters, least):
+    """Sigma-clipped standard deviation in boxes that tile an image.
+
+    Parameters
+    ----------
+    image, weight : (ny, nx) float64 ndarray
+        Data, and weights of which 0 means "do not use".
+    box_y, box_x : int
+        Sides of a box, px; those at the upper edges may be cut.
+    clip : float
+        In standard deviations about the median.
+    maxiters : int
+        Most rounds of clipping.
+    least : float
+        Least fraction of a full box's pixels that must be usable.
+
+    Returns
+    -------
+    (ceil(ny / box_y), ceil(nx / box_x)) float64 ndarray
+        NaN where too few pixels are usable.
+    """
+    ny, nx = image.shape
+    rows, columns = -(-ny // box_y), -(-nx // box_x)
+    out = np.full((rows, columns), np.nan)
+    values = np.empty(box_y * box_x)
+    for r in range(rows):
+        for c in range(columns):
+            n = 0
+            for j in range(r * box_y, min(ny, (r + 1) * box_y)):
+                for i in range(c * box_x, min(nx, (c + 1) * box_x)):
+                    if weight[j, i] > 0.0:
+                        values[n] = image[j, i]
+                        n += 1
+            if n > 0 and n >= least * box_y * box_x:
+                out[r, c] = np.std(sigma_clip(values[:n], clip, maxiters))
+    return out
+
+
+@jit
+def median_filter(grid, size_y, size_x):
+    """Median of the finite values in a window about each element; the window is cut at the edges.
+
+    Parameters
+    ----------
+    grid : (ny, nx) float64 ndarray
+        May hold NaN.
+    size_y, size_x : int
+        Window, odd.
+
+    Returns
+    -------
+    (ny, nx) float64 ndarray
+        NaN where a window holds nothing finite.
+    """
+    ny, nx = grid.shape
+    half_y, half_x = size_y // 2, size_x // 2
+    out = np.full((ny, nx), np.nan)
+    for j in range(ny):
+        for i in range(nx):
+            window = finite_values(
+                grid[max(0, j - half_y) : min(ny, j + half_y + 1), max(0, i - half_x) : min(nx, i + half_x + 1)].copy()
+            )
+            if window.size:
+                out[j, i] = np.median(window)
+    return out
