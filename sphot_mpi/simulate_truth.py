@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 from astropy.table import QTable
 from numpy.typing import NDArray
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from sphot_mpi.errors import InputError
 from sphot_mpi.results_reader import ResultsReader
 
-_WIDTH = 132
+_WIDTH = 150  # more than the table needs: the longest name has 64 letters, and is cut
 
 #: Heading, format, and whether a median of absolute values makes sense in the last line.
 _COLUMNS: dict[str, tuple[str, str, bool]] = {
@@ -65,10 +66,12 @@ def compare_with_truth(results_path: str | Path, truth_path: str | Path) -> str:
         fits = reader.array("sersic")
         base = {row["name"].decode(): row["base_filter"].decode() for row in reader.array("galaxies")}
     by_fit = {(row["name"].decode(), row["filter"].decode()): row for row in fits}
+    order = list(base)
     rows = [_errors(row, by_fit.get((row["name"], row["filter"]))) for row in truth if row["name"] in base]
     if not rows:
         msg = f"{truth_path} and {results_path} have no galaxy in common; name the truth of this campaign."
         raise InputError(msg)
+    rows.sort(key=lambda entry: (order.index(entry[0]), entry[1] != base[entry[0]]))
     of_base = {name: values for name, filter_name, values in rows if filter_name == base[name]}
     for name, _, values in rows:
         values["colour_error"] = values["magnitude_error"] - of_base.get(name, {}).get("magnitude_error", np.nan)
@@ -103,7 +106,7 @@ def _errors(true: NDArray[np.void], fit: np.void | None) -> tuple[str, str, dict
 
 
 def _render(rows: list[tuple[str, str, dict[str, float]]]) -> str:
-    table = Table(title="Truth, and fit minus truth", show_footer=True)
+    table = Table(title="Truth, and fit minus truth", show_footer=True, box=box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("galaxy", footer="median |error|", no_wrap=True)
     table.add_column("filter")
     for key, (heading, style, has_median) in _COLUMNS.items():
@@ -111,7 +114,7 @@ def _render(rows: list[tuple[str, str, dict[str, float]]]) -> str:
         # the colour of the base filter against itself is 0 by definition
         found = [value for value in found if value != 0.0] if key == "colour_error" else found
         footer = format(float(np.median(found)), style.lstrip("+")) if has_median and found else ""
-        table.add_column(heading, footer=footer, justify="right")
+        table.add_column(heading, footer=footer, justify="right", no_wrap=True)
     last = ""
     for name, filter_name, values in rows:
         if last and name != last:

@@ -1,0 +1,224 @@
+"""Pictures and tables of a campaign whose fits are the truth itself."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from astropy.table import QTable, Table
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from sphot_mpi.campaign import Campaign, run_serial
+from sphot_mpi.catalogue import read_catalogue
+from sphot_mpi.config import Config, load_config
+from sphot_mpi.errors import InputError, OutputError, UsageError
+from sphot_mpi.flags import FitFlag
+from sphot_mpi.psf import LibraryPSF
+from sphot_mpi.qa.draw import draw_galaxy, figure_for
+from sphot_mpi.qa.panels import Panel, read_panel
+from sphot_mpi.qa.plots import plot_galaxy
+from sphot_mpi.qa.profile import MJY_SR_ZERO_POINT, elliptical_profile
+from sphot_mpi.records import SERSIC_PARAMETERS, SOURCE_DTYPE, Cutout, FilterFit, KernelFit, SersicParams, SkyPlane
+from sphot_mpi.results_reader import ResultsReader
+from sphot_mpi.simulate import simulate_campaign
+from sphot_mpi.simulate_psf import synthetic_library
+from sphot_mpi.simulate_truth import compare_with_truth
+from sphot_mpi.tasks import Fitters, TaskRunner
+
+NAME = "demo001"
+IMAGES = ("data", "sersic_model", "psf_model")
+
+
+class Oracle:
+    """Fits that know the truth; the F090W fit finds no data."""
+
+    def __init__(self, folder: Path) -> None:
+        self.truth = QTable.read(folder / "truth.ecsv")
+        self.stars = Table.read(folder / "truth_sources.ecsv")
+
+    def base(self, cutout: Cutout, library: LibraryPSF, config: Config) -> FilterFit:
+        name = cutout.filter
+        row = self.truth[(self.truth["name"] == cutout.galaxy) & (self.truth["filter"] == name)][0]
+        values = {key: float(row[key]) for key in SERSIC_PARAMETERS}
+        values["x_0"] -= cutout.origin[0]
+        values["y_0"] -= cutout.origin[1]
+        stars = self.stars[self.stars["name"] == cutout.galaxy]
+        sources = np.zeros(len(stars), SOURCE_DTYPE)
+        sources["id"] = np.arange(1, len(stars) + 1)
+        sources["x_fit"], sources["y_fit"] = stars["x"] - cutout.origin[0], stars["y"] - cutout.origin[1]
+        sources["flux_fit"], sources["flux_err"] = stars[f"flux_{name}"], 0.1
+        sky = SkyPlane(
+            level=row["sky_level"], slope_x=row["sky_slope_x"], slope_y=row["sky_slope_y"],
+            x_ref=row["sky_x_ref"] - cutout.origin[0], y_ref=row["sky_y_ref"] - cutout.origin[1],
+        )  # fmt: skip
+        return FilterFit(
+            galaxy=cutout.galaxy, filter=name, components=(SersicParams(**values),), covariance=np.eye(7),
+            total_flux=1.01 * row["total_flux"] if name == "F150W" else row["total_flux"], total_flux_err=1.0,
+            flux_in_cutout=1.0, sky=sky, sky_covariance=np.eye(3), sources=sources, report=sources["id"] > 0,
+            kernel=KernelFit(values=(float(row["kernel_sigma"]),), errors=(0.0,)), noise=float(row["noise"]),
+            flags=FitFlag.ERROR_ESTIMATED,
+        )  # fmt: skip
+
+    def scaled(
+        self, cutout: Cutout, library: LibraryPSF, base: FilterFit, base_cutout: Cutout, config: Config
+    ) -> FilterFit:
+        return self.base(cutout, library, config)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulated galaxy in two filters with `full.h5` (images stored) and `bare.h5` (tables only)."""
+    path = tmp_path_factory.mktemp("campaign")
+    with h5py.File(path / "two.h5", "w") as file:
+        file.attrs["oversample"] = 4
+        for name, psf in synthetic_library().items():
+            if name in ("F150W", "F814W"):
+                file[name] = psf.array
+    simulate_campaign(path, 1, 5, "demo", path / "two.h5")
+    config = load_config().replaced({"prep": {"filters": ["F150W", "F814W"], "PSF_file": str(path / "PSFdata.h5")}})
+    oracle = Oracle(path)
+    catalogue = read_catalogue(path / "catalogue.csv", config)
+    for output, images in (("full.h5", IMAGES), ("bare.h5", ())):
+        campaign = Campaign(catalogue=catalogue, config=config, output=path / output, images=images)
+        run_serial(campaign, TaskRunner(config, Fitters(oracle.base, oracle.scaled)), Silent())
+    return path
+
+
+class Silent:
+    def update(self, counts: object) -> None:
+        """Take no notice."""
+
+
+@pytest.mark.parametrize("results", ["full.h5", "bare.h5"])
+@pytest.mark.parametrize("name", ["F150W", "F814W"])
+def test_panel_of_the_truth_leaves_noise(folder: Path, results: str, name: str) -> None:
+    with ResultsReader(folder / results) as reader:
+        panel = read_panel(reader, NAME, name)
+    sigma = np.sqrt(panel.noise**2 * (1.0 + 0.5 * (panel.sersic + panel.sources) / panel.sky))
+    pull = panel.residual / sigma
+    pull = pull[np.isfinite(pull)]
+    # 15,000 px at least: 0.6 %; rendering differs by less than 1e-3 of a star's peak where its noise is 3 %
+    assert pull.std() == pytest.approx(1.0, abs=0.03)
+    assert abs(pull.mean()) < 0.03
+    np.testing.assert_allclose(panel.cleaned - panel.sersic, panel.residual)
+
+
+def test_rendered_panel_agrees_with_the_simulators_images(folder: Path) -> None:
+    with ResultsReader(folder / "bare.h5") as reader:
+        panel = read_panel(reader, NAME, "F150W")
+        galaxy = reader.array("galaxies")[0]
+    window = (
+        slice(galaxy["crop_y"], galaxy["crop_y"] + galaxy["crop_ny"]),
+        slice(galaxy["crop_x"], galaxy["crop_x"] + galaxy["crop_nx"]),
+    )
+    with h5py.File(folder / "truth_images.h5") as file:
+        true = {part: file[f"{NAME}/F150W/{part}"][window] for part in ("sersic", "sources", "sky")}
+    # two renderers that share no code, to the tolerance of rendering
+    assert np.abs(panel.sersic - true["sersic"]).max() < 1e-4 * true["sersic"].max()
+    # stars are rendered until a fraction of the noise is left
+    assert np.abs(panel.sources - true["sources"]).max() < 1e-3 * true["sources"].max()
+    np.testing.assert_allclose(panel.sky, true["sky"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("results", ["full.h5", "bare.h5"])
+def test_plot_galaxy_writes_a_picture(folder: Path, tmp_path: Path, results: str) -> None:
+    plot_galaxy(folder / results, NAME, tmp_path / "x.png")
+    picture = imread(tmp_path / "x.png")
+    assert picture.shape[0] > 400
+    assert picture[..., :3].std() > 0.05  # not blank
+    plot_galaxy(folder / results, NAME, tmp_path / "one.png", filters=["F814W"])
+    assert imread(tmp_path / "one.png").shape[0] < picture.shape[0]
+
+
+def test_plot_galaxy_names_what_is_wrong(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no galaxy 'nobody'"):
+        plot_galaxy(folder / "full.h5", "nobody", tmp_path / "x.png")
+    with pytest.raises(UsageError, match="has no fit of F999W; it has F150W, F814W"):
+        plot_galaxy(folder / "full.h5", NAME, tmp_path / "x.png", filters=["F999W"])
+    with pytest.raises(OutputError, match="cannot be written"):
+        plot_galaxy(folder / "full.h5", NAME, tmp_path / "x.nonsense")
+    with pytest.raises(OutputError, match="no results file"):
+        plot_galaxy(folder / "truth_images.h5", NAME, tmp_path / "x.png")
+
+
+def test_plot_without_images_and_without_input_says_how_to_mend_it(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "moved.h5"
+    copy.write_bytes((folder / "bare.h5").read_bytes())
+    with h5py.File(copy, "r+") as file:
+        file.attrs["catalogue"] = str(tmp_path / "gone.csv")
+    with pytest.raises(OutputError, match="run with --images all"):
+        plot_galaxy(copy, NAME, tmp_path / "x.png")
+
+
+def axes_titles(figure: Figure) -> list[str]:
+    return [text.get_text() for ax in figure.axes for text in ax.texts]
+
+
+def test_draw_galaxy_shows_flags_components_and_missing_data() -> None:
+    shape = (40, 60)
+    rng = np.random.default_rng(1)
+    galaxy = SersicParams(amplitude=1.0, r_eff=6.0, n=1.0, x_0=30.0, y_0=20.0, ellip=0.4, theta=0.5)
+    y, x = np.indices(shape)
+    model = np.exp(-np.hypot(x - 30.0, y - 20.0) / 5.0)
+    zero = np.zeros(shape)
+    panels = [
+        Panel(
+            filter="F150W", data=model + rng.normal(0.0, 0.01, shape), sersic=model, sources=zero, sky=zero,
+            components=(galaxy, galaxy), noise=0.01, magnitude=20.0, flags=FitFlag.STAR_EXCESS, unit=unit,
+        )
+        for unit in ("MJy/sr", "electron/s")
+    ]  # fmt: skip
+    nothing = np.full(shape, np.nan)
+    panels.append(Panel(filter="F090W", data=nothing, sersic=zero, sources=zero, sky=zero, flags=FitFlag.NO_DATA))
+    figure = figure_for(3)
+    draw_galaxy(figure, panels, "a galaxy")
+    figure.canvas.draw()
+    texts = axes_titles(figure)
+    assert sum("[STAR_EXCESS]" in text for text in texts) == 2
+    assert sum("second component" in text for text in texts) == 2
+    assert texts.count("no data") == 5
+    labels = {ax.get_ylabel() for ax in figure.axes}
+    assert {"mag / arcsec$^2$", "-2.5 log10(electron/s)"} <= labels
+
+
+def test_profile_follows_the_ellipse() -> None:
+    galaxy = SersicParams(amplitude=1.0, r_eff=10.0, n=1.0, x_0=41.3, y_0=30.6, ellip=0.5, theta=0.6)
+    y, x = np.indices((61, 90), dtype=float)
+    c, s = np.cos(0.6), np.sin(0.6)
+    radius = np.hypot((x - 41.3) * c + (y - 30.6) * s, ((y - 30.6) * c - (x - 41.3) * s) / 0.5)
+    image = np.exp(-radius / 8.0)
+    data = image.copy()
+    data[10:14, :] = np.nan
+    data[40, 50] = 1e6  # a leftover star does not show in a median
+    profile = elliptical_profile(data, image, galaxy)
+    far = profile.radius > 4.0  # the innermost annuli hold few pixels
+    # an annulus is 26 % wide: median against the value at its mean radius
+    np.testing.assert_allclose(profile.data[far], np.exp(-profile.radius[far] / 8.0), rtol=0.05)
+    np.testing.assert_allclose(profile.model[far], profile.data[far], rtol=0.02)
+
+
+def test_surface_brightness_zero_point() -> None:
+    # 1 MJy/sr = 2.3504e-5 Jy / arcsec^2
+    assert pytest.approx(8.9 - 2.5 * np.log10(2.3504e-5), abs=1e-3) == MJY_SR_ZERO_POINT
+
+
+def test_compare_with_truth_finds_the_error_that_was_made(folder: Path) -> None:
+    text = compare_with_truth(folder / "full.h5", folder / "truth.ecsv")
+    lines = [line for line in text.splitlines() if "F150W" in line or "F814W" in line]
+    assert len(lines) == 2
+    base = next(line for line in lines if "F150W" in line)
+    assert "-0.0108" in base  # 1 % too bright is -2.5 log10(1.01)
+    assert "+0.0108" in next(line for line in lines if "F814W" in line)  # and so the other's colour is red
+    assert "+0.00" in base
+    assert max(len(line) for line in text.splitlines()) <= 150
+
+
+def test_compare_with_truth_of_other_galaxies_is_refused(folder: Path, tmp_path: Path) -> None:
+    truth = QTable.read(folder / "truth.ecsv")
+    truth["name"] = [f"other{k}" for k in range(len(truth))]
+    truth.write(tmp_path / "other.ecsv")
+    with pytest.raises(InputError, match="no galaxy in common"):
+        compare_with_truth(folder / "full.h5", tmp_path / "other.ecsv")
+    with pytest.raises(InputError, match="cannot be read as a table"):
+        compare_with_truth(folder / "full.h5", folder / "full.h5")
