@@ -17,7 +17,6 @@ from typing import Any
 import h5py
 import numpy as np
 from astropy.table import Table, meta
-from astropy.units import Unit
 from numpy.typing import NDArray
 
 import sphot_mpi
@@ -37,7 +36,6 @@ from sphot_mpi.results_rows import (
     source_tables,
 )
 from sphot_mpi.results_schema import (
-    DATA,
     DESCRIPTIONS,
     FAILURES,
     FIT_FLAGS,
@@ -51,6 +49,7 @@ from sphot_mpi.results_schema import (
     SOURCES,
     SOURCES_INDEX,
     Column,
+    column_unit,
     structured,
 )
 
@@ -227,8 +226,7 @@ def write_table(file: h5py.File, name: str, columns: Sequence[Column], array: ND
     """
     header = Table(array[:0])
     for column in columns:
-        text = column.unit.replace(DATA, unit) if unit or DATA not in column.unit else ""
-        header[column.name].unit = Unit(text) if text else None
+        header[column.name].unit = column_unit(column, unit)
         header[column.name].description = column.description
     header.meta["description"] = DESCRIPTIONS[name]
     compressed = _COMPRESSION if array.size else {}

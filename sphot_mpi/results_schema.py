@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from astropy.units import Unit
 from numpy.typing import NDArray
 
 from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS, SOURCE_FLAG_DESCRIPTIONS
@@ -14,7 +15,7 @@ FORMAT = "sphot-mpi"
 FORMAT_VERSION = "1.0"
 
 #: Stand for the unit of the data, of a flux and of a slope, until the unit of a campaign is known.
-DATA, FLUX, SLOPE = "<data>", "(<data>) pix", "(<data>) / pix"
+DATA, FLUX, SLOPE = "<data>", "<data> pix", "<data> / pix"
 
 #: Images that ``--images`` may store, with what they show.
 IMAGES = {
@@ -212,6 +213,15 @@ DESCRIPTIONS = {
     "failures": "one row a task that failed, or could not start because of that",
     "provenance": "one row a task: where and when",
 }
+
+
+def column_unit(column: Column, data_unit: str) -> Unit | None:
+    """Return a column's unit for data of `data_unit`; None: no unit, or that of the data is not known."""
+    known = Unit(data_unit) if data_unit else None
+    scale = {DATA: Unit(""), FLUX: Unit("pix"), SLOPE: Unit("1 / pix")}.get(column.unit)
+    if scale is not None:
+        return None if known is None else known * scale
+    return Unit(column.unit) if column.unit else None
 
 
 def structured(columns: Sequence[Column], values: Mapping[str, Any]) -> NDArray[np.void]:

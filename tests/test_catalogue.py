@@ -1,7 +1,6 @@
 """Catalogues: formats, aliases, defaults, and all problems of all rows together."""
 
 import logging
-import os
 
 import h5py
 import numpy as np
@@ -195,10 +194,3 @@ def test_select(files, config):
     assert chosen.galaxies[0].index == 0  # its row in the results
     with pytest.raises(UsageError, match="'gd' is not in the catalogue; the nearest is 'g"):
         catalogue.select(("gd",))
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_an_unreadable_catalogue_is_named(files, config):
-    files.catalogue.chmod(0)
-    with pytest.raises(CatalogueError, match="cannot be read"):
-        read_catalogue(files.catalogue, config)

@@ -1,0 +1,228 @@
+"""The command line: every mistake its sentence and exit status, and no traceback."""
+
+import os
+import subprocess
+import sys
+
+import h5py
+import pytest
+from click.testing import CliRunner
+from fakes import FAKES, FILTERS
+
+from sphot_mpi import cli, mpi
+from sphot_mpi.results_reader import ResultsReader
+
+
+@pytest.fixture
+def call(files, monkeypatch):
+    """Call the command line in the campaign's folder, with fits that cost nothing."""
+    monkeypatch.chdir(files.folder)
+    monkeypatch.setattr(cli, "pipeline_fitters", lambda: FAKES)
+
+    def run(*arguments):
+        if arguments and arguments[0] in ("run", "check", "catalogue.csv", "ga.h5", "none.csv"):
+            arguments = (*arguments, "--config", "config.toml")
+        return CliRunner().invoke(cli.main, [str(a) for a in arguments], catch_exceptions=True)
+
+    return run
+
+
+def test_run_is_the_default_command(call, files):
+    result = call("catalogue.csv", "--images", "none")
+    assert result.exit_code == 0, result.output
+    assert "3 galaxies, fits: 9 done" in result.output
+    assert "progress done=9 failed=0" in result.output
+    with ResultsReader(files.folder / "results.h5") as reader:
+        assert reader.names() == ["ga", "gb", "gc"]
+        assert "images" not in reader.file
+
+
+def test_a_single_galaxy_is_a_catalogue_of_one(call, files):
+    result = call("ga.h5", "-o", "out/one.h5", "--quiet", "--images", "residual")
+    assert result.exit_code == 0, result.output
+    assert result.output == ""
+    with ResultsReader(files.folder / "out/one.h5") as reader:
+        assert reader.names() == ["ga"]
+        assert list(reader.file["images/F150W"]) == ["residual"]
+
+
+def test_only_limit_filters_and_seed(call, files):
+    result = call(
+        "catalogue.csv", "--only", "gc,ga", "--limit", 1, "--filters", "F555W", "--seed", 5, "--images", "none"
+    )
+    assert result.exit_code == 0, result.output
+    assert "base filter F150W is fitted as well" in result.output
+    with ResultsReader(files.folder / "results.h5") as reader:
+        assert reader.names() == ["ga"]
+        assert reader.filters("ga") == ["F150W", "F555W"]
+        assert "seed = 5" in reader.file.attrs["configuration"]
+
+
+def test_failures_give_status_3_and_the_rest_is_done(call, files):
+    files.catalogue.write_text("name,path\nga,ga.h5\nbad,gb.h5\n")
+    result = call("catalogue.csv", "--images", "none")
+    assert result.exit_code == 3
+    assert "3 done, 3 failed" in result.output
+    assert "/failures" in result.output
+    assert "bad F150W: fit failed: this galaxy cannot be fitted" in result.output
+    info = call("info", "results.h5")
+    assert "1 done, 1 failed" in info.output
+    assert "this galaxy cannot be fitted" in info.output
+
+
+def test_strict_counts_missing_filters(call, files):
+    with h5py.File(files.galaxy("ga"), "r+") as file:
+        del file["F277W"]
+    assert call("catalogue.csv", "--images", "none").exit_code == 0
+    assert call("catalogue.csv", "--images", "none", "--overwrite", "--strict").exit_code == 3
+
+
+def test_a_bug_has_a_traceback_and_status_1(call, files):
+    files.catalogue.write_text("name,path\nbug,ga.h5\n")
+    result = call("catalogue.csv")
+    assert result.exit_code == 1
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["none.csv"], 2, "none.csv: there is no such file"),
+        (["catalogue.csv", "--only", "gx"], 2, "--only 'gx' is not in the catalogue"),
+        (["catalogue.csv", "--filters", "a b"], 2, "letters, digits"),
+        (["catalogue.csv", "--limit", "0"], 2, "--limit"),
+        (["catalogue.csv", "--preset", "foo"], 2, "'best', 'sphot', 'sphot-calibrated'"),
+        (["catalogue.csv", "--wrong"], 2, "No such option"),
+        (["catalogue.csv", "-o", "."], 1, "this is a folder"),
+        (["catalogue.csv", "-o", "config.toml"], 1, "the file exists; give --overwrite"),
+        (["catalogue.csv", "-o", "config.toml/x.h5"], 1, "cannot be written"),
+        (["info", "config.toml"], 1, "cannot be read as HDF5"),
+        (["info", "ga.h5"], 1, "no results file"),
+        (["info", "none.h5"], 1, "there is no such file"),
+        (["plot", "none.h5", "ga"], 1, "there is no such file"),
+        (["truth", "none.h5", "none.ecsv"], 2, "none.ecsv: there is no such file"),
+        (["simulate", "sim", "-n", "0"], 2, "-n"),
+        (["simulate", "sim", "--kind", "foo"], 2, "unknown kind 'foo'"),
+    ],
+)
+def test_a_mistake_gets_its_sentence_and_status(arguments, status, words, call):
+    result = call(*arguments)
+    assert result.exit_code == status, result.output
+    assert words in result.output
+    assert isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.output
+
+
+def test_a_wrong_configuration_is_status_2(call, files):
+    files.config.write_text("[psf]\nth_mn = 3\n")
+    result = call("catalogue.csv")
+    assert result.exit_code == 2
+    assert "config.toml: [psf] th_mn = 3 is not a known key; the nearest is th_min." in result.output
+
+
+def test_the_configuration_in_this_folder_is_taken_and_said(files, monkeypatch):
+    monkeypatch.chdir(files.folder)
+    monkeypatch.setattr(cli, "pipeline_fitters", lambda: FAKES)
+    files.config.rename(files.folder / "sphot_config.toml")
+    result = CliRunner().invoke(cli.main, ["ga.h5", "--images", "none"])
+    assert result.exit_code == 0, result.output
+    assert "sphot_config.toml in this folder" in result.output
+
+
+def test_skip_invalid_runs_the_rest(call, files):
+    files.catalogue.write_text("name,path\nga,ga.h5\ngb,none.h5\n")
+    refused = call("catalogue.csv", "--images", "none")
+    assert refused.exit_code == 2
+    assert "row 2 (gb): there is no file" in refused.output
+    result = call("catalogue.csv", "--images", "none", "--skip-invalid")
+    assert result.exit_code == 0
+    assert "left out: row 2 (gb)" in result.output
+
+
+def test_check_says_what_would_run_and_runs_nothing(call, files):
+    result = call("check", "catalogue.csv")
+    assert result.exit_code == 0
+    assert "3 galaxies, 9 fits" in result.output
+    with h5py.File(files.galaxy("gb"), "r+") as file:
+        del file["F150W"], file["F277W"]
+    with h5py.File(files.psf, "r+") as file:
+        del file["F555W"]
+    files.galaxy("gc").write_text("broken")
+    result = call("check", "catalogue.csv")
+    assert result.exit_code == 3
+    assert "gb.h5 has no base filter F150W (it holds F555W)" in result.output
+    assert "no PSF for F555W" in result.output
+    assert "gc.h5: this cannot be read as HDF5" in result.output
+    assert not list(files.folder.glob("results*"))
+
+
+def test_info_of_a_galaxy(call):
+    call("catalogue.csv", "--images", "none", "--quiet")
+    result = call("info", "results.h5", "gb")
+    assert result.exit_code == 0
+    for word in (*FILTERS, "gb: done", "r_eff px", "5.00"):
+        assert word in result.output
+    unknown = call("info", "results.h5", "gx")
+    assert unknown.exit_code == 2
+    assert "no galaxy 'gx'; it holds ga, gb, gc" in unknown.output
+
+
+def test_an_old_results_file_survives_a_failed_run(call, files):
+    call("catalogue.csv", "--images", "none", "--quiet")
+    before = (files.folder / "results.h5").read_bytes()
+    files.catalogue.write_text("name,path\nbug,ga.h5\n")
+    assert call("catalogue.csv", "--overwrite").exit_code == 1
+    assert (files.folder / "results.h5").read_bytes() == before
+
+
+def test_names_do_not_get_into_paths(call, files, monkeypatch):
+    files.catalogue.write_text("name,path\n../../evil name,ga.h5\n")
+    call("catalogue.csv", "--images", "none", "--quiet")
+    drawn = []
+    monkeypatch.setattr("sphot_mpi.qa.plots.plot_galaxy", lambda *a, **k: drawn.append(a))
+    result = call("plot", "results.h5", "../../evil name")
+    assert result.exit_code == 0, result.output
+    assert [str(a[2]) for a in drawn] == ["______evil_name.png"]
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, None),
+        ({"SLURM_NTASKS": "4"}, ("SLURM_NTASKS", 4)),
+        ({"SLURM_NTASKS": "4", "OMPI_COMM_WORLD_SIZE": "2"}, ("OMPI_COMM_WORLD_SIZE", 2)),
+        ({"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1"}, ("SLURM_STEP_NUM_TASKS", 1)),
+        ({"PMI_SIZE": "nonsense"}, None),
+    ],
+)
+def test_the_most_specific_announcement_counts(environ, expected):
+    assert mpi.announced_size(environ) == expected
+
+
+def test_one_announced_process_runs_alone(call, monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setitem(sys.modules, "mpi4py", None)  # an import would fail
+    assert call("ga.h5", "--images", "none").exit_code == 0
+
+
+def test_several_announced_processes_without_mpi4py_are_refused(call, monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "3")
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    result = call("ga.h5")
+    assert result.exit_code == 2
+    assert "SLURM_NTASKS announces 3 processes, but mpi4py cannot be loaded" in result.output
+
+
+def test_as_a_process_a_mistake_is_one_line_on_stderr(files):
+    done = subprocess.run(
+        [sys.executable, "-m", "sphot_mpi", "none.csv"],
+        cwd=files.folder,
+        env={**os.environ, "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "Error: none.csv: there is no such file; name a catalogue or a galaxy file.\n"
