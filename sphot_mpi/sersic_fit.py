@@ -1,18 +1,19 @@
 """Fits of one or two Sersic components and a sky plane to an image."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from sphot_mpi.errors import FitError
-from sphot_mpi.records import SersicParams, SkyPlane
-from sphot_mpi.sersic import SersicRenderer, from_vector, params_jacobian, total_flux
+from sphot_mpi.records import SersicParams
+from sphot_mpi.sersic import SersicRenderer, from_vector, params_jacobian
 from sphot_mpi.sersic_lm import levenberg_marquardt
 from sphot_mpi.sersic_problem import Evaluation, SersicBounds, SersicProblem, join_theta, split_theta
-from sphot_mpi.sersic_scale import ScaleProblem, scale_covariance, shifted_scale, simplex_scale
+from sphot_mpi.sersic_result import SersicFit, inverse_normal, sky_plane
+from sphot_mpi.sersic_scale import fit_scale
 from sphot_mpi.sersic_search import METHODS, search
 
 __all__ = ["SersicBounds", "SersicFit", "fit_scale", "fit_sersic", "guess_sersic"]
@@ -21,50 +22,6 @@ Array = NDArray[np.float64]
 
 #: Reduced chi2 above which, and S/N below which, a fit is started again.
 _POOR_CHI2, _POOR_SNR = 2.0, 30.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class SersicFit:
-    """Result of a Sersic fit.
-
-    Parameters
-    ----------
-    components : tuple of SersicParams
-        One, or disk and bulge: the first has the larger r_eff.
-    covariance : (7 k, 7 k) float64 ndarray
-        In the order of `SERSIC_PARAMETERS`, component after component, marginal over the sky; NaN where pinned.
-    total_flux, total_flux_err : float
-        Of all components, to infinity, data unit * px.
-    sky : SkyPlane
-        Fitted sky; zero where it was not fitted.
-    sky_covariance : (3, 3) float64 ndarray
-        Of level, slope_x, slope_y; NaN where not fitted.
-    chi2 : float
-        Over the usable pixels.
-    n_pix : int
-        Usable pixels.
-    converged : bool
-        Whether the method stopped by itself.
-    n_evaluations : int
-        Model evaluations of all starts, Jacobians counted as one.
-    at_bound : bool
-        A parameter lies within 1 % of its bound.
-    method : str
-        That was asked for.
-    """
-
-    components: tuple[SersicParams, ...]
-    covariance: Array
-    total_flux: float
-    total_flux_err: float
-    sky: SkyPlane
-    sky_covariance: Array
-    chi2: float
-    n_pix: int
-    converged: bool
-    n_evaluations: int
-    at_bound: bool
-    method: str
 
 
 def guess_sersic(data: Array, weight: Array) -> SersicParams:
@@ -179,84 +136,6 @@ def fit_sersic(
     return _result(problem, _positive(best), bounds, converged, count, method)
 
 
-def fit_scale(
-    data: Array,
-    weight: Array,
-    renderer: SersicRenderer,
-    components: Sequence[SersicParams],
-    *,
-    fit_sky: bool = True,
-    free_shift: bool = False,
-    method: str = "lm",
-) -> SersicFit:
-    """Fit the brightness of a galaxy of known shape, a sky plane and, if wanted, a common shift.
-
-    Parameters
-    ----------
-    data, weight : (ny, nx) float64 ndarray
-        Image, and 1 / variance; 0 = do not use.
-    renderer : SersicRenderer
-        Of the same shape, with the working PSF.
-    components : sequence of SersicParams
-        The galaxy of another filter, in this image's pixel frame.
-    fit_sky : bool
-        Whether a sky plane is fitted too.
-    free_shift : bool
-        "lm": whether the centre may move, where the galaxy's S/N exceeds 5.
-    method : {"lm", "iterative_NM"}
-        Linear least squares, in which a galaxy that is not there may come out negative; or the seed's simplex on a
-        scale between 0 and 10.
-
-    Returns
-    -------
-    SersicFit
-        The components scaled; their covariance is NaN but for amplitude (and centre, if it moved).
-
-    Raises
-    ------
-    FitError
-        If too few pixels are usable, or the galaxy has no light on them.
-    """
-    problem = ScaleProblem(data, weight, renderer, fit_sky=fit_sky)
-    shift = np.zeros(2)
-    if method == "iterative_NM":
-        coefficients, normal, converged, count = simplex_scale(problem, components)
-    elif method == "lm" and free_shift:
-        coefficients, shift, normal, converged, count = shifted_scale(problem, components)
-    elif method == "lm":
-        coefficients, normal, _ = problem.solve(problem.columns(components, shift, slopes=False))
-        converged, count = True, 1
-    else:
-        msg = f"unknown method {method!r} of a scale fit; choose lm or iterative_NM"
-        raise ValueError(msg)
-    if not normal[0, 0] > 0.0:
-        msg = "the galaxy has no light on the usable pixels, so its brightness cannot be fitted"
-        raise FitError(msg)
-    moved = normal.shape[0] > coefficients.size
-    inverse = _inverse(normal)
-    scale = float(coefficients[0])
-    columns = problem.columns(components, shift, slopes=False)
-    flux = sum(total_flux(p) for p in components)
-    sky, sky_covariance = _sky(problem, coefficients[1:], inverse[-3:, -3:])
-    return SersicFit(
-        components=tuple(
-            replace(p, amplitude=scale * p.amplitude, x_0=p.x_0 + float(shift[0]), y_0=p.y_0 + float(shift[1]))
-            for p in components
-        ),
-        covariance=scale_covariance(components, inverse, moved),
-        total_flux=scale * flux,
-        total_flux_err=float(np.sqrt(inverse[0, 0])) * abs(flux),
-        sky=sky,
-        sky_covariance=sky_covariance,
-        chi2=problem.chi2_at(columns, coefficients),
-        n_pix=problem.n_pix,
-        converged=converged,
-        n_evaluations=count,
-        at_bound=method == "iterative_NM" and not 0.01 < scale < 9.9,
-        method=method,
-    )
-
-
 def _positive(evaluation: Evaluation) -> Evaluation:
     """Return `evaluation` if its fluxes are positive."""
     if not np.isfinite(evaluation.chi2):
@@ -314,7 +193,7 @@ def _looks_poor(problem: SersicProblem, best: Evaluation, bounds: SersicBounds) 
         return True
     vectors = split_theta(best.theta)
     components = [from_vector(v, f) for v, f in zip(vectors, best.linear, strict=False)]
-    variance = _inverse(best.normal)[: len(vectors), : len(vectors)].sum()
+    variance = inverse_normal(best.normal)[: len(vectors), : len(vectors)].sum()
     snr = best.linear[: len(vectors)].sum() / np.sqrt(max(variance, 1e-300))
     return bool(snr < _POOR_SNR) or bounds.touched(components, problem.shape)
 
@@ -337,17 +216,6 @@ def _more_starts(theta: Array, wanted: int, retries: int, rng: np.random.Generat
     return starts
 
 
-def _inverse(normal: Array) -> Array:
-    """Inverse of a normal matrix, scaled to a unit diagonal first; columns without light are left out as NaN."""
-    diagonal = np.diag(normal)
-    used = diagonal > 0.0
-    scale = 1.0 / np.sqrt(diagonal[used])
-    inner = np.linalg.pinv(normal[np.ix_(used, used)] * scale * scale[:, None], rcond=1e-14, hermitian=True)
-    inverse = np.full(normal.shape, np.nan)
-    inverse[np.ix_(used, used)] = inner * scale * scale[:, None]
-    return inverse
-
-
 def _result(
     problem: SersicProblem, best: Evaluation, bounds: SersicBounds, converged: bool, count: int, method: str
 ) -> SersicFit:
@@ -356,14 +224,14 @@ def _result(
     k, linear = len(vectors), best.linear.size
     flux = best.linear[:k]
     order = sorted(range(k), key=lambda c: -from_vector(vectors[c], 1.0).r_eff)
-    inverse = _inverse(best.normal)
+    inverse = inverse_normal(best.normal)
     turn = np.zeros((7 * k, best.normal.shape[0]))
     for row, c in enumerate(order):
         jacobian = params_jacobian(vectors[c], float(flux[c]))
         columns = [c, linear, linear + 1, *range(linear + 2 + 4 * c, linear + 6 + 4 * c)]
         turn[7 * row : 7 * row + 7, columns] = jacobian
     components = tuple(from_vector(vectors[c], float(flux[c])) for c in order)
-    sky, sky_covariance = _sky(problem, best.linear[k:], inverse[k:linear, k:linear])
+    sky, sky_covariance = sky_plane(problem, best.linear[k:], inverse[k:linear, k:linear])
     return SersicFit(
         components=components,
         covariance=turn @ inverse @ turn.T,
@@ -378,14 +246,3 @@ def _result(
         at_bound=bounds.touched(components, problem.shape),
         method=method,
     )
-
-
-def _sky(problem: SersicProblem, plane: Array, covariance: Array) -> tuple[SkyPlane, Array]:
-    """Return the sky in px units with its covariance."""
-    if not plane.size:
-        return SkyPlane(), np.full((3, 3), np.nan)
-    unit = np.array([1.0, 1.0 / problem.reach, 1.0 / problem.reach])
-    level, slope_x, slope_y = (float(v) for v in plane * unit)
-    x_ref, y_ref = problem.reference
-    sky = SkyPlane(level=level, slope_x=slope_x, slope_y=slope_y, x_ref=x_ref, y_ref=y_ref)
-    return sky, covariance * unit * unit[:, None]

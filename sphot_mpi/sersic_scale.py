@@ -7,9 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
+from sphot_mpi.errors import FitError
 from sphot_mpi.records import SersicParams
-from sphot_mpi.sersic import to_vector, total_flux
+from sphot_mpi.sersic import SersicRenderer, to_vector, total_flux
 from sphot_mpi.sersic_problem import SersicProblem, solve_spd
+from sphot_mpi.sersic_result import SersicFit, inverse_normal, sky_plane
 
 Array = NDArray[np.float64]
 
@@ -17,6 +19,84 @@ Array = NDArray[np.float64]
 _SCALE_RANGE = (0.0, 10.0)
 #: The shift is fitted above this S/N and within this many px.
 _SHIFT_SNR, _SHIFT_MOST = 5.0, 5.0
+
+
+def fit_scale(
+    data: Array,
+    weight: Array,
+    renderer: SersicRenderer,
+    components: Sequence[SersicParams],
+    *,
+    fit_sky: bool = True,
+    free_shift: bool = False,
+    method: str = "lm",
+) -> SersicFit:
+    """Fit the brightness of a galaxy of known shape, a sky plane and, if wanted, a common shift.
+
+    Parameters
+    ----------
+    data, weight : (ny, nx) float64 ndarray
+        Image, and 1 / variance; 0 = do not use.
+    renderer : SersicRenderer
+        Of the same shape, with the working PSF.
+    components : sequence of SersicParams
+        The galaxy of another filter, in this image's pixel frame.
+    fit_sky : bool
+        Whether a sky plane is fitted too.
+    free_shift : bool
+        "lm": whether the centre may move, where the galaxy's S/N exceeds 5.
+    method : {"lm", "iterative_NM"}
+        Linear least squares, in which a galaxy that is not there may come out negative; or the seed's simplex on a
+        scale between 0 and 10.
+
+    Returns
+    -------
+    SersicFit
+        The components scaled; their covariance is NaN but for amplitude (and centre, if it moved).
+
+    Raises
+    ------
+    FitError
+        If too few pixels are usable, or the galaxy has no light on them.
+    """
+    problem = ScaleProblem(data, weight, renderer, fit_sky=fit_sky)
+    shift = np.zeros(2)
+    if method == "iterative_NM":
+        coefficients, normal, converged, count = _simplex_scale(problem, components)
+    elif method == "lm" and free_shift:
+        coefficients, shift, normal, converged, count = _shifted_scale(problem, components)
+    elif method == "lm":
+        coefficients, normal, _ = problem.solve(problem.columns(components, shift, slopes=False))
+        converged, count = True, 1
+    else:
+        msg = f"unknown method {method!r} of a scale fit; choose lm or iterative_NM"
+        raise ValueError(msg)
+    if not normal[0, 0] > 0.0:
+        msg = "the galaxy has no light on the usable pixels, so its brightness cannot be fitted"
+        raise FitError(msg)
+    moved = normal.shape[0] > coefficients.size
+    inverse = inverse_normal(normal)
+    scale = float(coefficients[0])
+    columns = problem.columns(components, shift, slopes=False)
+    flux = sum(total_flux(p) for p in components)
+    sky, sky_covariance = sky_plane(problem, coefficients[1:], inverse[-3:, -3:])
+    return SersicFit(
+        components=tuple(
+            replace(p, amplitude=scale * p.amplitude, x_0=p.x_0 + float(shift[0]), y_0=p.y_0 + float(shift[1]))
+            for p in components
+        ),
+        covariance=_scale_covariance(components, inverse, moved),
+        total_flux=scale * flux,
+        total_flux_err=float(np.sqrt(inverse[0, 0])) * abs(flux),
+        sky=sky,
+        sky_covariance=sky_covariance,
+        chi2=problem.chi2_at(columns, coefficients),
+        n_pix=problem.n_pix,
+        converged=converged,
+        n_evaluations=count,
+        at_bound=method == "iterative_NM" and not 0.01 < scale < 9.9,
+        method=method,
+    )
 
 
 class ScaleProblem(SersicProblem):
@@ -43,7 +123,7 @@ class ScaleProblem(SersicProblem):
         return float(self.weight @ residual**2)
 
 
-def shifted_scale(problem: ScaleProblem, components: Sequence[SersicParams]) -> tuple[Array, Array, Array, bool, int]:
+def _shifted_scale(problem: ScaleProblem, components: Sequence[SersicParams]) -> tuple[Array, Array, Array, bool, int]:
     """Fit scale, shift and sky by Gauss-Newton from zero shift.
 
     Returns
@@ -78,7 +158,7 @@ def shifted_scale(problem: ScaleProblem, components: Sequence[SersicParams]) -> 
     return coefficients, shift, normal, False, 20
 
 
-def simplex_scale(problem: ScaleProblem, components: Sequence[SersicParams]) -> tuple[Array, Array, bool, int]:
+def _simplex_scale(problem: ScaleProblem, components: Sequence[SersicParams]) -> tuple[Array, Array, bool, int]:
     """Fit the scale in [0, 10] by a simplex, the sky solved for at each trial.
 
     Returns
@@ -109,7 +189,7 @@ def simplex_scale(problem: ScaleProblem, components: Sequence[SersicParams]) -> 
     return best_sky(float(found.x[0])), normal, bool(found.success), int(found.nfev)
 
 
-def scale_covariance(components: Sequence[SersicParams], inverse: Array, shifted: bool) -> Array:
+def _scale_covariance(components: Sequence[SersicParams], inverse: Array, shifted: bool) -> Array:
     """Covariance (7 k, 7 k) of scaled components: amplitudes share the scale, centres the shift, the rest is NaN.
 
     Parameters

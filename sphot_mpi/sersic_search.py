@@ -2,7 +2,9 @@
 
 They search in all parameters of the galaxy, amplitude included; only the sky plane, if it is fitted, is solved for
 at each point. The coordinates are ``x_0, y_0`` and for each component ``ln amplitude, ln r_eff, ln n, ellip, theta``,
-standardised: counted from the start in steps that are typical of each.
+standardised: counted from the start in steps that are typical of each. The ellipticity may pass through zero, r_eff
+then being the half-axis along theta whichever is the longer: a wall at the circle would hold every search whose
+start points the wrong way.
 """
 
 from collections.abc import Callable
@@ -24,7 +26,9 @@ _UNIT_CENTRE = 1.0
 _UNIT_SHAPE = (0.3, 0.3, 0.3, 0.1, 0.3)
 #: Range of ln amplitude about the start.
 _AMPLITUDE_RANGE = np.log(100.0)
-#: The simplex is restarted until a pass gains less chi2 than this.
+#: Flattest galaxy across theta, 1 - b/a with b > a.
+_ACROSS = -1.0
+#: A search is repeated from its end until a pass gains less chi2 than this.
 _QUIET = 1e-2
 _PASSES = 30
 _DEFAULT_EVALUATIONS = {"iterative_NM": 6000, "dual_annealing": 3000, "BFGS": 300, "lbfgsb_polish": 300}
@@ -52,7 +56,7 @@ class Coordinates:
             own = np.array([np.log(p.amplitude), np.log(p.r_eff), np.log(p.n), p.ellip, p.theta])
             self.zero = np.concatenate([self.zero, own])
             lower.append(
-                np.array([own[0] - _AMPLITUDE_RANGE, np.log(low[2]), np.log(low[3]), 0.0, p.theta - 0.5 * np.pi])
+                np.array([own[0] - _AMPLITUDE_RANGE, np.log(low[2]), np.log(low[3]), _ACROSS, p.theta - 0.5 * np.pi])
             )
             upper.append(
                 np.array([own[0] + _AMPLITUDE_RANGE, np.log(high[2]), np.log(high[3]), high[4], p.theta + 0.5 * np.pi])
@@ -64,15 +68,23 @@ class Coordinates:
     def components(self, z: Array) -> list[SersicParams]:
         """Components at the coordinates `z`."""
         c = self.zero + self.unit * z
-        return [
-            SersicParams(
-                amplitude=float(np.exp(a)), r_eff=float(np.exp(r)), n=float(np.exp(n)), x_0=float(c[0]),
-                y_0=float(c[1]), ellip=float(max(ellip, 0.0)), theta=float(theta),
+        found = []
+        for a, r, n, e, theta in c[2:].reshape(-1, 5):
+            across = e < 0.0
+            found.append(
+                SersicParams(
+                    amplitude=float(np.exp(a)),
+                    r_eff=float(np.exp(r) * (1.0 - e if across else 1.0)),
+                    n=float(np.exp(n)),
+                    x_0=float(c[0]),
+                    y_0=float(c[1]),
+                    ellip=float(-e / (1.0 - e) if across else e),
+                    theta=float(theta + 0.5 * np.pi if across else theta),
+                )
             )
-            for a, r, n, ellip, theta in c[2:].reshape(-1, 5)
-        ]  # fmt: skip
+        return found
 
-    def slope(self, evaluation: Evaluation, components: list[SersicParams]) -> Array:
+    def slope(self, z: Array, evaluation: Evaluation, components: list[SersicParams]) -> Array:
         """Derivative of chi2 by the coordinates."""
         slope = np.zeros(self.zero.size)
         slope[:2] = evaluation.gradient[:2]
@@ -81,8 +93,13 @@ class Coordinates:
             # (flux, ln r_circ, ln n, eta) by (amplitude, r_eff, n, ellip, theta)
             inverse = np.linalg.inv(params_jacobian(vector, float(evaluation.linear[c])))
             part = inverse[np.ix_([0, 3, 4, 5, 6], [0, 1, 2, 5, 6])].T @ inner
+            e = self.zero[5 + 5 * c] + self.unit[5 + 5 * c] * z[5 + 5 * c]
+            if e < 0.0:
+                # r_eff = r (1 - e), ellip = -e / (1 - e)
+                part[3] = -part[1] * p.r_eff / (1.0 - e) - part[3] / (1.0 - e) ** 2
             slope[2 + 5 * c : 7 + 5 * c] = part * np.array([p.amplitude, p.r_eff, p.n, 1.0, 1.0])
-        return -2.0 * slope * self.unit
+        slope *= -2.0 * self.unit
+        return slope
 
 
 class Objective:
@@ -109,7 +126,7 @@ class Objective:
         self.count += 1
         components, theta, flux = self.split(z)
         evaluation = self.problem.evaluate(theta, flux)
-        return evaluation.chi2, self.coordinates.slope(evaluation, components)
+        return evaluation.chi2, self.coordinates.slope(z, evaluation, components)
 
 
 def search(
@@ -148,19 +165,25 @@ def search(
     """
     vectors = split_theta(bounds.project(first.theta, problem.shape))
     components = [from_vector(v, float(f)) for v, f in zip(vectors, first.linear, strict=False)]
-    objective = Objective(problem, Coordinates(components, bounds, problem.shape))
     budget = max_evaluations or _DEFAULT_EVALUATIONS[method]
-    run: Callable[[Objective, int], tuple[Array, bool]]
-    if method == "dual_annealing":
-        z, converged = _anneal(objective, budget, seed)
-    else:
-        run = {"iterative_NM": _simplex, "BFGS": _bfgs, "lbfgsb_polish": _polish}[method]
-        z, converged = run(objective, budget)
-    start = np.zeros_like(z)
-    if objective.value(z) > objective.value(start):
-        z = start
-    _, theta, flux = objective.split(z)
-    return problem.evaluate(theta, flux), converged, objective.count
+    count, converged, lowest = 0, False, np.inf
+    for _ in range(_PASSES):
+        objective = Objective(problem, Coordinates(components, bounds, problem.shape))
+        lowest = min(lowest, objective.value(np.zeros(objective.coordinates.zero.size)))
+        z, converged = _RUN[method](objective, max(budget - count, 1), seed)
+        _, theta, flux = objective.split(z)
+        theta = bounds.project(theta, problem.shape)
+        gain = lowest - problem.chi2(theta, flux)
+        count += objective.count + 1
+        if gain > 0.0:
+            components = [from_vector(v, float(f)) for v, f in zip(split_theta(theta), flux, strict=True)]
+            lowest -= gain
+        if gain < _QUIET or count >= budget or method == "dual_annealing":
+            converged = converged or gain < _QUIET
+            break
+    return (
+        problem.evaluate(join_theta(components), np.array([total_flux(p) for p in components])), converged, count
+    )  # fmt: skip
 
 
 def _box(objective: Objective) -> optimize.Bounds:
@@ -168,38 +191,17 @@ def _box(objective: Objective) -> optimize.Bounds:
     return optimize.Bounds(objective.coordinates.lower, objective.coordinates.upper)
 
 
-def _simplex(objective: Objective, budget: int) -> tuple[Array, bool]:
-    """Nelder-Mead, started anew from its end with a fresh simplex until a pass gains nothing."""
+def _simplex(objective: Objective, budget: int, seed: int) -> tuple[Array, bool]:
+    """Nelder-Mead from a simplex of unit steps."""
     lower, upper = objective.coordinates.lower, objective.coordinates.upper
-    z = np.zeros(lower.size)
-    lowest = objective.value(z)
-    size = 1.0
-    for _ in range(_PASSES):
-        # away from the nearer bound, so that the simplex has a volume
-        step = np.where(z + size < upper, size, -size)
-        simplex = np.vstack([z, np.clip(z + np.diag(step), lower, upper)])
-        found = optimize.minimize(
-            objective.value,
-            z,
-            method="Nelder-Mead",
-            bounds=_box(objective),
-            options={
-                "initial_simplex": simplex,
-                "maxfev": min(200 * z.size, budget - objective.count),
-                "xatol": 1e-4,
-                "fatol": 1e-3,
-                "adaptive": True,
-            },
-        )
-        gain = lowest - found.fun
-        if gain > 0.0:
-            z, lowest = found.x, found.fun
-        if gain < _QUIET:
-            return z, True
-        if objective.count >= budget:
-            break
-        size = 0.5 if gain < 1.0 else 1.0
-    return z, False
+    # away from the nearer bound, so that the simplex has a volume
+    step = np.where(upper > 1.0, 1.0, -1.0)
+    simplex = np.clip(np.vstack([np.zeros_like(step), np.diag(step)]), lower, upper)
+    options = {"initial_simplex": simplex, "maxfev": min(200 * step.size, budget), "xatol": 1e-4, "fatol": 1e-3}
+    found = optimize.minimize(
+        objective.value, simplex[0], method="Nelder-Mead", bounds=_box(objective), options=options
+    )
+    return found.x, bool(found.success)
 
 
 def _anneal(objective: Objective, budget: int, seed: int) -> tuple[Array, bool]:
@@ -220,7 +222,7 @@ def _anneal(objective: Objective, budget: int, seed: int) -> tuple[Array, bool]:
     return found.x, bool(found.success)
 
 
-def _polish(objective: Objective, budget: int) -> tuple[Array, bool]:
+def _polish(objective: Objective, budget: int, seed: int) -> tuple[Array, bool]:
     """L-BFGS-B with analytic derivatives."""
     found = optimize.minimize(
         objective.value_and_slope,
@@ -233,7 +235,7 @@ def _polish(objective: Objective, budget: int) -> tuple[Array, bool]:
     return found.x, bool(found.success)
 
 
-def _bfgs(objective: Objective, budget: int) -> tuple[Array, bool]:
+def _bfgs(objective: Objective, budget: int, seed: int) -> tuple[Array, bool]:
     """BFGS on the angles whose sine runs between the bounds, which keeps it inside them."""
     lower, upper = objective.coordinates.lower, objective.coordinates.upper
     half, middle = 0.5 * (upper - lower), 0.5 * (upper + lower)
@@ -247,3 +249,11 @@ def _bfgs(objective: Objective, budget: int) -> tuple[Array, bool]:
     found = optimize.minimize(scaled, angle, jac=True, method="BFGS", options={"maxiter": budget, "gtol": 1e-3})
     # what BFGS calls lost precision is a chi2 that no longer falls
     return middle + half * np.sin(found.x), found.status in (0, 2)
+
+
+_RUN: dict[str, Callable[[Objective, int, int], tuple[Array, bool]]] = {
+    "iterative_NM": _simplex,
+    "dual_annealing": _anneal,
+    "BFGS": _bfgs,
+    "lbfgsb_polish": _polish,
+}
