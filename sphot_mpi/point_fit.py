@@ -220,7 +220,9 @@ def fit_points(
         if settings.annulus is None:
             break
         bright = valid & (fit.parameters[:, 0] > 0.0)
-        stars = render_sources((image.shape[0], image.shape[1]), psf, *fit.parameters[bright][:, [1, 2, 0]].T)
+        reach = int(np.ceil(2.0 * settings.annulus[1])) + 1
+        light, x_now, y_now = fit.parameters[bright].T
+        stars = render_sources((image.shape[0], image.shape[1]), psf, x_now, y_now, light, reach)
     fit.parameters[~valid] = np.nan
     for k, name in enumerate(("flux", "x", "y")):
         sources[f"{name}_fit"], sources[f"{name}_err"] = fit.parameters[:, k], fit.errors[:, k]
