@@ -1,0 +1,70 @@
+# All that is needed is Python 3.11 or newer; every target makes its own .venv from PyPI.
+#
+#   make venv       the environment
+#   make demo       simulate four galaxies, fit them, compare with the truth, draw one
+#   make test       what CI runs: check, then all tests but the slow ones; with MPI where root and apt are there
+#   make check      style, types, layers, docstrings
+#   make test-slow  the tests that take minutes
+#   make bench      accuracy on simulated galaxies, as in docs/accuracy.md
+#   make mpi        mpi4py and an MPI build of h5py into .venv (Debian, as root)
+
+SHELL := /bin/bash
+VENV := .venv
+PYTHON ?= python3
+PIP := $(VENV)/bin/pip --disable-pip-version-check
+READY := $(VENV)/.ready
+# what MPI needs in the environment, where it is set up
+MPI_ENV := if [ -f $(VENV)/mpi-env.sh ]; then . $(VENV)/mpi-env.sh; fi
+
+export OMP_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+export NUMBA_NUM_THREADS ?= 1
+export MPLBACKEND ?= agg
+
+.PHONY: venv mpi demo test check test-slow bench clean
+
+venv: $(READY)
+
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("sphot-mpi needs Python 3.11 or newer; set PYTHON=...") if sys.version_info < (3, 11) else None'
+	[ -x $(VENV)/bin/python ] || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -U "pip>=25.1"
+	$(PIP) install -q -e . --group test --group check
+	touch $@
+
+# never an error: without MPI everything works in one process, with serial HDF5
+mpi: $(READY)
+	@if [ -f $(VENV)/mpi-env.sh ] && . $(VENV)/mpi-env.sh && command -v $$MPIRUN >/dev/null \
+	  && $(VENV)/bin/python -c 'import h5py; from mpi4py import MPI; assert h5py.get_config().mpi' 2>/dev/null; then \
+	  echo "MPI: ready"; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  timeout 2400 container/install_mpi.sh $(VENV) || echo "MPI: the set-up failed; its tests are skipped, all else runs."; \
+	else \
+	  echo "MPI: no root or no apt; its tests are skipped, all else runs."; \
+	fi
+
+demo: $(READY)
+	$(VENV)/bin/sphot-mpi simulate demo -n 4 --seed 1 --kind demo
+	$(VENV)/bin/sphot-mpi demo/catalogue.csv -o demo/results.h5 --overwrite
+	$(VENV)/bin/sphot-mpi truth demo/results.h5 demo/truth.ecsv
+	name=$$(sed -n 2p demo/catalogue.csv | cut -d, -f1) \
+	  && $(VENV)/bin/sphot-mpi plot demo/results.h5 "$$name" -o "demo/$$name.png"
+
+check: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/python -m numpydoc lint sphot_mpi/*.py sphot_mpi/*/*.py
+
+test: check mpi
+	@$(MPI_ENV); $(VENV)/bin/python -m pytest -m "not slow"
+
+test-slow: $(READY)
+	@$(MPI_ENV); $(VENV)/bin/python -m pytest -m slow
+
+bench: $(READY)
+	$(VENV)/bin/python benchmarks/accuracy.py --kind typical crowded -n 8 --preset best
+
+clean:
+	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache
