@@ -45,7 +45,7 @@ Array = NDArray[np.float64]
 
 #: Chebyshev nodes along each axis for the periodic images' light.
 _NODES = 11
-#: Directions in which the light outside of all images is averaged.
+#: Directions over which light is averaged, in the plane and in frequency.
 _DIRECTIONS = 32
 #: Room between the cutout's far edge and the nearest periodic image: in sides of the cutout for a small galaxy,
 #: for one of r_eff beyond a sixth of the side, and in half-light extents for a very large one.
@@ -190,7 +190,7 @@ class SersicRenderer:
         # kappa^2 = (2 pi r_circ)^2 f^T H f
         forms = (2.0 * np.pi * np.exp(vector[2])) ** 2 * shape_forms(vector[4], vector[5])
         grid = self.period(vector)
-        f_cut = self._cut_off(cells, forms[0])
+        f_cut = self._cut_off(cells, 2.0 * np.pi * float(np.exp(vector[2])), float(np.hypot(vector[4], vector[5])))
         box = self._boxes.get(grid)
         if box is None or box.f_max < f_cut:
             box = working_box(self.psf, self._grids, self.factors, grid, f_cut)
@@ -205,18 +205,23 @@ class SersicRenderer:
         )  # fmt: skip
         return spectra, grid
 
-    def _cut_off(self, cells: Array, form: Array) -> float:
+    def _cut_off(self, cells: Array, scale: float, eta: float) -> float:
         """Frequency beyond which less than `tolerance` of the spectrum's light lies, cycles per px.
 
-        The sum of |spectrum| bounds the brightest pixel from above within a factor of about two.
+        The sum of |spectrum| bounds the brightest pixel from above within a factor of about two. `scale` is
+        2 pi r_circ; the spectrum of a flat galaxy is a narrow wedge about its minor axis, hence directions with
+        ``tan phi = q tan psi``, psi evenly spaced.
         """
         radius, area = self._grids.ring_radius, self._rings
-        angle = np.pi * (np.arange(8) + 0.5)[:, None] / 8.0
-        c, s = np.cos(angle), np.sin(angle)
-        u = radius**2 * (form[0] * c * c + 2.0 * form[1] * c * s + form[2] * s * s)
+        q = np.exp(-eta)
+        psi = 0.5 * np.pi * (np.arange(_DIRECTIONS) + 0.5) / _DIRECTIONS
+        norm = np.cos(psi) ** 2 + (q * np.sin(psi)) ** 2
+        weight = q / norm / _DIRECTIONS
+        # u / (2 pi r_circ f)^2 = q cos^2 phi + sin^2 phi / q
+        u = (scale * radius) ** 2 * (q / norm)[:, None]
         table = hankel_table()
         light = np.empty(radius.size)
-        kernels.radial_sum(cells, table.edges, table.first, table.shift, u, area, light)
+        kernels.radial_sum(cells, table.edges, table.first, table.shift, u, weight, area, light)
         left_out = np.cumsum(light[::-1])[::-1]
         return float(radius[np.flatnonzero(left_out >= self.tolerance * left_out[0])[-1]] + 0.5 * RING)
 

@@ -14,15 +14,17 @@ from sphot_mpi.kernels._jit import jit, jit_fast
 
 
 @jit
-def radial_sum(cells, edges, first, shift, u, area, out):
-    """Mean of |F| over the rows of `u` times `area`: the light in each ring of frequencies.
+def radial_sum(cells, edges, first, shift, u, weight, area, out):
+    """Mean of |F| over directions times `area`: the light in each ring of frequencies.
 
     Parameters
     ----------
     cells, edges, first, shift
         As in `fill_spectra`.
-    u : (angles, rings) float64 ndarray
+    u : (directions, rings) float64 ndarray
         kappa^2.
+    weight : (directions,) float64 ndarray
+        Share of each direction in a ring.
     area : (rings,) float64 ndarray
         Sum of the PSF's spectrum over each ring.
     out : (rings,) float64 ndarray
@@ -35,8 +37,8 @@ def radial_sum(cells, edges, first, shift, u, area, out):
         for a in range(u.shape[0]):
             c = min(max((bits[a, j] >> shift) - first, 0), last)
             d = u[a, j] - edges[c]
-            total += abs(cells[c, 0] + d * (cells[c, 1] + d * (cells[c, 2] + d * cells[c, 3])))
-        out[j] = total / u.shape[0] * area[j]
+            total += weight[a] * abs(cells[c, 0] + d * (cells[c, 1] + d * (cells[c, 2] + d * cells[c, 3])))
+        out[j] = total * area[j]
 
 
 @jit_fast
