@@ -6,10 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from sphot_mpi.kernels.psf import fill_stamps
 from sphot_mpi.kernels.sparse import gram_blocks, marginal_variances
 from sphot_mpi.nnls import solve_nnls, solve_signed
-from sphot_mpi.point_fit import render_sources
+from sphot_mpi.point_render import render_sources, star_stamps
 from sphot_mpi.psf import PSF
 
 Image = NDArray[np.float64]
@@ -47,30 +46,6 @@ class JointFluxes:
     x_err: Vector
     y_err: Vector
     converged: NDArray[np.bool_]
-
-
-def star_stamps(psf: PSF, x: Vector, y: Vector, radius: int) -> tuple[Image, NDArray[np.int64], NDArray[np.int64]]:
-    """Unit-flux stamps with derivatives, and the pixel (y, x) of their corners.
-
-    Parameters
-    ----------
-    psf : PSF
-        Working PSF.
-    x, y : (n,) float64 ndarray
-        Positions, px.
-    radius : int
-        Half-size, px.
-
-    Returns
-    -------
-    stamps : (n, 3, 2 radius + 1, 2 radius + 1) float64 ndarray
-        P, dP/dx, dP/dy.
-    corner_y, corner_x : (n,) int64 ndarray
-        Image pixel of each stamp's element (0, 0).
-    """
-    stamps = np.empty((x.size, 3, 2 * radius + 1, 2 * radius + 1))
-    fill_stamps(stamps, psf.planes, psf.oversample, psf.origin[0], psf.origin[1], x, y, radius)
-    return stamps, np.rint(y).astype(np.int64) - radius, np.rint(x).astype(np.int64) - radius
 
 
 def solve_pinned(

@@ -19,7 +19,8 @@ from sphot_mpi.errors import FitError
 from sphot_mpi.flags import SourceFlag
 from sphot_mpi.flux_solve import JointFluxes, solve_joint, solve_pinned
 from sphot_mpi.kernels.stats import median_mad
-from sphot_mpi.point_fit import PointFitSettings, fit_points, measure_quality, render_sources, weights
+from sphot_mpi.point_fit import PointFitSettings, fit_points, measure_quality
+from sphot_mpi.point_render import render_sources, weights
 from sphot_mpi.psf import PSF
 from sphot_mpi.source_cuts import quality_passing
 

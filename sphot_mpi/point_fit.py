@@ -9,9 +9,10 @@ from scipy.spatial import cKDTree
 
 from sphot_mpi.config import PsfConfig
 from sphot_mpi.flags import SourceFlag
+from sphot_mpi.flux_solve import solve_pinned
 from sphot_mpi.kernels.point_fit import fit_groups
 from sphot_mpi.kernels.point_windows import aperture_fluxes, local_backgrounds, window_metrics, window_pixels
-from sphot_mpi.kernels.psf import render_stars
+from sphot_mpi.point_render import contiguous, render_sources
 from sphot_mpi.psf import PSF
 from sphot_mpi.records import SOURCE_DTYPE
 
@@ -19,15 +20,12 @@ Image = NDArray[np.float64]
 Sources = NDArray[np.void]
 Labels = NDArray[np.int64]
 
-#: Half-size of a stamp that holds every PSF.
-WHOLE = 1 << 20
-
 #: Fits of a step of the ladder; the share of a star's light that its background takes, a few per cent
 #: with a narrow annulus, falls by that factor each time.
 BACKGROUND_ROUNDS = 3
 
 #: Rounds in which the pieces of a split group are fitted with each other's light taken off.
-PIECE_ROUNDS = 3
+PIECE_ROUNDS = 5
 
 #: Flags that data and table decide, without the fit's history.
 DATA_FLAGS = (
@@ -103,26 +101,6 @@ def fit_side(length: float) -> int:
     return max(3, 2 * int(np.ceil((length - 1.0) / 2.0)) + 1)
 
 
-def weights(error: Image, mask: NDArray[np.bool_]) -> Image:
-    """1 / error^2; 0 where masked or where the error is not positive and finite."""
-    good = ~mask & np.isfinite(error) & (error > 0.0)
-    return np.where(good, 1.0 / np.where(good, error, 1.0) ** 2, 0.0)
-
-
-def render_sources(shape: tuple[int, int], psf: PSF, x: Image, y: Image, flux: Image, radius: int = WHOLE) -> Image:
-    """Image of point sources on stamps of half-size `radius`, px; `flux` is that of the whole PSF."""
-    image = np.zeros(shape)
-    half = np.full(x.size, radius, dtype=np.int64)
-    x, y, flux = _columns(x, y, flux)
-    render_stars(image, psf.planes, psf.oversample, psf.origin[0], psf.origin[1], x, y, flux, half)
-    return image
-
-
-def _columns(*columns: Image) -> tuple[Image, ...]:
-    """Contiguous float64 copies of table columns, as kernels want them."""
-    return tuple(np.ascontiguousarray(c, dtype=np.float64) for c in columns)
-
-
 def group_sources(x: Image, y: Image, separation: float, largest: int) -> tuple[Labels, Labels]:
     """Friends-of-friends groups, and the pieces that large groups are split into.
 
@@ -194,7 +172,7 @@ def fit_points(
     The fluxes are total fluxes of the unit-sum PSF; photutils' `ImagePSF` gives the same
     numbers when its array sums to oversampling^2.
     """
-    x, y = _columns(x, y)
+    x, y = contiguous(x, y)
     sources = np.zeros(x.size, SOURCE_DTYPE)
     sources["id"] = np.arange(1, x.size + 1)
     sources["x_init"], sources["y_init"] = x, y
@@ -273,14 +251,21 @@ class _GroupFit:
             self.fit_in_turn(np.flatnonzero(valid & (group == one)), piece)
 
     def fit_in_turn(self, members: NDArray[np.intp], piece: Labels) -> None:
-        """Fit the pieces of one group a few times, each with the others' light taken off."""
+        """Fit the pieces of one group a few times, each with the others' light taken off.
+
+        The first light is that of all members together at the positions of the first guess.
+        """
         start = self.parameters[members].copy()
-        self.parameters[members, 0] = np.maximum(start[:, 0], 0.0)
+        _, x, y = contiguous(*start.T)
+        radius = max(self.settings.fit_shape) // 2
+        level = float(np.mean(self.background[members]))
+        start[:, 0] = solve_pinned(self.image - level, self.weight, self.psf, x, y, radius=radius).flux
+        self.parameters[members] = start
         for _ in range(PIECE_ROUNDS):
             for label in np.unique(piece[members]):
                 inside = piece[members] == label
                 flux, x, y = self.parameters[members[~inside]].T
-                light = render_sources(self.image.shape, self.psf, x, y, flux)
+                light = render_sources((self.image.shape[0], self.image.shape[1]), self.psf, x, y, flux)
                 # windows stay where the first guess put them
                 self.parameters[members[inside]] = start[inside]
                 self.fit(members[inside], piece, self.image - light)
@@ -325,7 +310,7 @@ def measure_quality(sources: Sources, residual: Image, weight: Image, fit_shape:
         With `n_pixels_fit`, `qfit`, `cfit`, `reduced_chi2`, `snr` and the flags of `data_flags` renewed.
     """
     out = sources.copy()
-    x, y = _columns(out["x_fit"], out["y_fit"])
+    x, y = contiguous(out["x_fit"], out["y_fit"])
     pixels = window_pixels(weight, x, y, fit_shape[0], fit_shape[1])
     out["n_pixels_fit"] = np.maximum(pixels, 0)
     metrics: Image = window_metrics(residual, weight, x, y, fit_shape[0], fit_shape[1])
