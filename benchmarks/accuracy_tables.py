@@ -59,6 +59,8 @@ class Line:
         if np.isfinite(self.low) and np.isfinite(self.high):
             target = f"{self.low:g} to {self.high:g}"
         mark = "ok" if self.low <= self.value <= self.high else "**miss**"
+        if np.isnan(self.value):
+            mark = "too few to tell"
         return f"| {self.label} | {self.value:.4g} | {target} | {mark} |"
 
 

@@ -96,7 +96,7 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "easy": Kind(stars=(30.0, 30.0), chip_edge=0.0),
+    "easy": Kind(stars=(30.0, 30.0), count_above_3_sigma=True, chip_edge=0.0),
     "typical": Kind(correlated_every_eighth=True),
     "crowded": Kind(stars=(600.0, 1500.0), correlated_every_eighth=True),
     "reallike": Kind(stars=(2500.0, 2800.0), count_above_3_sigma=True, chip_edge=1.0, correlated_every_eighth=True),
