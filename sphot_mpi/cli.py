@@ -172,7 +172,7 @@ def _run_alone(options: dict[str, Any], console: Console) -> int:
 
 def _run_first(world: mpi.World, options: dict[str, Any], console: Console) -> int:
     """Run as rank 0; the others must hear of a mistake, or they would wait for ever."""
-    with world.guarded():
+    with world.guarded(SphotError):
         try:
             campaign = _campaign(options)
             with choose_progress(console, quiet=options["quiet"]) as progress:
@@ -236,7 +236,10 @@ def info(results: Path, name: str | None) -> None:
     from sphot_mpi.results_reader import ResultsReader
 
     with ResultsReader(results) as reader:
-        Console().print(describe_file(reader) if name is None else describe_galaxy(reader, name))
+        # no markup: a galaxy's name may hold brackets
+        Console(markup=False, highlight=False).print(
+            describe_file(reader) if name is None else describe_galaxy(reader, name)
+        )
 
 
 @main.command()
@@ -282,7 +285,7 @@ def truth(results: Path, truth: Path) -> None:
     if not truth.is_file():
         msg = f"{truth}: there is no such file; name the truth.ecsv of the simulation."
         raise UsageError(msg)
-    Console().print(compare_with_truth(results, truth))
+    click.echo(compare_with_truth(results, truth))
 
 
 @main.command()

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from sphot_mpi.campaign import Assignment, Campaign, Conductor, MemoryStore, Progress, image_items, make_record
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.config import Config
-from sphot_mpi.errors import SphotError, UsageError
+from sphot_mpi.errors import UsageError
 from sphot_mpi.outcomes import TaskOutcome
 from sphot_mpi.results import CampaignRecord, add_images, create, finish
 from sphot_mpi.tasks import TaskRunner
@@ -109,11 +109,11 @@ class World:
         sys.exit(1)
 
     @contextmanager
-    def guarded(self) -> Iterator[None]:
-        """Abort the job on whatever is not expected; without this the other ranks would wait for ever."""
+    def guarded(self, *expected: type[BaseException]) -> Iterator[None]:
+        """Abort the job on whatever is not `expected`; without this the other ranks would wait for ever."""
         try:
             yield
-        except (SphotError, SystemExit):
+        except expected:
             raise
         except BaseException as error:  # noqa: BLE001 - also an interrupt must end all ranks
             self.abort(error)

@@ -81,7 +81,7 @@ class Bar(Quiet):
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("[red]{task.fields[failed]} failed" if console.is_terminal else "{task.fields[failed]} failed"),
+            TextColumn("{task.fields[failed]} failed"),
             console=console,
         )
         self._task = self._bar.add_task("fits", total=None, rate=0.0, failed=0)

@@ -82,6 +82,10 @@ def check_shape(path: Path, label: str, pixels: Pixels) -> None:
     if shape[0] * shape[1] > MAX_PIXELS:
         msg = f"{path}: dataset {label!r} has {shape[0]} x {shape[1]} px; cut out at most {MAX_PIXELS} px."
         raise InputError(msg)
+    chunks = getattr(pixels, "chunks", None)  # of HDF5: read whole, however small the image is
+    if chunks is not None and chunks[0] * chunks[1] > MAX_PIXELS:
+        msg = f"{path}: dataset {label!r} has chunks of {chunks} px; store it in smaller ones."
+        raise InputError(msg)
     if pixels.dtype.kind not in "fiub":
         msg = f"{path}: dataset {label!r} has type {pixels.dtype}; it must hold real numbers."
         raise InputError(msg)

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from fakes import FAKES, FILTERS
 
 from sphot_mpi import cli, mpi
+from sphot_mpi.errors import OutputError
 from sphot_mpi.results_reader import ResultsReader
 
 
@@ -170,7 +171,7 @@ def test_info_of_a_galaxy(call):
 def test_an_old_results_file_survives_a_failed_run(call, files):
     call("catalogue.csv", "--images", "none", "--quiet")
     before = (files.folder / "results.h5").read_bytes()
-    files.catalogue.write_text("name,path\nbug,ga.h5\n")
+    files.catalogue.write_text("name,path\nbug,ga.h5\n")  # its fit raises
     assert call("catalogue.csv", "--overwrite").exit_code == 1
     assert (files.folder / "results.h5").read_bytes() == before
 
@@ -211,6 +212,34 @@ def test_several_announced_processes_without_mpi4py_are_refused(call, monkeypatc
     result = call("ga.h5")
     assert result.exit_code == 2
     assert "SLURM_NTASKS announces 3 processes, but mpi4py cannot be loaded" in result.output
+
+
+class FakeComm:
+    """Two ranks, of which one aborts."""
+
+    def __init__(self):
+        self.aborted = []
+
+    def Get_rank(self):
+        return 1
+
+    def Get_size(self):
+        return 2
+
+    def Abort(self, status):
+        self.aborted.append(status)
+
+
+def test_an_error_on_a_rank_ends_all_ranks_unless_it_is_expected(capsys):
+    comm = FakeComm()
+    world = mpi.World(comm)
+    with pytest.raises(OutputError), world.guarded(OutputError):
+        raise OutputError("full")
+    assert comm.aborted == []
+    with pytest.raises(SystemExit), world.guarded():
+        raise OutputError("full")
+    assert comm.aborted == [1]
+    assert "rank 1 of 2" in capsys.readouterr().err
 
 
 def test_as_a_process_a_mistake_is_one_line_on_stderr(files):

@@ -224,6 +224,13 @@ def huge(path):
     return path
 
 
+def huge_chunk(path):
+    """A small image in a chunk that would be unpacked into 3 GB."""
+    with h5py.File(path, "w") as file:
+        file.create_dataset("F150W", (3, 4), "f8", maxshape=(None, None), chunks=(20_000, 20_000))
+    return path
+
+
 def truncated(path):
     whole = hdf5(path, F150W=np.ones((300, 400))).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -261,6 +268,7 @@ def no_hdf5(path):
         (dangling_link, ["'F150W'", "nowhere"]),
         (external_storage, ["'F150W'", "other files"]),
         (huge, ["'F150W'", "1000000 x 1000000"]),
+        (huge_chunk, ["'F150W'", "chunks"]),
         (truncated, ["cannot be read as HDF5"]),
         (damaged_chunk, ["'F150W'", "cannot be read"]),
         (no_hdf5, ["cannot be read as HDF5"]),
