@@ -14,7 +14,7 @@ from scipy import optimize
 
 from sphot_mpi.background import elliptical_radius
 from sphot_mpi.config import PsfCalibConfig
-from sphot_mpi.flags import FitFlag
+from sphot_mpi.flags import FitFlag, SourceFlag
 from sphot_mpi.kernels.psf import render_stars
 from sphot_mpi.psf import PSF
 from sphot_mpi.psf_kernel import FAMILIES, Kernel, KernelFamily
@@ -24,6 +24,9 @@ from sphot_mpi.source_cuts import quality_passing
 Vector = NDArray[np.float64]
 
 FEWEST_ANCHORS = 3
+
+SMALLEST_CHI2 = 1e-12
+"""Keeps the logarithm of a perfect fit finite."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +48,11 @@ class _Stamp:
     y: Vector
 
 
+def sound_sources(sources: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Tell which sources passed flags and quality cuts: those to report, to calibrate on, to force elsewhere."""
+    return np.asarray(quality_passing(sources) & ((sources["flags"] & int(SourceFlag.CUT)) == 0))
+
+
 def calibrate_anchors(
     image: Image,
     weight: Image,
@@ -62,7 +70,7 @@ def calibrate_anchors(
     weight : (ny, nx) float64 ndarray
         1 / variance; 0 = do not use.
     sources : (n,) ndarray of SOURCE_DTYPE
-        Sources of the last photometry.
+        All sources of the last photometry; those that a cut took are neighbours still.
     psf : PSF
         Working PSF; its kernel is the start.
     galaxy : SersicParams or None
@@ -88,14 +96,14 @@ def calibrate_anchors(
         stamps = [_recentred(stamp, psf, config.calib_xy_bounds) for stamp in stamps]
     alone = config.kernel_fit_objective == "single_source"
 
-    def chi2(values: Vector) -> float:
+    def misfit(values: Vector) -> float:
+        # n ln chi2: a stamp whose scatter is unknown; one that no kernel fits, an unresolved blend, hardly counts
         trial = psf.with_kernel(Kernel(family.name, tuple(float(v) for v in values)))
-        return sum(_stamp_chi2(stamp, trial, alone) for stamp in stamps)
+        return sum(_n_pix(stamp) * float(np.log(_stamp_chi2(stamp, trial, alone))) for stamp in stamps)
 
-    values = _minimise(chi2, family, psf.kernel)
+    values = _minimise(misfit, family, psf.kernel)
     kernel = Kernel(family.name, values)
-    n_pix = sum(int((stamp.weight > 0.0).sum()) for stamp in stamps)
-    errors = _errors(chi2, values, family, n_pix)
+    errors = _errors(misfit, values, family)
     fit = KernelFit(
         family=family.name, values=values, errors=errors, fwhm=psf.with_kernel(kernel).fwhm, n_anchors=len(stamps)
     )
@@ -106,7 +114,7 @@ def choose_anchors(
     sources: NDArray[np.void], shape: tuple[int, ...], galaxy: SersicParams | None, config: PsfCalibConfig
 ) -> NDArray[np.int64]:
     """Indices of the brightest sources that pass the quality cuts and lie outside the galaxy, brightest first."""
-    usable = quality_passing(sources)
+    usable = sound_sources(sources)
     if galaxy is not None and config.center_mask_r_in_galaxy_size > 0.0:
         # a big galaxy must leave some stars
         limit = min(config.center_mask_r_in_galaxy_size * galaxy.r_eff, 0.45 * min(shape))
@@ -199,6 +207,10 @@ def _recentred(stamp: _Stamp, psf: PSF, bound: float, rounds: int = 3) -> _Stamp
     return stamp
 
 
+def _n_pix(stamp: _Stamp) -> int:
+    return int((stamp.weight > 0.0).sum())
+
+
 def _stamp_chi2(stamp: _Stamp, psf: PSF, alone: bool) -> float:
     """Chi2 of one stamp at its best fluxes.
 
@@ -211,17 +223,17 @@ def _stamp_chi2(stamp: _Stamp, psf: PSF, alone: bool) -> float:
         design = np.hstack([_columns(only, psf), _shift_columns(only, psf)]) * root[:, None]
         target = stamp.data.ravel() * root
         left = design @ np.linalg.lstsq(design, target, rcond=None)[0] - target
-        return float(left @ left)
+        return max(float(left @ left), SMALLEST_CHI2)
     columns = _columns(stamp, psf)
     design = np.hstack([columns, -columns[:, -1:]]) * root[:, None]
-    return float(optimize.nnls(design, stamp.data.ravel() * root)[1] ** 2)
+    return max(float(optimize.nnls(design, stamp.data.ravel() * root)[1] ** 2), SMALLEST_CHI2)
 
 
-def _minimise(chi2: Callable[[Vector], float], family: KernelFamily, start: Kernel) -> tuple[float, ...]:
+def _minimise(misfit: Callable[[Vector], float], family: KernelFamily, start: Kernel) -> tuple[float, ...]:
     """Bounded minimum: by golden section and parabolas in one dimension, by a simplex in two."""
     if len(family.start) == 1:
         found = optimize.minimize_scalar(
-            lambda value: chi2(np.array([value])),
+            lambda value: misfit(np.array([value])),
             bounds=(family.lower[0], family.upper[0]),
             method="bounded",
             options={"xatol": 2e-3},
@@ -230,30 +242,28 @@ def _minimise(chi2: Callable[[Vector], float], family: KernelFamily, start: Kern
     first = np.array(start.values if start.family == family.name else family.start)
     bounds = list(zip(family.lower, family.upper, strict=True))
     found = optimize.minimize(
-        chi2, first, method="Nelder-Mead", bounds=bounds, options={"xatol": 2e-3, "fatol": 1e-2, "maxfev": 120}
+        misfit, first, method="Nelder-Mead", bounds=bounds, options={"xatol": 2e-3, "fatol": 1e-2, "maxfev": 120}
     )
     return tuple(float(v) for v in found.x)
 
 
-def _errors(
-    chi2: Callable[[Vector], float], values: tuple[float, ...], family: KernelFamily, n_pix: int
-) -> tuple[float, ...]:
-    """1-sigma errors from chi2's curvature, widened by the reduced chi2; NaN where there is no minimum."""
+def _errors(misfit: Callable[[Vector], float], values: tuple[float, ...], family: KernelFamily) -> tuple[float, ...]:
+    """1-sigma errors from the curvature of the misfit, which counts as a chi2; NaN where there is no minimum."""
     at, step = np.array(values), 0.03
     size = at.size
     centre = np.clip(at, np.array(family.lower) + step, np.array(family.upper) - step)
-    lowest = chi2(centre)
+    lowest = misfit(centre)
     hessian = np.empty((size, size))
     unit = step * np.eye(size)
     for i in range(size):
-        hessian[i, i] = (chi2(centre + unit[i]) - 2.0 * lowest + chi2(centre - unit[i])) / step**2
+        hessian[i, i] = (misfit(centre + unit[i]) - 2.0 * lowest + misfit(centre - unit[i])) / step**2
         for j in range(i):
-            mixed = chi2(centre + unit[i] + unit[j]) - chi2(centre + unit[i] - unit[j])
-            mixed -= chi2(centre - unit[i] + unit[j]) - chi2(centre - unit[i] - unit[j])
+            mixed = misfit(centre + unit[i] + unit[j]) - misfit(centre + unit[i] - unit[j])
+            mixed -= misfit(centre - unit[i] + unit[j]) - misfit(centre - unit[i] - unit[j])
             hessian[i, j] = hessian[j, i] = mixed / (4.0 * step**2)
     if not np.isfinite(hessian).all() or np.linalg.eigvalsh(hessian)[0] <= 0.0:
         return (float("nan"),) * size
-    variance = np.diag(np.linalg.inv(0.5 * hessian)) * max(lowest / max(n_pix, 1), 1.0)
+    variance = np.diag(np.linalg.inv(0.5 * hessian))
     return tuple(float(v) for v in np.sqrt(variance))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.background import elliptical_radius, plane_covariance
+from sphot_mpi.calibrate import sound_sources
 from sphot_mpi.config import Config, CoreConfig
 from sphot_mpi.errors import FitError
 from sphot_mpi.flags import FitFlag, SourceFlag
@@ -26,15 +27,19 @@ from sphot_mpi.seed_stages import (
     recalibrate,
     residual,
     sersic_modelimg,
-    sound_sources,
     start_state,
     with_galaxy,
     with_kernel,
 )
 from sphot_mpi.sersic import to_vector, total_flux
-from sphot_mpi.sersic_fit import SersicBounds, SersicFit, fit_scale, fit_sersic
+from sphot_mpi.sersic_fit import fit_scale, fit_sersic
+from sphot_mpi.sersic_problem import SersicBounds
+from sphot_mpi.sersic_result import SersicFit
 
 HEALTHY_STAR_DENSITY = (0.8, 1.3)
+
+LARGEST_SHIFT = 0.5
+"""Largest displacement, px, of a filter's galaxy: what goes further follows a clump or a dust lane."""
 
 #: Fits the galaxy of a state to an image, in a pass (-1: the primer).
 GalaxyStep = Callable[[SeedState, Image, int], SersicFit]
@@ -144,9 +149,7 @@ def fit_scaled_seed(
     def galaxy_step(state: SeedState, image: Image, index: int) -> SersicFit:
         if core.allow_refit and index >= 0:
             return _free_fit(state, image, method_of_pass(core, max(index, 1)), len(shape), config)
-        # the simplex on a scale is the seed's; the linear solve finds the same minimum at once
-        method = "iterative_NM" if core.sersic_method == "seed" else "lm"
-        return fit_scale(image_filled(image, state), state.weight, state.renderer, shape, method=method)
+        return _scale_fit(state, image, shape)
 
     def star_step(state: SeedState) -> SeedState:
         if mode == "free":
@@ -159,7 +162,8 @@ def fit_scaled_seed(
         end = replace(end, state=star_step(with_galaxy(end.state, end.state.components, config.psf)))
     if mode == "forced":
         end = replace(end, state=replace(end.state, flags=end.state.flags | FitFlag.FORCED))
-    return _result(end, started)
+    galaxy = end.state.components[0]
+    return _result(end, started, (galaxy.x_0 - shape[0].x_0, galaxy.y_0 - shape[0].y_0))
 
 
 def method_of_pass(core: CoreConfig, index: int) -> str:
@@ -188,6 +192,18 @@ def _free_fit(state: SeedState, image: Image, method: str, n_components: int, co
         bounds=_bounds(state.cutout.shape),
         seed=seed,
     )
+
+
+def _scale_fit(state: SeedState, image: Image, shape: tuple[SersicParams, ...]) -> SersicFit:
+    """Fit brightness, sky and the seed's "small offset": frames and library PSFs differ by tenths of a pixel."""
+    image = image_filled(image, state)
+    fit = fit_scale(image, state.weight, state.renderer, shape, free_shift=True)
+    shift = np.array([fit.components[0].x_0 - shape[0].x_0, fit.components[0].y_0 - shape[0].y_0])
+    allowed = np.clip(shift, -LARGEST_SHIFT, LARGEST_SHIFT)
+    if np.array_equal(shift, allowed):
+        return fit
+    moved = tuple(replace(p, x_0=p.x_0 + float(allowed[0]), y_0=p.y_0 + float(allowed[1])) for p in shape)
+    return fit_scale(image, state.weight, state.renderer, moved)
 
 
 def _bounds(shape: tuple[int, int]) -> SersicBounds:
@@ -288,7 +304,7 @@ def star_density_ratio(state: SeedState) -> float:
     return float(light[inside].mean() / light[outside].mean())
 
 
-def _result(end: Alternation, started: float) -> FilterFit:
+def _result(end: Alternation, started: float, shift: tuple[float, float] = (0.0, 0.0)) -> FilterFit:
     """Gather what the fit has found."""
     state, fit = end.state, end.fit
     weight = state.weight
@@ -319,6 +335,7 @@ def _result(end: Alternation, started: float) -> FilterFit:
         sources=sources,
         report=sound_sources(sources),
         kernel=state.kernel,
+        shift=shift,
         noise=state.noise,
         chi2_reduced=float((weight * left**2).sum()) / max(n_pix - 10, 1),
         n_pix=n_pix,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sphot_mpi.background import background_std, fit_sky, outlier_mask
 from sphot_mpi.calibrate import Calibration, calibrate_anchors
 from sphot_mpi.config import Config, PsfConfig
-from sphot_mpi.flags import FitFlag, SourceFlag
+from sphot_mpi.flags import FitFlag
 from sphot_mpi.forced import forced_photometry
 from sphot_mpi.ladder import LadderResult, fit_ladder
 from sphot_mpi.noise import error_map, patch_noise
@@ -22,7 +22,6 @@ from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import SOURCE_DTYPE, Cutout, Image, KernelFit, SersicParams, SkyPlane
 from sphot_mpi.sersic import SersicRenderer
-from sphot_mpi.source_cuts import quality_passing
 from sphot_mpi.star_field import StarField
 
 
@@ -264,11 +263,6 @@ def _noted(state: SeedState, result: LadderResult) -> SeedState:
     return replace(state, flags=flags, messages=state.messages + new)
 
 
-def sound_sources(sources: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Tell which sources passed the flags and the quality cuts: those to report and to force elsewhere."""
-    return np.asarray(quality_passing(sources) & ((sources["flags"] & int(SourceFlag.CUT)) == 0))
-
-
 def recalibrate(state: SeedState, config: Config) -> Calibration:
     """Measure the kernel on the bright stars of the state.
 
@@ -290,7 +284,7 @@ def recalibrate(state: SeedState, config: Config) -> Calibration:
     return calibrate_anchors(
         np.where(weight > 0.0, image, 0.0),
         weight,
-        state.sources[sound_sources(state.sources)],
+        state.sources,
         state.psf,
         galaxy,
         config.psf_calib,
