@@ -322,10 +322,11 @@ def _truth_rows(galaxy: SimulatedGalaxy) -> list[dict[str, object]]:
 def _star_table(galaxy: SimulatedGalaxy) -> Table:
     """Return the rows of ``truth_sources.ecsv``: position, flux, lone S/N and coverage by filter."""
     stars = galaxy.stars
-    table = Table({"name": np.full(stars.x.size, galaxy.name), "x": stars.x, "y": stars.y})
+    table = Table({"name": np.full(stars.x.size, galaxy.name), "x": np.round(stars.x, 6), "y": np.round(stars.y, 6)})
     for name, image in galaxy.images.items():
-        table[f"flux_{name}"] = stars.flux[name]
-        table[f"snr_{name}"] = image.snr
+        # single precision: half the digits in a file of many thousand lines
+        table[f"flux_{name}"] = stars.flux[name].astype(np.float32)
+        table[f"snr_{name}"] = image.snr.astype(np.float32)
         table[f"covered_{name}"] = image.covered
     return table
 
