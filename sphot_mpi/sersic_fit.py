@@ -55,7 +55,10 @@ def guess_sersic(data: Array, weight: Array) -> SersicParams:
     y, x = np.indices(data.shape)
     ring = np.hypot(x - x_0, y - y_0).astype(np.int64)
     count = np.bincount(ring[usable])
-    mean = np.bincount(ring[usable], light[usable]) / np.maximum(count, 1)
+    covered = np.flatnonzero(count)
+    mean = np.bincount(ring[usable], light[usable])[covered] / count[covered]
+    # masked rings are bridged
+    mean = np.interp(np.arange(count.size), covered, mean)
     # up to the first ring of no light
     end = int(np.argmax(mean <= 0.0)) if (mean <= 0.0).any() else mean.size
     growth = np.cumsum((mean * (2.0 * np.arange(mean.size) + 1.0) * np.pi)[: max(end, 2)])
