@@ -21,7 +21,7 @@ from sphot_mpi.config import PsfConfig
 from sphot_mpi.errors import FitError
 from sphot_mpi.flags import FitFlag, SourceFlag
 from sphot_mpi.kernels.stats import box_rms, median_filter
-from sphot_mpi.ladder_refit import Scene, final_refit, unrelated
+from sphot_mpi.ladder_refit import Scene, final_refit, lies_on, unrelated
 from sphot_mpi.point_fit import fit_points, group_sources
 from sphot_mpi.psf import PSF
 from sphot_mpi.records import SOURCE_DTYPE, SersicParams
@@ -149,7 +149,7 @@ def _climb_down(
         x, y = _find_stars(residual, blocked, float(threshold) * sigma, fwhm_factor * scene.psf.fwhm, config)
         found = fit_points(residual, scene.weight, scene.psf, x, y, scene.fit)
         found = found[quality_passing(found)]
-        found = found[~_on(blocked, found)]
+        found = found[~lies_on(blocked, found)]
         found = unrelated(found, sources, config.ladder_dedup_psfsigma * scene.psf.sigma)
         steps.append(
             LadderStep(threshold=float(threshold), background_std=sigma, n_detected=x.size, n_added=found.size)
@@ -198,14 +198,6 @@ def _find_stars(
     return x[known], y[known]
 
 
-def _on(mask: Mask, sources: Sources) -> Mask:
-    """Whether the pixel of each source is masked, or off the image."""
-    ny, nx = mask.shape
-    x, y = np.rint(sources["x_fit"]).astype(np.int64), np.rint(sources["y_fit"]).astype(np.int64)
-    inside = (x >= 0) & (x < nx) & (y >= 0) & (y < ny)
-    return np.asarray(~inside | mask[np.where(inside, y, 0), np.where(inside, x, 0)])
-
-
 def finish(
     scene: Scene, sources: Sources, galaxy: SersicParams | None, *, background_std: float,
     steps: tuple[LadderStep, ...] = (), flags: FitFlag | None = None, messages: tuple[str, ...] = (),
@@ -238,7 +230,7 @@ def finish(
     residual = np.where(scene.weight > 0.0, scene.image - model, 0.0)
     out = mark_cut(out, residual, scene.weight, scene.config)
     if galaxy is not None:
-        inside = _on(elliptical_radius(model.shape, galaxy) <= galaxy.r_eff, out)
+        inside = lies_on(elliptical_radius(model.shape, galaxy) <= galaxy.r_eff, out)
         out["flags"] |= np.where(inside, int(SourceFlag.IN_GALAXY), 0)
     return LadderResult(
         sources=out,

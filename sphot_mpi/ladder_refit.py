@@ -101,6 +101,14 @@ def unrelated(new: Sources, old: Sources, distance: float) -> Sources:
     return new[keep]
 
 
+def lies_on(mask: Mask, sources: Sources) -> Mask:
+    """Whether the pixel of each source is masked, or off the image."""
+    ny, nx = mask.shape
+    x, y = np.rint(sources["x_fit"]).astype(np.int64), np.rint(sources["y_fit"]).astype(np.int64)
+    inside = (x >= 0) & (x < nx) & (y >= 0) & (y < ny)
+    return np.asarray(~inside | mask[np.where(inside, y, 0), np.where(inside, x, 0)])
+
+
 def final_refit(scene: Scene, sources: Sources, blocked: Mask) -> Sources:
     """Refit all sources by `final_refit_method`.
 
@@ -240,4 +248,5 @@ def _leftovers(scene: Scene, sources: Sources, blocked: Mask, threshold: float, 
         return sources[:0]
     x, y = np.asarray(peaks["x_peak"], dtype=np.float64), np.asarray(peaks["y_peak"], dtype=np.float64)
     found = fit_points(residual, scene.weight, scene.psf, x, y, scene.fit)
-    return unrelated(found[quality_passing(found)], sources, dedup * scene.psf.sigma)
+    found = found[quality_passing(found)]
+    return unrelated(found[~lies_on(blocked, found)], sources, dedup * scene.psf.sigma)
