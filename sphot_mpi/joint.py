@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.detection import MatchedFilter, detect
-from sphot_mpi.joint_scene import PAD, Optics, Scene, Stars
+from sphot_mpi.joint_galaxy import galaxy_radius
+from sphot_mpi.joint_scene import Frame, Optics, Scene, Stars
 from sphot_mpi.joint_solve import Freedom, Step, render_galaxy, render_sky, render_stars, solve_step
 from sphot_mpi.kernels import joint as kernels
 from sphot_mpi.records import Image
@@ -15,6 +16,8 @@ from sphot_mpi.records import Image
 KERNEL_TOLERANCE = 0.003
 #: A new source must beat this part of the star light already there; early steps are stricter.
 BLEND_LADDER = (0.3, 0.1, 0.05, 0.02)
+#: Index of the strictest blend.
+LAST_BLEND = len(BLEND_LADDER) - 1
 #: Stars nearer to each other than this x FWHM become one.
 MERGE_FWHM = 0.3
 #: Least signal-to-noise of a star within one r_eff of the galaxy.
@@ -33,8 +36,6 @@ class State:
         PSF and renderers at the kernel so far.
     matched : MatchedFilter
         Detection filter of that PSF.
-    guard : (ny, nx) float64 ndarray
-        Factor >= 1 on every signal-to-noise threshold, high where the galaxy is not smooth.
     step : Step or None
         The last solve.
     passes : int
@@ -44,18 +45,21 @@ class State:
     scene: Scene
     optics: Optics
     matched: MatchedFilter
-    guard: Image
     step: Step | None = None
     passes: int = 0
 
     @classmethod
     def start(cls, scene: Scene, optics: Optics) -> "State":
         """A state before the first solve."""
-        return cls(scene=scene, optics=optics, matched=matched_filter(optics), guard=np.ones(optics.frame.shape))
+        return cls(scene=scene, optics=optics, matched=matched_filter(optics))
 
     def with_optics(self, optics: Optics) -> "State":
         """Return the state under another kernel."""
         return replace(self, optics=optics, matched=matched_filter(optics))
+
+    def with_frame(self, frame: Frame) -> "State":
+        """Return the state for other weights."""
+        return self.with_optics(self.optics.on(frame))
 
 
 def matched_filter(optics: Optics) -> MatchedFilter:
@@ -78,14 +82,6 @@ def at(image: NDArray[np.generic], stars: Stars) -> NDArray[np.generic]:
     return image[iy, ix]
 
 
-def galaxy_distance(state: State) -> Image | None:
-    """Elliptical radius of every frame pixel in units of the galaxy's r_eff."""
-    if state.scene.galaxy is None:
-        return None
-    y, x = np.mgrid[: state.optics.frame.shape[0], : state.optics.frame.shape[1]]
-    return state.scene.galaxy.elliptical_radius(x - PAD, y - PAD)
-
-
 def add_stars(state: State, threshold: float, blend: float, *, allowed: NDArray[np.bool_] | None = None) -> State:
     """Detect sources in the residual and put them into the scene.
 
@@ -94,14 +90,14 @@ def add_stars(state: State, threshold: float, blend: float, *, allowed: NDArray[
     state : State
         Where the fit stands.
     threshold : float
-        Signal-to-noise of a detection, before `State.guard`.
+        Signal-to-noise of a detection.
     blend : float
         See `detect`.
     allowed : (ny, nx) bool ndarray, optional
         Where new sources may be.
     """
     stars = state.scene.stars
-    level = threshold * state.optics.frame.correlation * state.guard
+    level = np.full(state.optics.frame.shape, threshold * state.optics.frame.correlation)
     if allowed is not None:
         level = np.where(allowed, level, np.inf)
     found = detect(
@@ -133,11 +129,10 @@ def prune(state: State, keep_snr: float) -> State:
     stars = state.scene.stars
     if stars.size == 0:
         return state
-    needed = keep_snr * at(state.guard, stars)
-    distance = galaxy_distance(state)
-    if distance is not None:
-        inside = at(distance, stars) < 1.0
-        needed = np.where(inside, np.maximum(needed, GALAXY_KEEP_SNR * at(state.guard, stars)), needed)
+    needed = np.full(stars.size, keep_snr)
+    if state.scene.galaxy is not None:
+        inside = at(galaxy_radius(state.scene.galaxy, state.optics.frame.shape), stars) < 1.0
+        needed[inside] = max(keep_snr, GALAXY_KEEP_SNR)
     good = (stars.snr(state.optics.frame.correlation) > needed) & at(state.matched.covered, stars)
     keep = (good | stars.anchored) & _on_frame(stars, state.optics.frame.shape)
     order = np.argsort(-np.where(stars.anchored, np.inf, stars.flux), kind="stable")
@@ -166,7 +161,7 @@ def descend(
 ) -> State:
     """Detect, solve and prune at each step of a ladder of falling signal-to-noise."""
     for index, threshold in enumerate(ladder):
-        blend = BLEND_LADDER[min(index + first_blend, len(BLEND_LADDER) - 1)]
+        blend = BLEND_LADDER[min(index + first_blend, LAST_BLEND)]
         state = add_stars(state, threshold, blend, allowed=allowed)
         state = prune(solve(state, freedom), keep_snr)
     return state

@@ -6,11 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.config import Config
-from sphot_mpi.joint import State, add_stars, at, descend, prune, settle, solve
+from sphot_mpi.joint import LAST_BLEND, State, descend, prune, settle, solve
 from sphot_mpi.joint_galaxy import Smooth, centre_distance, no_stars, refit, second_component, start_galaxy
 from sphot_mpi.joint_scene import Frame, Optics, Scene
 from sphot_mpi.joint_solve import Freedom, render_stars
 from sphot_mpi.psf import LibraryPSF
+from sphot_mpi.structure import with_structure_noise
 
 #: First guess of the kernel's sigma, px, when it is to be measured.
 KERNEL_START = 1.0
@@ -62,23 +63,25 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
     optics = Optics.start(library, KERNEL_START if calibrate else 0.0, frame)
     smooth = start_galaxy(frame, optics)
     state = State.start(Scene(stars=no_stars(), galaxy=smooth.galaxy, sky=smooth.sky), optics)
-    ladder = config.psf.snr_ladder
-    bright = tuple(th for th in ladder if th > JOINT_FROM)
+    ladder, keep = config.psf.snr_ladder, config.psf.keep_snr
+    bright = tuple(th for th in ladder if th > JOINT_FROM) or (JOINT_FROM,)
     deep = tuple(th for th in ladder if th <= JOINT_FROM)
     for index, threshold in enumerate(bright):
         state = _bright_step(state, threshold, index, Freedom(kernel=calibrate), config)
     state, two_components = _choose_components(state, config)
     joint = Freedom(kernel=calibrate, galaxy_flux=True, galaxy_shape=True)
-    keep = config.psf.keep_snr
-    first = len(bright)
+    # what is not Sersic is measured before any star may explain it
+    state = with_structure_noise(solve(state, joint))
     for index, threshold in enumerate(deep):
-        state = descend(state, (threshold,), joint, keep, allowed=star_area(state, config), first_blend=first + index)
-        if threshold <= min(deep) and threshold < PURGE_SNR:
+        state = descend(
+            state, (threshold,), joint, keep, allowed=star_area(state, config), first_blend=len(bright) + index
+        )
+        if threshold == min(deep):
             break
     state = purge(state, joint, keep)
-    again = tuple(th for th in deep if th < PURGE_SNR)
-    for threshold in again:
-        state = descend(state, (threshold,), joint, keep, allowed=star_area(state, config), first_blend=9)
+    for threshold in deep:
+        if threshold < PURGE_SNR:
+            state = descend(state, (threshold,), joint, keep, allowed=star_area(state, config), first_blend=LAST_BLEND)
     state, converged = settle(state, joint, keep, most=SETTLE_PASSES)
     return BaseFit(state=state, converged=converged, two_components=two_components)
 
@@ -132,6 +135,3 @@ def purge(state: State, freedom: Freedom, keep_snr: float) -> State:
     for _ in range(2):
         state = prune(solve(state, freedom), keep_snr)
     return state
-
-
-__all__ = ["BaseFit", "add_stars", "at", "fit_base_scene", "purge", "star_area", "star_image"]

@@ -6,12 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from sphot_mpi.errors import FitError
 from sphot_mpi.isophotes import first_guess
-from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Scene, Stars
-from sphot_mpi.joint_solve import Freedom, Step, render_galaxy, render_sky, solve_step
+from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Stars
+from sphot_mpi.joint_solve import render_galaxy, render_sky
 from sphot_mpi.noise import SIGMA_PER_MAD
-from sphot_mpi.records import Image, SersicParams
-from sphot_mpi.sersic import to_vector, total_flux
+from sphot_mpi.records import Image, SersicParams, SkyPlane
+from sphot_mpi.sersic import from_vector, to_vector, total_flux
+from sphot_mpi.sersic_fit import SersicBounds, fit_sersic
 
 Vector = NDArray[np.float64]
 
@@ -21,8 +23,16 @@ SECOND_COMPONENT_GAIN = 40.0
 CLIP = 4.0
 #: Pixels within this many FWHM of the galaxy's centre are never clipped.
 CORE_FWHM = 2.0
-
-SHAPE_FREEDOM = Freedom(galaxy_flux=True, galaxy_shape=True)
+#: Largest r_eff of one of two components, in sides of the image.
+LARGEST_COMPONENT = 0.27
+#: Residual scatter in the core over that outside, above which a second component is tried.
+CORE_SCATTER = 1.15
+#: Side, px, of the blocks whose medians tell stars from smooth light.
+BLOCK = 9
+#: A component with less than this share of the light is a star or a blemish.
+LEAST_SHARE = 0.03
+#: Starts of disk and bulge: bulge radius over that of one component, and the two n.
+SECOND_STARTS = ((0.25, 1.0, 2.0), (0.5, 0.7, 1.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,8 +69,8 @@ def no_stars() -> Stars:
     return Stars.new(np.zeros(0), np.zeros(0), np.zeros(0))
 
 
-def fit_smooth(frame: Frame, optics: Optics, start: Smooth, *, most: int = 20, tolerance: float = 0.01) -> Smooth:
-    """Fit galaxy and sky to a frame without stars: Gauss-Newton steps, halved while chi2 rises.
+def fit_smooth(frame: Frame, optics: Optics, components: tuple[SersicParams, ...], *, most: int = 30) -> Smooth:
+    """Fit galaxy and sky to a frame without stars.
 
     Parameters
     ----------
@@ -68,43 +78,42 @@ def fit_smooth(frame: Frame, optics: Optics, start: Smooth, *, most: int = 20, t
         Star-subtracted data; weight 0 where stars are left.
     optics : Optics
         PSF and renderers.
-    start : Smooth
-        First guess.
+    components : tuple of SersicParams
+        First guess, in the cutout's coordinates; their number is kept.
     most : int
         Most evaluations.
-    tolerance : float
-        Fall of chi2 that ends the fit.
     """
-    optics = optics.on(frame)
-    best: Step | None = None
-    scene = accepted = Scene(stars=no_stars(), galaxy=start.galaxy, sky=start.sky)
-    for _ in range(most):
-        step = solve_step(scene, optics, SHAPE_FREEDOM)
-        if best is not None and step.chi2 > best.chi2:
-            scene = midpoint(accepted, scene)
-            continue
-        gain = np.inf if best is None else best.chi2 - step.chi2
-        best, accepted, scene = step, scene, step.scene
-        if gain < tolerance:
-            break
-    assert best is not None
-    assert accepted.galaxy is not None
-    return Smooth(galaxy=accepted.galaxy, sky=accepted.sky, chi2=best.chi2)
-
-
-def midpoint(a: Scene, b: Scene) -> Scene:
-    """Scene half way between two without stars."""
-    assert a.galaxy is not None
-    assert b.galaxy is not None
-    return replace(
-        b,
-        sky=0.5 * (a.sky + b.sky),
-        galaxy=Galaxy(
-            centre=0.5 * (a.galaxy.centre + b.galaxy.centre),
-            shapes=0.5 * (a.galaxy.shapes + b.galaxy.shapes),
-            fluxes=0.5 * (a.galaxy.fluxes + b.galaxy.fluxes),
-        ),
+    fit = fit_sersic(
+        frame.interior(frame.data),
+        frame.interior(frame.weight),
+        optics.renderer,
+        start=components,
+        n_components=len(components),
+        max_evaluations=most,
+        retry=False,
+        bounds=bounds_of(frame, len(components)),
     )
+    return Smooth(galaxy=galaxy_of(fit.components), sky=sky_vector(fit.sky, frame.shape), chi2=fit.chi2)
+
+
+def bounds_of(frame: Frame, n_components: int) -> SersicBounds:
+    """Ranges of the fit: a disk or bulge of two must not take over the field's own light."""
+    if n_components == 1:
+        return SersicBounds()
+    return SersicBounds(r_eff=(0.5, LARGEST_COMPONENT * max(frame.shape)), n=(0.3, 5.0))
+
+
+def sky_vector(plane: SkyPlane, shape: tuple[int, int]) -> Vector:
+    """`Scene.sky` of a sky plane in the cutout's coordinates."""
+    ny, nx = shape
+    x_c, y_c = (nx - 1) / 2 - PAD, (ny - 1) / 2 - PAD
+    level = plane.level + plane.slope_x * (x_c - plane.x_ref) + plane.slope_y * (y_c - plane.y_ref)
+    return np.array([level, plane.slope_x * nx / 2, plane.slope_y * ny / 2])
+
+
+def components_of(galaxy: Galaxy) -> tuple[SersicParams, ...]:
+    """Sersic parameters of a galaxy's components, in the cutout's coordinates."""
+    return tuple(from_vector(galaxy.vector(c), float(galaxy.fluxes[c])) for c in range(galaxy.size))
 
 
 def smooth_residual(frame: Frame, optics: Optics, smooth: Smooth) -> Image:
@@ -119,13 +128,43 @@ def robust_sigma(values: NDArray[np.float64]) -> float:
 
 
 def clipped(frame: Frame, optics: Optics, smooth: Smooth) -> Frame:
-    """Frame without the pixels that stand out of the residual, and their neighbours."""
+    """Frame without the pixels that stand out of their neighbourhood's residual, and those next to them.
+
+    Against the neighbourhood, because where the galaxy's model is still too faint all its light stands out.
+    """
     residual = smooth_residual(frame, optics, smooth) * np.sqrt(frame.weight)
-    sigma = robust_sigma(residual[frame.good])
-    outlier = residual - np.median(residual[frame.good]) > CLIP * sigma
+    residual = np.where(frame.good, residual - local_median(residual, frame.good), 0.0)
+    outlier = residual > CLIP * robust_sigma(residual[frame.good])
     outlier = ndimage.binary_dilation(outlier, np.ones((3, 3), bool))
     outlier &= centre_distance(smooth.galaxy, frame.shape) > CORE_FWHM * optics.fwhm
     return replace(frame, weight=np.where(outlier, 0.0, frame.weight))
+
+
+def local_median(image: Image, good: NDArray[np.bool_], block: int = BLOCK) -> Image:
+    """Medians of square blocks, interpolated; blocks with few good pixels take their neighbours'.
+
+    Parameters
+    ----------
+    image : (ny, nx) float64 ndarray
+        Values.
+    good : (ny, nx) bool ndarray
+        Pixels to use.
+    block : int
+        Side of a block, px.
+    """
+    ny, nx = (-(-side // block) for side in image.shape)
+    padded = np.full((ny * block, nx * block), np.nan)
+    padded[: image.shape[0], : image.shape[1]] = np.where(good, image, np.nan)
+    blocks = padded.reshape(ny, block, nx, block).transpose(0, 2, 1, 3).reshape(ny, nx, block * block)
+    enough = np.isfinite(blocks).sum(axis=2) > block * block // 4
+    if not enough.any():
+        return np.zeros(image.shape)
+    medians = np.zeros((ny, nx))
+    medians[enough] = np.nanmedian(blocks[enough], axis=1)
+    nearest = ndimage.distance_transform_edt(~enough, return_distances=False, return_indices=True)
+    medians = medians[tuple(nearest)]
+    y, x = ((np.arange(side) - (block - 1) / 2) / block for side in image.shape)
+    return ndimage.map_coordinates(medians, np.meshgrid(y, x, indexing="ij"), order=1, mode="nearest")
 
 
 def centre_distance(galaxy: Galaxy, shape: tuple[int, int]) -> Image:
@@ -156,14 +195,14 @@ def start_galaxy(frame: Frame, optics: Optics, *, rounds: int = 3) -> Smooth:
     galaxy = galaxy_of((guess.params,))
     smooth = Smooth(galaxy=galaxy, sky=np.array([guess.sky, 0.0, 0.0]), chi2=np.inf)
     for _ in range(rounds):
-        smooth = fit_smooth(clipped(frame, optics, smooth), optics, smooth, most=8, tolerance=1.0)
+        smooth = fit_smooth(clipped(frame, optics, smooth), optics, components_of(smooth.galaxy), most=8)
     return smooth
 
 
-def refit(frame: Frame, optics: Optics, stars: Image, smooth: Smooth, *, most: int = 10) -> Smooth:
+def refit(frame: Frame, optics: Optics, stars: Image, smooth: Smooth) -> Smooth:
     """Fit galaxy and sky again after subtracting a star image."""
     cleaned = replace(frame, data=np.where(frame.good, frame.data - stars, 0.0))
-    return fit_smooth(clipped(cleaned, optics, smooth), optics, smooth, most=most, tolerance=0.3)
+    return fit_smooth(clipped(cleaned, optics, smooth), optics, components_of(smooth.galaxy), most=10)
 
 
 def second_component(frame: Frame, optics: Optics, stars: Image, smooth: Smooth) -> Smooth | None:
@@ -192,53 +231,56 @@ def second_component(frame: Frame, optics: Optics, stars: Image, smooth: Smooth)
     """
     cleaned = replace(frame, data=np.where(frame.good, frame.data - stars, 0.0))
     used = clipped(cleaned, optics, smooth)
-    one = fit_smooth(used, optics, smooth, most=15, tolerance=0.3)
+    one = fit_smooth(used, optics, components_of(smooth.galaxy))
+    if core_scatter(used, optics, one) < CORE_SCATTER:
+        return None
     unit = confusion_unit(used, optics, one)
+    (main,) = components_of(one.galaxy)
     best: Smooth | None = None
-    for radius, n_disk, n_bulge, fraction in ((0.25, 1.0, 2.0, 0.3), (0.5, 0.7, 1.0, 0.5)):
-        shape = one.galaxy.shapes[0]
-        bulge = shape.copy()
-        bulge[0] += np.log(radius)
-        bulge[1] = np.log(n_bulge)
-        disk = shape.copy()
-        disk[0] += 0.1
-        disk[1] = np.log(n_disk)
-        flux = one.galaxy.fluxes.sum()
-        galaxy = Galaxy(
-            centre=one.galaxy.centre,
-            shapes=np.array([disk, bulge]),
-            fluxes=np.array([(1.0 - fraction) * flux, fraction * flux]),
-        )
-        two = fit_smooth(used, optics, replace(one, galaxy=galaxy), most=25, tolerance=0.3)
-        if sensible(two.galaxy) and (best is None or two.chi2 < best.chi2):
+    for radius, n_disk, n_bulge in SECOND_STARTS:
+        disk = replace(main, r_eff=1.1 * main.r_eff, n=n_disk)
+        bulge = replace(main, r_eff=radius * main.r_eff, n=n_bulge, ellip=0.5 * main.ellip)
+        try:
+            two = fit_smooth(used, optics, (disk, bulge), most=40)
+        except FitError:  # no two components of positive flux from this start
+            continue
+        if (two.galaxy.fluxes > LEAST_SHARE * two.galaxy.fluxes.sum()).all() and (best is None or two.chi2 < best.chi2):
             best = two
     if best is None or (one.chi2 - best.chi2) / unit < SECOND_COMPONENT_GAIN:
         return None
-    return replace(best, galaxy=larger_first(best.galaxy))
+    return best
+
+
+def core_scatter(frame: Frame, optics: Optics, smooth: Smooth) -> float:
+    """Rms of the normalised residual within half an r_eff over its robust scatter outside 2 r_eff."""
+    residual = smooth_residual(frame, optics, smooth) * np.sqrt(frame.weight)
+    radius = galaxy_radius(smooth.galaxy, frame.shape)
+    core = frame.good & (radius < 0.5)
+    if not core.any():
+        return 0.0
+    return float(np.sqrt((residual[core] ** 2).mean())) / robust_sigma(residual[outside(frame, radius)])
+
+
+def galaxy_radius(galaxy: Galaxy, shape: tuple[int, int]) -> Image:
+    """Elliptical radius of every frame pixel, in r_eff, but never more than a quarter of the image for one r_eff."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    radius = galaxy.elliptical_radius(x - PAD, y - PAD)
+    return radius * max(1.0, galaxy.half_light_radius() / (0.25 * min(shape)))
+
+
+def outside(frame: Frame, radius: Image) -> NDArray[np.bool_]:
+    """Usable pixels beyond 2 r_eff; all of them where there are hardly any."""
+    beyond = frame.good & (radius > 2.0)
+    return beyond if beyond.sum() >= 400 else frame.good
 
 
 def confusion_unit(frame: Frame, optics: Optics, smooth: Smooth) -> float:
     """Chi2 that one degree of freedom gains by chance: residual variance over noise, times the PSF's area in px."""
     residual = smooth_residual(frame, optics, smooth) * np.sqrt(frame.weight)
-    y, x = np.mgrid[: frame.shape[0], : frame.shape[1]]
-    outside = frame.good & (smooth.galaxy.elliptical_radius(x - PAD, y - PAD) > 2.0)
-    if outside.sum() < 100:
-        outside = frame.good
-    ratio = max(robust_sigma(residual[outside]), 1.0) ** 2
+    radius = galaxy_radius(smooth.galaxy, frame.shape)
+    ratio = max(robust_sigma(residual[outside(frame, radius)]), 1.0) ** 2
     if ratio < 1.5:
         return ratio * frame.correlation**2
     # what exceeds the noise is stars: correlated over the effective area 1 / sum P^2
     stamp = optics.stars.sampled(optics.core_radius)
     return float(frame.correlation**2 + (ratio - 1.0) / (stamp**2).sum())
-
-
-def sensible(galaxy: Galaxy) -> bool:
-    """Whether all components are positive and none is a trifle."""
-    total = galaxy.fluxes.sum()
-    return bool((galaxy.fluxes > 0.005 * total).all())
-
-
-def larger_first(galaxy: Galaxy) -> Galaxy:
-    """Order the components by size, the disk first."""
-    order = np.argsort(-galaxy.shapes[:, 0] + 0.5 * np.log(galaxy.axis_ratios()), kind="stable")
-    return Galaxy(centre=galaxy.centre, shapes=galaxy.shapes[order], fluxes=galaxy.fluxes[order])
