@@ -74,7 +74,7 @@ def test_any_number_of_ranks_gives_the_same_file(ranks, tmp_path):
 
 def test_more_ranks_than_tasks(tmp_path):
     files = write_campaign(tmp_path, ("ga",))
-    done = start(files, "catalogue.csv", "--config", files.config, "--filters", "F150W", ranks=4)
+    done = start(files, "catalogue.csv", "--config", files.config, "--filters", "F150W", "--images", "none", ranks=3)
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.glob("*.partial"))
 
@@ -93,8 +93,8 @@ def test_a_bug_on_a_worker_ends_the_job_with_rank_task_and_traceback(tmp_path):
 def test_a_mistake_ends_all_ranks_with_one_sentence(tmp_path):
     files = write_campaign(tmp_path)
     (tmp_path / "results.h5").touch()
-    done = start(files, "catalogue.csv", "--config", files.config, ranks=3)
-    assert done.returncode == 2 - 1  # OutputError
+    done = start(files, "catalogue.csv", "--config", files.config, ranks=2)
+    assert done.returncode == 1  # OutputError
     assert done.stderr.count("Error: ") == 1
     assert "--overwrite" in done.stderr
     assert "Traceback" not in done.stderr
@@ -102,12 +102,12 @@ def test_a_mistake_ends_all_ranks_with_one_sentence(tmp_path):
 
 def test_a_wrong_option_is_reported_once(tmp_path):
     files = write_campaign(tmp_path)
-    done = start(files, "catalogue.csv", "--wrong", ranks=3)
+    done = start(files, "catalogue.csv", "--wrong", ranks=2)
     assert done.returncode == 2
     assert done.stderr.count("No such option") == 1
 
 
-@pytest.mark.parametrize("variable", ["SLURM_NTASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"])
+@pytest.mark.parametrize("variable", ["SLURM_NTASKS", "PMI_SIZE"])
 def test_a_launcher_that_does_not_match_is_refused(variable, tmp_path):
     """As when another MPI's mpirun starts N copies that do not see each other."""
     files = write_campaign(tmp_path)
