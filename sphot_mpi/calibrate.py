@@ -25,6 +25,9 @@ Vector = NDArray[np.float64]
 
 FEWEST_ANCHORS = 3
 
+ROUNDS, FWHM_TOLERANCE = 3, 0.05
+"""Most rounds of positions and kernel, and the change of the FWHM, px, below which another is not needed."""
+
 SMALLEST_CHI2 = 1e-12
 """Keeps the logarithm of a perfect fit finite."""
 
@@ -92,22 +95,34 @@ def calibrate_anchors(
             fwhm=psf.fwhm, n_anchors=len(stamps),
         )  # fmt: skip
         return Calibration(kernel=psf.kernel, fit=kept, flags=FitFlag.KERNEL_FEW_ANCHORS)
-    if config.calib_xy_bounds is not None:
-        stamps = [_recentred(stamp, psf, config.calib_xy_bounds) for stamp in stamps]
     alone = config.kernel_fit_objective == "single_source"
+    working = psf
+    for _ in range(ROUNDS):
+        placed = stamps
+        if config.calib_xy_bounds is not None:
+            placed = [_recentred(stamp, working, config.calib_xy_bounds) for stamp in stamps]
+        misfit = _misfit(placed, psf, family, alone)
+        values = _minimise(misfit, family, working.kernel)
+        before, working = working.fwhm, psf.with_kernel(Kernel(family.name, values))
+        # positions measured with a wrong kernel, among neighbours, were wrong too
+        if config.calib_xy_bounds is None or abs(working.fwhm - before) < FWHM_TOLERANCE:
+            break
+    errors = _errors(misfit, values, family)
+    fit = KernelFit(family=family.name, values=values, errors=errors, fwhm=working.fwhm, n_anchors=len(stamps))
+    return Calibration(kernel=working.kernel, fit=fit, flags=_bound_flag(values, family))
+
+
+def _misfit(stamps: list[_Stamp], psf: PSF, family: KernelFamily, alone: bool) -> Callable[[Vector], float]:
+    """Sum of n ln chi2 of all stamps as a function of the kernel's parameters.
+
+    That is the likelihood of stamps of unknown scatter; one that no kernel fits, an unresolved blend, hardly counts.
+    """
 
     def misfit(values: Vector) -> float:
-        # n ln chi2: a stamp whose scatter is unknown; one that no kernel fits, an unresolved blend, hardly counts
         trial = psf.with_kernel(Kernel(family.name, tuple(float(v) for v in values)))
         return sum(_n_pix(stamp) * float(np.log(_stamp_chi2(stamp, trial, alone))) for stamp in stamps)
 
-    values = _minimise(misfit, family, psf.kernel)
-    kernel = Kernel(family.name, values)
-    errors = _errors(misfit, values, family)
-    fit = KernelFit(
-        family=family.name, values=values, errors=errors, fwhm=psf.with_kernel(kernel).fwhm, n_anchors=len(stamps)
-    )
-    return Calibration(kernel=kernel, fit=fit, flags=_bound_flag(values, family))
+    return misfit
 
 
 def choose_anchors(
