@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 #: What launchers announce, the most specific first: number of processes, and this one's number.
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
+#: Set by launchers that do not say how many processes there are.
+HINTS = ("PMIX_RANK", "PMI_RANK", "PALS_RANKID", "MV2_COMM_WORLD_RANK")
 
 _TAG = 1
 _SHORTEST, _LONGEST = 1e-4, 1e-2
@@ -132,27 +134,28 @@ def connect() -> World | None:
     UsageError
         If the launcher announced another number of processes than MPI finds.
     """
-    announced = announced_size()
-    if announced is None or announced[1] == 1:
+    hint = next((name for name in HINTS if name in os.environ), "")
+    name, size = announced_size() or (hint, 0)
+    if size == 1 or not name:
         return None
-    name, size = announced
+    words = f"{name} announces {size} processes" if size else f"{name} announces a launcher"
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         msg = (
-            f"{name} announces {size} processes, but mpi4py cannot be loaded ({error}); install it with "
+            f"{words}, but mpi4py cannot be loaded ({error}); install it with "
             "pip install 'sphot-mpi[mpi]', or start one process."
         )
         raise UsageError(msg) from error
     world = World(MPI.COMM_WORLD)
-    if world.size != size:
+    if size not in (0, world.size):
         library = MPI.Get_library_version().split(",")[0].strip()
         msg = (
-            f"{name} announces {size} processes, but MPI ({library}) finds {world.size}: launcher and MPI do not "
+            f"{words}, but MPI ({library}) finds {world.size}: launcher and MPI do not "
             "match; start with the mpirun or srun --mpi=... of this MPI, or unset the variable."
         )
         raise UsageError(msg)
-    return world
+    return world if world.size > 1 else None
 
 
 def lead(world: World, campaign: Campaign, progress: Progress) -> CampaignRecord:

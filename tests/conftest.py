@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from fakes import Files, write_campaign
 
-from sphot_mpi.mpi import RANK_VARIABLES, SIZE_VARIABLES
+from sphot_mpi.mpi import HINTS, RANK_VARIABLES, SIZE_VARIABLES
 
 
 @pytest.fixture(autouse=True)
 def _no_launcher(monkeypatch):
     """The tests may themselves run under Slurm or mpirun; what they start must not notice."""
-    for name in (*SIZE_VARIABLES, *RANK_VARIABLES):
+    for name in (*SIZE_VARIABLES, *RANK_VARIABLES, *HINTS):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -206,6 +206,14 @@ def test_one_announced_process_runs_alone(call, monkeypatch):
     assert call("ga.h5", "--images", "none").exit_code == 0
 
 
+def test_a_launcher_that_tells_no_size_is_noticed(call, monkeypatch):
+    monkeypatch.setenv("PALS_RANKID", "0")
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    result = call("ga.h5")
+    assert result.exit_code == 2
+    assert "PALS_RANKID announces a launcher, but mpi4py cannot be loaded" in result.output
+
+
 def test_several_announced_processes_without_mpi4py_are_refused(call, monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "3")
     monkeypatch.setitem(sys.modules, "mpi4py", None)
