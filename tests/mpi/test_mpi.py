@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import h5py
 import pytest
 from fakes import write_campaign
 
-MPIRUN = os.environ.get("MPIRUN") or shutil.which("mpirun.openmpi") or shutil.which("mpirun") or ""
+MPIRUN = shutil.which(os.environ.get("MPIRUN", "mpirun.openmpi")) or shutil.which("mpirun") or ""
 SCRIPT = Path(__file__).with_name("fake_cli.py")
 
 pytestmark = [
@@ -20,9 +21,16 @@ pytestmark = [
 ]
 
 
+@cache
+def oversubscribe():
+    """Open MPI wants to be told that there may be more ranks than cores; MPICH does not know the word."""
+    version = subprocess.run([MPIRUN, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
+    return ("--oversubscribe",) if "Open MPI" in version else ()
+
+
 def start(files, *arguments, ranks=0, script=SCRIPT, **environment):
     """Run the command line, under mpirun if `ranks`; a hang ends after 120 s as a failure."""
-    launcher = [MPIRUN, "--oversubscribe", "-n", str(ranks)] if ranks else []
+    launcher = [MPIRUN, *oversubscribe(), "-n", str(ranks)] if ranks else []
     quiet = {"OMP_NUM_THREADS": "1", "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     return subprocess.run(
         [*launcher, sys.executable, str(script), *map(str, arguments)],
