@@ -100,6 +100,8 @@ class SersicRenderer:
     factors : sequence of callables
         Real functions ``g(fx, fy)`` (cycles per px); `jacobian` appends for each the image whose spectrum is
         multiplied by it. The derivative by a Gaussian kernel's variance is ``-2 pi^2 (fx^2 + fy^2)``.
+    grids : LibraryGrids, optional
+        Spectra of the same library and factors, as `with_psf` hands them on.
 
     Notes
     -----
@@ -121,13 +123,13 @@ class SersicRenderer:
         self.size = size
         self.tolerance = tolerance
         self.factors = tuple(factors)
-        self._grids = LibraryGrids(psf.library) if grids is None else grids
+        self._grids = LibraryGrids(psf.library, factors) if grids is None else grids
         self._boxes: dict[tuple[int, int], Box] = {}
         self._rings = self._grids.ring_area * kernel_envelope(psf, self._grids.ring_radius)
         self._nodes = [_chebyshev(side) for side in shape]
 
     def with_psf(self, psf: PSF) -> "SersicRenderer":
-        """Return a renderer for another PSF; of the same library, its spectrum is kept."""
+        """Return a renderer for another PSF; all that does not depend on the kernel is kept."""
         grids = self._grids if psf.library is self.psf.library else None
         return SersicRenderer(
             psf, self.shape, size=self.size, tolerance=self.tolerance, factors=self.factors, grids=grids
@@ -193,7 +195,7 @@ class SersicRenderer:
         f_cut = self._cut_off(cells, 2.0 * np.pi * float(np.exp(vector[2])), float(np.hypot(vector[4], vector[5])))
         box = self._boxes.get(grid)
         if box is None or box.f_max < f_cut:
-            box = working_box(self.psf, self._grids, self.factors, grid, f_cut)
+            box = working_box(self.psf, self._grids, grid, f_cut)
             self._boxes[grid] = box
         rows, columns = box.psf.shape
         fy, fx = (np.arange(rows) - rows // 2) / grid[0], np.arange(columns) / grid[1]

@@ -22,7 +22,7 @@ RING = 0.02
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Box:
-    """Spectra on rows m = -M..M (fy = m / ly) and columns p = 0..P (fx = p / lx), out to radius `f_max`."""
+    """A spectrum with factors on rows m = -M..M (fy = m / ly) and columns p = 0..P (fx = p / lx), to radius `f_max`."""
 
     f_max: float
     psf: ComplexArray
@@ -70,33 +70,48 @@ def library_box(library: LibraryPSF, grid: tuple[int, int], f_max: float) -> Com
 
 
 class LibraryGrids:
-    """Library spectra by grid, grown in frequency as they are asked for."""
+    """What does not depend on the kernel: library spectra and factors by grid, grown as they are asked for.
 
-    def __init__(self, library: LibraryPSF) -> None:
+    Parameters
+    ----------
+    library : LibraryPSF
+        The PSF before the kernel.
+    factors : sequence of callables
+        Real functions of (fx, fy).
+    """
+
+    def __init__(self, library: LibraryPSF, factors: Sequence[Factor]) -> None:
         self.library = library
+        self.factors = tuple(factors)
         self.ring_radius, self.ring_area = _ring_sums(library)
-        self._boxes: dict[tuple[int, int], tuple[float, ComplexArray]] = {}
+        self._boxes: dict[tuple[int, int], Box] = {}
 
-    def get(self, grid: tuple[int, int], f_max: float) -> tuple[float, ComplexArray]:
-        """Return the radius covered (>= `f_max`) and the spectrum on that box."""
+    def get(self, grid: tuple[int, int], f_max: float) -> Box:
+        """Return the library's box on `grid` = (ly, lx), at least to `f_max`."""
         found = self._boxes.get(grid)
-        if found is None or found[0] < f_max:
+        if found is None or found.f_max < f_max:
             # some room, so that a growing fit does not ask again at every step
             reach = f_max * 1.2
-            found = (reach, library_box(self.library, grid, reach))
+            fy, fx = frequencies(grid, reach, self.library.oversample)
+            planes = np.empty((len(self.factors), fy.size, fx.size))
+            for plane, factor in zip(planes, self.factors, strict=True):
+                plane[:] = factor(fx, fy)
+            found = Box(reach, library_box(self.library, grid, reach), planes)
             self._boxes[grid] = found
         return found
 
 
-def working_box(psf: PSF, grids: LibraryGrids, factors: Sequence[Factor], grid: tuple[int, int], f_max: float) -> Box:
-    """Return the working PSF's spectrum and the derivative factors out to `f_max` or further."""
-    reach, library = grids.get(grid, f_max)
-    fy, fx = frequencies(grid, reach, psf.oversample)
-    spectrum = library * psf.kernel.transform(fx, fy)
-    planes = np.empty((len(factors), fy.size, fx.size))
-    for plane, factor in zip(planes, factors, strict=True):
-        plane[:] = factor(fx, fy)
-    return Box(reach, spectrum, planes)
+def working_box(psf: PSF, grids: LibraryGrids, grid: tuple[int, int], f_max: float) -> Box:
+    """Return the working PSF's box on `grid`, at least to `f_max`."""
+    box = grids.get(grid, f_max)
+    fy, fx = frequencies(grid, box.f_max, psf.oversample)
+    top = fy.size // 2
+    # every kernel family is even along each axis: half of the rows do
+    half = psf.kernel.transform(fx, fy[top:])
+    spectrum = np.empty_like(box.psf)
+    np.multiply(box.psf[top:], half, out=spectrum[top:])
+    np.multiply(box.psf[:top], half[:0:-1], out=spectrum[:top])
+    return Box(box.f_max, spectrum, box.factors)
 
 
 def _ring_sums(library: LibraryPSF) -> tuple[Array, Array]:
