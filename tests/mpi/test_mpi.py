@@ -25,7 +25,7 @@ pytestmark = [
 def oversubscribe():
     """Open MPI wants to be told that there may be more ranks than cores; MPICH does not know the word."""
     version = subprocess.run([MPIRUN, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
-    return ("--oversubscribe",) if "Open MPI" in version else ()
+    return () if "HYDRA" in version else ("--oversubscribe",)
 
 
 def start(files, *arguments, ranks=0, script=SCRIPT, **environment):
