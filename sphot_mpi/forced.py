@@ -18,6 +18,9 @@ __all__ = ["forced_photometry", "quality_passing"]
 
 Image = NDArray[np.float64]
 
+#: Solves in all; from the second on the smooth level of the residual is taken off, as in the final refits.
+ROUNDS = 3
+
 
 def forced_photometry(
     image: Image, error: Image, mask: NDArray[np.bool_], psf: PSF, x: Image, y: Image, flux_init: Image,
@@ -73,8 +76,12 @@ def forced_photometry(
             sources["local_bkg"] = local_backgrounds(
                 scene.image, scene.weight, x, y, *scene.fit.annulus, scene.fit.clip, 10
             )
-        solution = solve_pinned(scene.image, scene.weight, psf, x, y, radius=scene.radius, signed=signed)
-        sources = scene.measured(with_solution(sources, solution))
+        image = scene.image
+        for _ in range(ROUNDS):
+            solution = solve_pinned(image, scene.weight, psf, x, y, radius=scene.radius, signed=signed)
+            sources = with_solution(sources, solution)
+            image = scene.flattened(sources)
+        sources = scene.measured(sources)
         if not solution.converged.all():
             messages = (f"the non-negative solve for {x.size} forced sources did not converge",)
             if config.raise_error:

@@ -20,7 +20,6 @@ from sphot_mpi.background import elliptical_radius, outlier_mask
 from sphot_mpi.config import PsfConfig
 from sphot_mpi.errors import FitError
 from sphot_mpi.flags import FitFlag, SourceFlag
-from sphot_mpi.kernels.stats import box_rms, median_filter
 from sphot_mpi.ladder_refit import Scene, final_refit, lies_on, unrelated
 from sphot_mpi.point_fit import fit_points, group_sources
 from sphot_mpi.psf import PSF
@@ -162,20 +161,8 @@ def _climb_down(
         sources = np.concatenate((sources, found))
         residual = scene.residual(sources)
         if config.bkg_refit_per_iteration:
-            sigma = max(_background_sigma(residual, scene), config.bkg_floor_factor * first_std)
+            sigma = max(scene.background(residual)[1], config.bkg_floor_factor * first_std)
     return sources, tuple(steps), sigma
-
-
-def _background_sigma(residual: Image, scene: Scene) -> float:
-    """Median over boxes of the clipped rms, smoothed by a median filter; of all pixels where no box is usable.
-
-    The same as the `background_rms_median` of photutils' Background2D with `exclude_percentile=60`.
-    """
-    config = scene.config
-    height, width = (min(box, side) for box, side in zip(config.bkg_box_size, residual.shape, strict=True))
-    boxes = box_rms(residual, scene.weight, height, width, config.bkg_sigma_clip, 10, 0.4)
-    smooth = median_filter(boxes, config.bkg_filter_size[0], config.bkg_filter_size[1])
-    return float(np.nanmedian(smooth)) if np.isfinite(smooth).any() else scene.scatter(residual)[1]
 
 
 def _find_stars(
@@ -228,7 +215,7 @@ def finish(
     out["group_size"] = np.bincount(group)[group] if out.size else 0
     model = scene.model(out)
     residual = np.where(scene.weight > 0.0, scene.image - model, 0.0)
-    out = mark_cut(out, residual, scene.weight, scene.config)
+    out = mark_cut(out, residual - scene.background(residual)[0], scene.weight, scene.config)
     if galaxy is not None:
         inside = lies_on(elliptical_radius(model.shape, galaxy) <= galaxy.r_eff, out)
         out["flags"] |= np.where(inside, int(SourceFlag.IN_GALAXY), 0)

@@ -2,7 +2,8 @@
 
 ``nnls`` solves non-negative fluxes at pinned positions. ``iterative`` solves
 fluxes of either sign, and positions where they are given room, and takes a
-round back that made things worse.
+round back that made things worse. Both solve on the image less the smooth level
+of the residual, or every star would take its share of the stars that were not found.
 """
 
 import warnings
@@ -12,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from photutils.detection import find_peaks
 from photutils.utils.exceptions import NoDetectionsWarning
+from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from sphot_mpi.config import PsfConfig
 from sphot_mpi.errors import FitError
 from sphot_mpi.flags import SourceFlag
 from sphot_mpi.flux_solve import JointFluxes, solve_joint, solve_pinned
-from sphot_mpi.kernels.stats import median_mad
+from sphot_mpi.kernels.stats import box_stats, median_filter, median_mad
 from sphot_mpi.point_fit import PointFitSettings, fit_points, measure_quality
 from sphot_mpi.point_render import render_sources, weights
 from sphot_mpi.psf import PSF
@@ -82,9 +84,32 @@ class Scene:
         median, sigma = median_mad(residual[self.weight > 0.0])
         return float(median), float(sigma)
 
+    def background(self, residual: Image) -> tuple[Image, float]:
+        """Smooth level of a residual, and its sigma: box statistics, median-filtered.
+
+        The level is what stars too faint to be found add up to. The sigma is the `background_rms_median`
+        of photutils' Background2D with `exclude_percentile=60`.
+        """
+        config = self.config
+        height, width = (min(box, side) for box, side in zip(config.bkg_box_size, residual.shape, strict=True))
+        boxes = box_stats(residual, self.weight, height, width, config.bkg_sigma_clip, 10, 0.4)
+        median, rms = (median_filter(grid, *config.bkg_filter_size) for grid in boxes)
+        if not np.isfinite(median).any():
+            return np.zeros(residual.shape), self.scatter(residual)[1]
+        median = np.where(np.isfinite(median), median, np.nanmedian(median))
+        y, x = np.mgrid[: residual.shape[0], : residual.shape[1]]
+        grid = ((y - (height - 1) / 2) / height, (x - (width - 1) / 2) / width)
+        level: Image = ndimage.map_coordinates(median, grid, order=1, mode="nearest")
+        return level, float(np.nanmedian(rms))
+
+    def flattened(self, sources: Sources) -> Image:
+        """Image less the smooth level that is left when the sources are taken off."""
+        return np.where(self.weight > 0.0, self.image - self.background(self.residual(sources))[0], 0.0)
+
     def measured(self, sources: Sources) -> Sources:
-        """Return the sources with their quality measured on the residual of all of them."""
-        return measure_quality(sources, self.residual(sources), self.weight, self.fit.fit_shape)
+        """Return the sources with their quality measured on the flattened residual of all of them."""
+        residual = self.residual(sources)
+        return measure_quality(sources, residual - self.background(residual)[0], self.weight, self.fit.fit_shape)
 
 
 def unrelated(new: Sources, old: Sources, distance: float) -> Sources:
@@ -155,7 +180,7 @@ def _solve_nnls(scene: Scene, sources: Sources) -> Sources:
     if sources.size == 0:
         return sources
     x, y = np.ascontiguousarray(sources["x_fit"]), np.ascontiguousarray(sources["y_fit"])
-    solution = solve_pinned(scene.image, scene.weight, scene.psf, x, y, radius=scene.radius)
+    solution = solve_pinned(scene.flattened(sources), scene.weight, scene.psf, x, y, radius=scene.radius)
     if not solution.converged.all():
         msg = f"the non-negative solve for {sources.size} point sources did not converge; the ladder's fluxes are kept"
         raise FitError(msg)
@@ -195,7 +220,7 @@ def _solve_joint(scene: Scene, sources: Sources) -> Sources:
     while sources.size:
         flux, x, y = (np.ascontiguousarray(sources[name]) for name in ("flux_fit", "x_fit", "y_fit"))
         solution = solve_joint(
-            scene.image, scene.weight, scene.psf, flux, x, y,
+            scene.flattened(sources), scene.weight, scene.psf, flux, x, y,
             fit_shape=config.final_refit_fit_shape, radius=scene.radius, xy_bound=config.final_refit_xy_bounds,
         )  # fmt: skip
         limit = config.final_refit_catastrophic_flux_factor * np.maximum(flux, np.median(flux))
@@ -240,10 +265,15 @@ def with_solution(sources: Sources, solution: JointFluxes, *, xy_bound: float = 
 def _leftovers(scene: Scene, sources: Sources, blocked: Mask, threshold: float, dedup: float) -> Sources:
     """Peaks of the residual that are new sources, each fitted there with its position free."""
     residual = scene.residual(sources)
-    median, sigma = scene.scatter(residual)
+    _, sigma = scene.scatter(residual)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoDetectionsWarning)
-        peaks = find_peaks(residual, median + threshold * sigma, box_size=scene.config.leftover_box_size, mask=blocked)
+        peaks = find_peaks(
+            residual - scene.background(residual)[0],
+            threshold * sigma,
+            box_size=scene.config.leftover_box_size,
+            mask=blocked,
+        )
     if peaks is None:
         return sources[:0]
     x, y = np.asarray(peaks["x_peak"], dtype=np.float64), np.asarray(peaks["y_peak"], dtype=np.float64)

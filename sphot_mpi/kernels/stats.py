@@ -96,8 +96,8 @@ def sigma_clipped_stats(values, sigma, maxiters):
 
 
 @jit
-def box_rms(image, weight, box_y, box_x, clip, maxiters, least):
-    """Sigma-clipped standard deviation in boxes that tile an image.
+def box_stats(image, weight, box_y, box_x, clip, maxiters, least):
+    """Sigma-clipped median and standard deviation in boxes that tile an image.
 
     Parameters
     ----------
@@ -114,12 +114,12 @@ def box_rms(image, weight, box_y, box_x, clip, maxiters, least):
 
     Returns
     -------
-    (ceil(ny / box_y), ceil(nx / box_x)) float64 ndarray
+    median, rms : (ceil(ny / box_y), ceil(nx / box_x)) float64 ndarray
         NaN where too few pixels are usable.
     """
     ny, nx = image.shape
     rows, columns = -(-ny // box_y), -(-nx // box_x)
-    out = np.full((rows, columns), np.nan)
+    median, rms = np.full((rows, columns), np.nan), np.full((rows, columns), np.nan)
     values = np.empty(box_y * box_x)
     for r in range(rows):
         for c in range(columns):
@@ -130,8 +130,8 @@ def box_rms(image, weight, box_y, box_x, clip, maxiters, least):
                         values[n] = image[j, i]
                         n += 1
             if n > 0 and n >= least * box_y * box_x:
-                out[r, c] = np.std(sigma_clip(values[:n], clip, maxiters))
-    return out
+                _, median[r, c], rms[r, c] = sigma_clipped_stats(values[:n], clip, maxiters)
+    return median, rms
 
 
 @jit
