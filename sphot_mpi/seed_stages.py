@@ -29,6 +29,10 @@ def _no_sources() -> NDArray[np.void]:
     return np.zeros(0, dtype=SOURCE_DTYPE)
 
 
+LARGEST_STAR_SHIFT = 1.0
+"""Largest displacement, px, of forced positions as a whole."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SeedState:
     """Where the alternation stands.
@@ -51,6 +55,8 @@ class SeedState:
         Point sources.
     sky_galaxy, sky_stars : SkyPlane
         Sky as fitted after the Sersic fit, and after the PSF fit.
+    star_shift : (float, float)
+        (x, y) by which forced positions are moved, px: this filter's frame against the base filter's.
     flags, messages
         What was noteworthy so far.
     """
@@ -64,6 +70,7 @@ class SeedState:
     sources: NDArray[np.void] = field(default_factory=_no_sources)
     sky_galaxy: SkyPlane = SkyPlane()
     sky_stars: SkyPlane = SkyPlane()
+    star_shift: tuple[float, float] = (0.0, 0.0)
     flags: FitFlag = FitFlag(0)
     messages: tuple[str, ...] = ()
 
@@ -224,10 +231,11 @@ def fit_stars_forced(state: SeedState, positions: NDArray[np.void], config: Conf
         If a step fails and `raise_error` is set.
     """
     image = sersic_residual(state)
-    x, y, flux = (positions[name] for name in ("x_fit", "y_fit", "flux_fit"))
-    forced = forced_photometry(
-        image, state.error, state.cutout.mask, state.psf, x, y, flux, config.psf, galaxy=state.components[0]
-    )
+    first = _forced(state, image, positions, config)
+    step = common_shift(state, image, first.sources)
+    shift = np.clip(np.add(state.star_shift, step), -LARGEST_STAR_SHIFT, LARGEST_STAR_SHIFT)
+    state = replace(state, star_shift=(float(shift[0]), float(shift[1])))
+    forced = _forced(state, image, positions, config)
     state = _noted(state, forced)
     sources = np.array(forced.sources)
     sources["base_id"] = positions["id"]
@@ -239,6 +247,47 @@ def fit_stars_forced(state: SeedState, positions: NDArray[np.void], config: Conf
             added[number] += sources[number].max(initial=0)
         sources = np.concatenate([sources, added])
     return with_sources(state, sources, config.psf)
+
+
+def _forced(state: SeedState, image: Image, positions: NDArray[np.void], config: Config) -> LadderResult:
+    x, y = (positions[name] + shift for name, shift in zip(("x_fit", "y_fit"), state.star_shift, strict=True))
+    flux, mask = positions["flux_fit"], state.cutout.mask
+    return forced_photometry(image, state.error, mask, state.psf, x, y, flux, config.psf, galaxy=state.components[0])
+
+
+def common_shift(state: SeedState, image: Image, sources: NDArray[np.void], step: float = 0.05) -> tuple[float, float]:
+    """Displacement of all stars together that fits an image best, linearised.
+
+    Parameters
+    ----------
+    state : SeedState
+        For PSF and weights.
+    image : (ny, nx) float64 ndarray
+        Data minus galaxy and sky; NaN where masked.
+    sources : (n,) ndarray of SOURCE_DTYPE
+        Stars as they stand.
+    step : float
+        Of the central differences, px.
+
+    Returns
+    -------
+    (float, float)
+        (x, y), px, at most 0.3 each; 0 where nothing shines.
+    """
+    weight = state.weight
+    left = np.where(weight > 0.0, image - psf_modelimg(replace(state, sources=sources)), 0.0)
+    slopes = []
+    for name in ("x_fit", "y_fit"):
+        ahead, behind = (np.array(sources) for _ in range(2))
+        ahead[name] += step
+        behind[name] -= step
+        difference = psf_modelimg(replace(state, sources=ahead)) - psf_modelimg(replace(state, sources=behind))
+        slopes.append(difference / (2.0 * step))
+    normal = np.array([[(weight * a * b).sum() for b in slopes] for a in slopes])
+    if not np.linalg.det(normal) > 0.0:
+        return 0.0, 0.0
+    shift = np.clip(np.linalg.solve(normal, [(weight * a * left).sum() for a in slopes]), -0.3, 0.3)
+    return float(shift[0]), float(shift[1])
 
 
 def _ladder(state: SeedState, image: Image, config: Config) -> LadderResult:
