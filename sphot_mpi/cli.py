@@ -5,6 +5,7 @@ import re
 import shlex
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sphot_mpi.campaign import Campaign, check_output, exit_status, run_serial
 from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.config import PRESETS, Config, load_config
 from sphot_mpi.errors import SphotError, UsageError
+from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS
 from sphot_mpi.progress import choose_progress
 from sphot_mpi.results import CampaignRecord
 from sphot_mpi.results_schema import IMAGES
@@ -188,10 +190,14 @@ def _run_first(world: mpi.World, options: dict[str, Any], console: Console) -> i
 def _summarise(record: CampaignRecord, options: dict[str, Any]) -> int:
     status = exit_status(record, strict=options["strict"])
     if not options["quiet"]:
-        counts = {s: sum(o.status is s for o in record.outcomes) for s in {o.status for o in record.outcomes}}
-        words = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-        hint = "; see its table /failures" if status else ""
-        click.echo(f"{len(record.catalogue.galaxies)} galaxies, fits: {words}. Results: {options['output']}{hint}")
+        ends = Counter(str(outcome.status) for outcome in record.outcomes)
+        flags = Counter(flag for o in record.outcomes if o.fit is not None for flag in o.fit.flags)
+        words = ", ".join(f"{count} {name}" for name, count in sorted(ends.items()))
+        click.echo(f"{len(record.catalogue.galaxies)} galaxies, fits: {words}. Results: {options['output']}")
+        for flag, count in flags.most_common():
+            click.echo(f"  {count} flagged: {FIT_FLAG_DESCRIPTIONS[flag]}")
+        if ends["failed"]:
+            click.echo("  Why fits failed is in the table /failures.")
     return status
 
 
