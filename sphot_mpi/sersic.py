@@ -77,8 +77,8 @@ def required_size(vector: Array, shape: tuple[int, int]) -> tuple[int, int]:
     for centre, extent2, side in zip((vector[1], vector[0]), (form[2], form[0]), shape, strict=True):
         far = max(side - 1 - centre, centre, 0.5 * side)
         sides = np.interp(r_eff / side, [1.0 / 10.0, 1.0 / 6.0], [_ROOM_SMALL, _ROOM_LARGE])
-        room = max(sides * side, _ROOM_EXTENTS * r_circ * np.sqrt(extent2))
-        wanted = max(min(far + room, 4.5 * side), 32.0)
+        room = min(max(sides * side, _ROOM_EXTENTS * r_circ * np.sqrt(extent2)), 4.0 * side)
+        wanted = max(far + room, 32.0)
         step = np.ceil(np.log(wanted) / np.log(_LADDER) - 1e-9)
         sizes.append(int(_PERIODS[np.searchsorted(_PERIODS, _LADDER**step * 0.999)]))
     return sizes[0], sizes[1]

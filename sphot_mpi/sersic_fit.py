@@ -20,6 +20,8 @@ __all__ = ["SersicBounds", "SersicFit", "fit_scale", "fit_sersic", "guess_sersic
 
 Array = NDArray[np.float64]
 
+#: Starts of disk and bulge from one component: r_eff of the disk in its own, n; the same of the bulge.
+_SPLITS = ((1.3, 1.0, 0.35, 2.0), (1.1, 1.0, 0.12, 1.0), (1.8, 0.8, 0.8, 4.0))
 #: Reduced chi2 above which, and S/N below which, a fit is started again.
 _POOR_CHI2, _POOR_SNR = 2.0, 30.0
 
@@ -91,7 +93,7 @@ def fit_sersic(
     renderer : SersicRenderer
         Of the same shape, with the working PSF.
     start : SersicParams or sequence of them, optional
-        First guess; default: `guess_sersic`. One of two components is split.
+        First guess; default: `guess_sersic`. One component that is to become two is fitted, then split in three ways.
     method : {"lm", "iterative_NM", "dual_annealing", "BFGS", "lbfgsb_polish"}
         "lm": variable projection with Levenberg-Marquardt. The others search in amplitude, r_eff, n, centre,
         ellip and theta from the start, see `sphot_mpi.sersic_search`.
@@ -106,10 +108,10 @@ def fit_sersic(
     max_evaluations : int, optional
         Most evaluations a start; default: 60 ("lm"), or the method's own.
     n_starts : int
-        Starts of "lm" that are always made.
+        Starts of "lm" that are always made from a start of as many components.
     retry : bool
         "lm": start again at n = 1 and 4 where the outcome looks poor (reduced chi2 above 2, a bound touched, S/N
-        below 30, not converged).
+        below 30, not converged), and try all three ways to split one component. Without it one start is made.
 
     Returns
     -------
@@ -123,16 +125,17 @@ def fit_sersic(
     """
     bounds = SersicBounds() if bounds is None else bounds
     problem = SersicProblem(data, weight, renderer, fit_sky=fit_sky)
-    theta = _start(data, weight, start, n_components)
+    if start is None:
+        start = guess_sersic(data, weight)
+    given = [start] if isinstance(start, SersicParams) else list(start)
+    starts = _starts(problem, given, n_components, bounds)
     if method == "lm":
         best, converged, count = _several_starts(
-            problem, theta, bounds, max_evaluations or 60, np.random.default_rng(seed), n_starts, retry
+            problem, starts, bounds, max_evaluations or 60, np.random.default_rng(seed), n_starts, retry
         )
     elif method in METHODS:
-        first = problem.evaluate(bounds.project(theta, problem.shape))
-        if not np.isfinite(first.chi2):
-            first = problem.evaluate(join_theta(_split(guess_sersic(data, weight), n_components)))
-        best, converged, count = search(problem, _positive(first), bounds, method, max_evaluations, seed)
+        first = _positive(problem.evaluate(bounds.project(starts[0], problem.shape)))
+        best, converged, count = search(problem, first, bounds, method, max_evaluations, seed)
     else:
         msg = f"unknown method {method!r}; choose lm, {', '.join(METHODS)}"
         raise ValueError(msg)
@@ -140,47 +143,51 @@ def fit_sersic(
 
 
 def _positive(evaluation: Evaluation) -> Evaluation:
-    """Return `evaluation` if its fluxes are positive."""
+    """Return `evaluation` if it has light."""
     if not np.isfinite(evaluation.chi2):
         msg = "no galaxy of positive flux fits the image"
         raise FitError(msg)
     return evaluation
 
 
-def _start(data: Array, weight: Array, start: SersicParams | Sequence[SersicParams] | None, n_components: int) -> Array:
-    """Return the non-linear parameters to start from."""
-    if start is None:
-        start = guess_sersic(data, weight)
-    components = [start] if isinstance(start, SersicParams) else list(start)
-    if len(components) == 1:
-        components = _split(components[0], n_components)
-    if len(components) != n_components:
-        msg = f"{len(components)} starting components were given for {n_components}"
+def _starts(
+    problem: SersicProblem, given: Sequence[SersicParams], n_components: int, bounds: SersicBounds
+) -> list[Array]:
+    """Return the non-linear parameters to start from; one component that is to become two is fitted and split."""
+    if len(given) == n_components:
+        return [join_theta(given)]
+    if len(given) != 1:
+        msg = f"{len(given)} starting components were given for {n_components}"
         raise ValueError(msg)
-    return join_theta(components)
-
-
-def _split(component: SersicParams, n_components: int) -> list[SersicParams]:
-    """Return the component, or a disk and a bulge made of it."""
-    if n_components == 1:
-        return [component]
-    disk = replace(component, r_eff=1.3 * component.r_eff, n=1.0)
-    return [disk, replace(component, r_eff=0.35 * component.r_eff, n=2.0, ellip=0.5 * component.ellip)]
+    single, _, _ = levenberg_marquardt(problem, join_theta(given), bounds, max_evaluations=60)
+    whole = from_vector(single.theta, 1.0)
+    return [
+        join_theta(
+            [
+                replace(whole, r_eff=disk_r * whole.r_eff, n=disk_n),
+                replace(whole, r_eff=bulge_r * whole.r_eff, n=bulge_n, ellip=0.5 * whole.ellip),
+            ]
+        )
+        for disk_r, disk_n, bulge_r, bulge_n in _SPLITS
+    ]
 
 
 def _several_starts(
     problem: SersicProblem,
-    theta: Array,
+    starts: list[Array],
     bounds: SersicBounds,
     max_evaluations: int,
     rng: np.random.Generator,
     n_starts: int,
     retry: bool,
 ) -> tuple[Evaluation, bool, int]:
-    """Run Levenberg-Marquardt from `theta` and, where wanted or needed, from others; keep the lowest chi2."""
-    best, converged, count = levenberg_marquardt(problem, theta, bounds, max_evaluations=max_evaluations)
-    poor = retry and (not converged or _looks_poor(problem, best, bounds))
-    for trial in _more_starts(theta, n_starts - 1, 2 if poor else 0, rng):
+    """Run Levenberg-Marquardt from the first start and, where wanted or needed, from others; keep the lowest chi2."""
+    best, converged, count = levenberg_marquardt(problem, starts[0], bounds, max_evaluations=max_evaluations)
+    others = starts[1:] if retry else []
+    if not others:
+        poor = retry and (not converged or _looks_poor(problem, best, bounds))
+        others = _more_starts(starts[0], n_starts - 1, 2 if poor else 0, rng)
+    for trial in others:
         other, other_converged, evaluations = levenberg_marquardt(
             problem, trial, bounds, max_evaluations=max_evaluations
         )
@@ -192,9 +199,9 @@ def _several_starts(
 
 def _looks_poor(problem: SersicProblem, best: Evaluation, bounds: SersicBounds) -> bool:
     """Whether another start may do better."""
-    if not np.isfinite(best.chi2) or best.chi2 > _POOR_CHI2 * problem.n_pix:
-        return True
     vectors = split_theta(best.theta)
+    if not np.isfinite(best.chi2) or best.chi2 > _POOR_CHI2 * problem.n_pix or (best.linear[: len(vectors)] <= 0).any():
+        return True
     components = [from_vector(v, f) for v, f in zip(vectors, best.linear, strict=False)]
     variance = inverse_normal(best.normal)[: len(vectors), : len(vectors)].sum()
     snr = best.linear[: len(vectors)].sum() / np.sqrt(max(variance, 1e-300))
@@ -228,6 +235,8 @@ def _result(
     flux = best.linear[:k]
     order = sorted(range(k), key=lambda c: -from_vector(vectors[c], 1.0).r_eff)
     inverse = inverse_normal(best.normal)
+    # a component without light has no shape
+    dead = np.isnan(np.diag(inverse))
     turn = np.zeros((7 * k, best.normal.shape[0]))
     for row, c in enumerate(order):
         jacobian = params_jacobian(vectors[c], float(flux[c]))
@@ -235,9 +244,13 @@ def _result(
         turn[7 * row : 7 * row + 7, columns] = jacobian
     components = tuple(from_vector(vectors[c], float(flux[c])) for c in order)
     sky, sky_covariance = sky_plane(problem, best.linear[k:], inverse[k:linear, k:linear])
+    covariance = turn @ np.nan_to_num(inverse, nan=0.0) @ turn.T
+    unknown = (turn[:, dead] != 0.0).any(axis=1)
+    covariance[unknown] = np.nan
+    covariance[:, unknown] = np.nan
     return SersicFit(
         components=components,
-        covariance=turn @ inverse @ turn.T,
+        covariance=covariance,
         total_flux=float(flux.sum()),
         total_flux_err=float(np.sqrt(inverse[:k, :k].sum())),
         sky=sky,
@@ -246,6 +259,6 @@ def _result(
         n_pix=problem.n_pix,
         converged=converged,
         n_evaluations=count,
-        at_bound=bounds.touched(components, problem.shape),
+        at_bound=bounds.touched(components, problem.shape) or bool((flux <= 0.0).any()),
         method=method,
     )

@@ -98,9 +98,10 @@ class Evaluation:
     theta : (m,) float64 ndarray
         Non-linear parameters.
     chi2 : float
-        Least chi2 over the linear parameters; inf where a flux is not positive.
+        Least chi2 over the linear parameters; inf where no component has positive flux.
     linear : (k + 3,) float64 ndarray
-        Fluxes, then sky level and slopes in the plane's own scale (without them: (k,)).
+        Fluxes (0 for the one of two that would be negative), then sky level and slopes in the plane's own scale
+        (without them: (k,)).
     normal : (k + 3 + m, k + 3 + m) float64 ndarray
         Normal matrix of linear, then non-linear parameters.
     gradient : (m,) float64 ndarray
@@ -135,6 +136,21 @@ def solve_spd(matrix: Array, rhs: Array) -> Array:
     except np.linalg.LinAlgError:
         solution = np.linalg.lstsq(scaled, rhs * column, rcond=1e-12)[0]
     return solution * column
+
+
+def _solve_with_light(linear: Array, rhs: Array, k: int) -> Array:
+    """Solve for fluxes and sky; of two components one that would be negative is taken out."""
+    solution = solve_spd(linear, rhs)
+    if k == 1 or (solution[:k] > 0.0).all():
+        return solution
+    best, gain = solution, -np.inf
+    for c in range(k):
+        keep = np.delete(np.arange(rhs.size), [j for j in range(k) if j != c])
+        trial = np.zeros_like(solution)
+        trial[keep] = solve_spd(linear[np.ix_(keep, keep)], rhs[keep])
+        if trial[c] > 0.0 and rhs @ trial > gain:
+            best, gain = trial, float(rhs @ trial)
+    return best
 
 
 class SersicProblem:
@@ -194,7 +210,7 @@ class SersicProblem:
         linear = np.block([[gram[np.ix_(values, values)], cross[values]], [cross[values].T, self.plane_gram]])
         linear_rhs = np.concatenate([rhs[values], self.plane_data])
         if flux is None:
-            solution = solve_spd(linear, linear_rhs)
+            solution = _solve_with_light(linear, linear_rhs, k)
         else:
             solution = np.concatenate([flux, solve_spd(self.plane_gram, self.plane_data - cross[values].T @ flux)])
         chain = self._chain(solution[:k])
@@ -202,7 +218,7 @@ class SersicProblem:
         normal = np.block([[linear, (chain @ mixed).T], [chain @ mixed, chain @ gram @ chain.T]])
         gradient = chain @ (rhs - mixed @ solution)
         chi2 = self.data_norm - float((2.0 * linear_rhs - linear @ solution) @ solution)
-        if not np.isfinite(chi2) or (solution[:k] <= 0.0).any():
+        if not np.isfinite(chi2) or (solution[:k] < 0.0).any() or not solution[:k].any():
             chi2 = np.inf
         return Evaluation(theta, chi2, solution, normal, gradient, (linear_rhs - linear @ solution)[:k])
 

@@ -144,7 +144,7 @@ def search(
     problem : SersicProblem
         Data and model.
     first : Evaluation
-        Start, with positive fluxes.
+        Start, with light.
     bounds : SersicBounds
         Ranges; theta within half a turn of the start's.
     method : str
@@ -164,7 +164,10 @@ def search(
         Evaluations.
     """
     vectors = split_theta(bounds.project(first.theta, problem.shape))
-    components = [from_vector(v, float(f)) for v, f in zip(vectors, first.linear, strict=False)]
+    flux = first.linear[: len(vectors)]
+    # of an amplitude there is a logarithm only where there is light
+    flux = np.maximum(flux, 0.01 * flux.sum())
+    components = [from_vector(v, float(f)) for v, f in zip(vectors, flux, strict=True)]
     budget = max_evaluations or _DEFAULT_EVALUATIONS[method]
     count, converged, lowest = 0, False, np.inf
     for _ in range(_PASSES):
