@@ -98,7 +98,7 @@ def fit_ladder(
     galaxy : SersicParams or None
         Inside its ellipse no residual is an outlier, and its sources are flagged.
     background_std : float
-        Background sigma that the thresholds count in, data unit.
+        Background sigma that the thresholds count in, data unit; NaN: the scatter of `image`.
     fwhm_factor : float
         FWHM of the finder's kernel over that of the PSF.
 
@@ -141,10 +141,12 @@ def _climb_down(
     """Go through the thresholds, brightest first."""
     config = scene.config
     sources = np.zeros(0, SOURCE_DTYPE)
-    residual, sigma = scene.image, first_std
+    residual, sigma = scene.image, first_std if np.isfinite(first_std) else scene.scatter(scene.image)[1]
     steps: list[LadderStep] = []
     empty = 0
     for threshold in np.geomspace(config.th_max, config.th_min, config.th_iter):
+        if not sigma > 0.0:  # without noise every rounding error is a star
+            break
         x, y = _find_stars(residual, blocked, float(threshold) * sigma, fwhm_factor * scene.psf.fwhm, config)
         found = fit_points(residual, scene.weight, scene.psf, x, y, scene.fit)
         found = found[quality_passing(found)]

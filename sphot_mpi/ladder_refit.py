@@ -266,6 +266,8 @@ def _leftovers(scene: Scene, sources: Sources, blocked: Mask, threshold: float, 
     """Peaks of the residual that are new sources, each fitted there with its position free."""
     residual = scene.residual(sources)
     _, sigma = scene.scatter(residual)
+    if not sigma > 0.0:
+        return sources[:0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoDetectionsWarning)
         peaks = find_peaks(

@@ -178,13 +178,20 @@ def test_input_is_left_alone(psf, field):
 
 @pytest.mark.parametrize("shape", [(3, 3), (1, 30), (5, 60)])
 @pytest.mark.parametrize("value", [0.0, np.nan])
-def test_images_without_anything_give_an_empty_table(psf, shape, value):
+@pytest.mark.parametrize("background_std", [0.0, 1.0, np.nan])
+def test_images_without_anything_give_an_empty_table(psf, shape, value, background_std):
     image, error = np.full(shape, value), np.ones(shape)
     result = fit_ladder(image, error, np.zeros(shape, bool), psf, config_with(), centre=(1.0, 0.0), galaxy=None,
-                        background_std=1.0)  # fmt: skip
+                        background_std=background_std)  # fmt: skip
     assert result.sources.size == 0
     assert result.flags == FitFlag.NO_SOURCES
     assert result.model.shape == shape
+
+
+def test_unknown_background_sigma_is_measured(psf, field):
+    unknown = field.fit(psf, config_with(final_refit_method="none"), background_std=np.nan)
+    assert unknown.steps[0].background_std > 0.9
+    assert unknown.sources.size > 60
 
 
 def test_failed_refit_is_recorded_or_raised(psf, field, monkeypatch):
