@@ -142,9 +142,7 @@ def _components(pairs: NDArray[np.intp], n: int) -> Labels:
     return labels
 
 
-def fit_points(
-    image: Image, weight: Image, psf: PSF, x: Image, y: Image, settings: PointFitSettings, *, flux: Image | None = None
-) -> Sources:
+def fit_points(image: Image, weight: Image, psf: PSF, x: Image, y: Image, settings: PointFitSettings) -> Sources:
     """Fit flux and position of point sources, group by group.
 
     Parameters
@@ -159,8 +157,6 @@ def fit_points(
         First guesses of the positions, px; finite.
     settings : PointFitSettings
         How.
-    flux : (n,) float64 ndarray, optional
-        First guesses of the fluxes; default: apertures.
 
     Returns
     -------
@@ -184,23 +180,15 @@ def fit_points(
     sources["n_pixels_fit"] = np.maximum(pixels, 0)
     fit = _GroupFit.empty(x.size, image=image, weight=weight, psf=psf, settings=settings)
     stars = np.zeros(image.shape)
-    for turn in range(settings.background_rounds):
+    for turn in range(1 if settings.annulus is None else settings.background_rounds):
         if settings.annulus is not None:
             sources["local_bkg"] = local_backgrounds(image - stars, weight, x, y, *settings.annulus, settings.clip, 10)
         fit.background = np.nan_to_num(sources["local_bkg"], nan=0.0)
         if turn == 0:
-            given = flux is not None
-            sources["flux_init"] = (
-                flux if given else aperture_fluxes(image, weight, fit.background, x, y, settings.aperture_radius)
-            )
+            sources["flux_init"] = aperture_fluxes(image, weight, fit.background, x, y, settings.aperture_radius)
         fit.parameters = np.column_stack((sources["flux_init"], x, y))
         fit.fit_all(group, piece, valid)
-        if settings.annulus is None:
-            break
-        bright = valid & (fit.parameters[:, 0] > 0.0)
-        reach = int(np.ceil(2.0 * settings.annulus[1])) + 1
-        light, x_now, y_now = fit.parameters[bright].T
-        stars = render_sources((image.shape[0], image.shape[1]), psf, x_now, y_now, light, reach)
+        stars = fit.light(valid & (fit.parameters[:, 0] > 0.0))
     fit.parameters[~valid] = np.nan
     for k, name in enumerate(("flux", "x", "y")):
         sources[f"{name}_fit"], sources[f"{name}_err"] = fit.parameters[:, k], fit.errors[:, k]
@@ -249,6 +237,13 @@ class _GroupFit:
         self.fit(np.flatnonzero(valid & ~split[group]), group, self.image)
         for one in np.flatnonzero(split):
             self.fit_in_turn(np.flatnonzero(valid & (group == one)), piece)
+
+    def light(self, which: NDArray[np.bool_]) -> Image:
+        """Image of the fitted sources, as far as it matters to a local background."""
+        outer = 0.0 if self.settings.annulus is None else self.settings.annulus[1]
+        flux, x, y = self.parameters[which].T
+        shape = (self.image.shape[0], self.image.shape[1])
+        return render_sources(shape, self.psf, x, y, flux, int(np.ceil(2.0 * outer)) + 1)
 
     def fit_in_turn(self, members: NDArray[np.intp], piece: Labels) -> None:
         """Fit the pieces of one group a few times, each with the others' light taken off.
