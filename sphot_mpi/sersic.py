@@ -15,7 +15,7 @@ from scipy import fft, special
 from sphot_mpi.kernels import sersic as kernels
 from sphot_mpi.psf import PSF
 from sphot_mpi.records import SersicParams
-from sphot_mpi.sersic_grid import RING, Box, Factor, LibraryGrids, kernel_envelope, working_box
+from sphot_mpi.sersic_grid import RING, Box, Factor, LibraryGrids, keep, kernel_envelope, working_box
 from sphot_mpi.sersic_hankel import N_MAX, N_MIN, hankel_table
 from sphot_mpi.sersic_profile import (
     amplitude_of,
@@ -50,9 +50,9 @@ _DIRECTIONS = 32
 #: Room between the cutout's far edge and the nearest periodic image: in sides of the cutout for a small galaxy,
 #: for one of r_eff beyond a sixth of the side, and in half-light extents for a very large one.
 _ROOM_SMALL, _ROOM_LARGE, _ROOM_EXTENTS = 1.1, 1.5, 4.2
-#: Periods are rounded up to this ladder, so that a fit meets few of them.
+#: Periods are even and FFT-friendly, on a ladder of this ratio above the smallest, so that a fit meets few of them.
 _PERIODS = np.array(sorted(2**a * 3**b * 5**c for a in range(1, 13) for b in range(4) for c in range(3)))
-_LADDER = 1.06
+_LADDER = 1.12
 
 
 def required_size(vector: Array, shape: tuple[int, int]) -> tuple[int, int]:
@@ -73,15 +73,17 @@ def required_size(vector: Array, shape: tuple[int, int]) -> tuple[int, int]:
     r_circ = float(np.exp(vector[2]))
     r_eff = r_circ * float(np.exp(0.5 * np.hypot(vector[4], vector[5])))
     form = shape_forms(vector[4], vector[5])[0]
-    sizes = []
+    least, step = [], 0.0
     for centre, extent2, side in zip((vector[1], vector[0]), (form[2], form[0]), shape, strict=True):
         far = max(side - 1 - centre, centre, 0.5 * side)
         sides = np.interp(r_eff / side, [1.0 / 10.0, 1.0 / 6.0], [_ROOM_SMALL, _ROOM_LARGE])
         room = min(max(sides * side, _ROOM_EXTENTS * r_circ * np.sqrt(extent2)), 4.0 * side)
-        wanted = max(far + room, 32.0)
-        step = np.ceil(np.log(wanted) / np.log(_LADDER) - 1e-9)
-        sizes.append(int(_PERIODS[np.searchsorted(_PERIODS, _LADDER**step * 0.999)]))
-    return sizes[0], sizes[1]
+        least.append(max((0.5 + _ROOM_SMALL) * side, 32.0))
+        # a centred small galaxy is on the first step although its centre is some px off the cutout's;
+        # both axes are on one step, because each pair of periods needs its own spectrum of the PSF
+        step = max(step, np.ceil(np.log((far + room) / least[-1]) / np.log(_LADDER) - 0.3))
+    ly, lx = (int(_PERIODS[np.searchsorted(_PERIODS, 0.999 * length * _LADDER**step)]) for length in least)
+    return ly, lx
 
 
 class SersicRenderer:
@@ -196,7 +198,7 @@ class SersicRenderer:
         box = self._boxes.get(grid)
         if box is None or box.f_max < f_cut:
             box = working_box(self.psf, self._grids, grid, f_cut)
-            self._boxes[grid] = box
+            keep(self._boxes, grid, box)
         rows, columns = box.psf.shape
         fy, fx = (np.arange(rows) - rows // 2) / grid[0], np.arange(columns) / grid[1]
         used = min(columns, int(grid[1] * f_cut) + 1, grid[1] // 2 + 1)

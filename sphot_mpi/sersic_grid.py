@@ -18,6 +18,8 @@ Factor = Callable[[Array, Array], Array]
 
 #: Width of the rings in which the PSF's spectrum is summed, cycles per px.
 RING = 0.02
+#: Grids of one PSF that are kept; a box is some MB.
+_MOST_GRIDS = 12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +71,14 @@ def library_box(library: LibraryPSF, grid: tuple[int, int], f_max: float) -> Com
     return np.ascontiguousarray(box)
 
 
+def keep(boxes: dict[tuple[int, int], Box], grid: tuple[int, int], box: Box) -> None:
+    """Store a box, and drop the oldest one of too many."""
+    boxes.pop(grid, None)
+    boxes[grid] = box
+    if len(boxes) > _MOST_GRIDS:
+        del boxes[next(iter(boxes))]
+
+
 class LibraryGrids:
     """What does not depend on the kernel: library spectra and factors by grid, grown as they are asked for.
 
@@ -97,7 +107,7 @@ class LibraryGrids:
             for plane, factor in zip(planes, self.factors, strict=True):
                 plane[:] = factor(fx, fy)
             found = Box(reach, library_box(self.library, grid, reach), planes)
-            self._boxes[grid] = found
+            keep(self._boxes, grid, found)
         return found
 
 
