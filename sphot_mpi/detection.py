@@ -44,9 +44,8 @@ class MatchedFilter:
         self._psf = np.conj(self._transform(stamp, radius))
         squared = np.conj(self._transform(stamp**2, radius))
         self.precision = np.maximum(self._convolve(weight, squared), 0.0)
-        good = weight[weight > 0.0]
-        typical = float(np.median(good)) if good.size else 0.0
-        self.covered = self.precision > LEAST_COVERAGE * typical * float((stamp**2).sum())
+        good = self._convolve((weight > 0.0).astype(np.float64), squared)
+        self.covered = good > LEAST_COVERAGE * float((stamp**2).sum())
 
     def _transform(self, stamp: Image, radius: int) -> NDArray[np.complex128]:
         padded = np.zeros(self._shape)

@@ -73,8 +73,6 @@ class Step:
         Dense unknowns: sky0..2, kernel, shift_x, shift_y, x_0, y_0, and for component c "c.flux", "c.ln_r" ...
     covariance : (m, m) float64 ndarray
         Of the dense unknowns, marginal over all stars.
-    star_rows : (n, m) float64 ndarray
-        Response of each star's flux to the dense unknowns, ``G^-1 C``.
     """
 
     scene: Scene
@@ -84,7 +82,6 @@ class Step:
     chi2: float
     names: tuple[str, ...]
     covariance: NDArray[np.float64]
-    star_rows: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -224,20 +221,16 @@ def solve_step(scene: Scene, optics: Optics, freedom: Freedom) -> Step:
     residual = np.where(frame.good, frame.data - rendered.stars - rendered.galaxy - rendered.sky, 0.0)
     dense_gram, dense_rhs = _dense_normal(rendered, frame, residual)
     system = _star_system(scene.stars, optics, residual, rendered.columns)
-    damping = _dense_damping(rendered.names)
-    if scene.stars.size:
-        response = system.solve(np.column_stack((system.cross, system.rhs)))
-        star_dense, star_alone = response[:, :-1], response[:, -1]
-        schur = dense_gram - system.cross.T @ star_dense
-        reduced = dense_rhs - system.cross.T @ star_alone
-    else:
-        star_dense, star_alone = np.zeros((0, len(rendered.names))), np.zeros(0)
-        schur, reduced = dense_gram, dense_rhs
-    covariance = _invert(schur)
-    step = _invert(schur + np.diag(damping)) @ reduced
-    step *= _galaxy_limit(step, rendered.names)
-    new_stars = _move_stars(scene.stars, system, star_alone - star_dense @ step, star_dense, covariance)
-    new_scene, variance = _apply_dense(scene, new_stars, dict(zip(rendered.names, step, strict=True)), optics.variance)
+    dense = _Dense(dense_gram, dense_rhs, _dense_damping(rendered.names), rendered.names)
+    solution = _solve_dense(system, dense)
+    far = _too_far(solution.stars, system)
+    if far.any():
+        # a clipped step would leave the fluxes that belong to the whole step: damp those stars and solve again
+        system = system.damped(far)
+        solution = _solve_dense(system, dense)
+    new_stars = _move_stars(scene.stars, system, solution)
+    steps = dict(zip(rendered.names, solution.dense, strict=True))
+    new_scene, variance = _apply_dense(scene, new_stars, steps, optics.variance)
     return Step(
         scene=new_scene,
         variance=variance,
@@ -245,9 +238,52 @@ def solve_step(scene: Scene, optics: Optics, freedom: Freedom) -> Step:
         star_image=rendered.stars,
         chi2=float((frame.weight * residual**2).sum()),
         names=rendered.names,
-        covariance=covariance,
-        star_rows=star_dense[system.first] if scene.stars.size else star_dense,
+        covariance=solution.covariance,
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Dense:
+    """Normal equations of the dense unknowns alone."""
+
+    gram: NDArray[np.float64]
+    rhs: Vector
+    damping: Vector
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Solution:
+    """Steps of stars and dense unknowns, the latter's covariance, and the stars' response to them."""
+
+    stars: Vector
+    dense: Vector
+    covariance: NDArray[np.float64]
+    response: NDArray[np.float64]
+
+
+def _solve_dense(system: "_StarSystem", dense: _Dense) -> _Solution:
+    """Solve the dense unknowns in the stars' Schur complement, then the stars."""
+    if system.factor is None:
+        response, alone = np.zeros((0, len(dense.names))), np.zeros(0)
+        schur, reduced = dense.gram, dense.rhs
+    else:
+        both = system.factor.solve(np.column_stack((system.cross, system.rhs)))
+        response, alone = both[:, :-1], both[:, -1]
+        schur = dense.gram - system.cross.T @ response
+        reduced = dense.rhs - system.cross.T @ alone
+    step = _invert(schur + np.diag(dense.damping)) @ reduced
+    step *= _galaxy_limit(step, dense.names)
+    return _Solution(alone - response @ step, step, _invert(schur), response)
+
+
+def _too_far(step: Vector, system: "_StarSystem") -> Vector:
+    """How many times each star's step in position exceeds the longest allowed; 0 where it does not."""
+    excess = np.zeros(system.first.size)
+    free = np.flatnonzero(system.width == 3)
+    reach = np.maximum(np.abs(step[system.first[free] + 1]), np.abs(step[system.first[free] + 2])) / STAR_STEP
+    excess[free] = np.where(reach > 1.0, reach, 0.0)
+    return excess
 
 
 def _dense_normal(rendered: Rendered, frame: Frame, residual: Image) -> tuple[NDArray[np.float64], Vector]:
@@ -271,10 +307,34 @@ class _StarSystem:
     width: NDArray[np.int64]
     factor: sparse_linalg.SuperLU | None
 
-    def solve(self, right: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Solve for several right-hand sides."""
-        assert self.factor is not None
-        return np.asarray(self.factor.solve(right))
+    @classmethod
+    def of(
+        cls,
+        matrix: sparse.csc_array,
+        rhs: Vector,
+        cross: NDArray[np.float64],
+        first: NDArray[np.int64],
+        width: NDArray[np.int64],
+    ) -> "_StarSystem":
+        """Factorise the matrix of a system."""
+        try:
+            factor = sparse_linalg.splu(
+                matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
+            )
+        except RuntimeError as error:
+            msg = f"the stars' normal equations are singular ({error})"
+            raise FitError(msg) from error
+        return cls(matrix, rhs, cross, first, width, factor)
+
+    def damped(self, excess: Vector) -> "_StarSystem":
+        """Return the system with the positions of stars that step too far held back in proportion."""
+        diagonal = self.matrix.diagonal()
+        for axis in (1, 2):
+            rows = self.first[excess > 0.0] + axis
+            diagonal[rows] *= 1.0 + 3.0 * excess[excess > 0.0]
+        matrix = self.matrix.copy()
+        matrix.setdiag(diagonal)
+        return _StarSystem.of(matrix, self.rhs, self.cross, self.first, self.width)
 
 
 def _star_system(stars: Stars, optics: Optics, residual: Image, columns: NDArray[np.float64]) -> _StarSystem:
@@ -310,14 +370,7 @@ def _star_system(stars: Stars, optics: Optics, residual: Image, columns: NDArray
     bare = matrix.diagonal() <= 0.0
     if bare.any():
         matrix.setdiag(np.where(bare, 1.0, matrix.diagonal()))
-    try:
-        factor = sparse_linalg.splu(
-            matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
-        )
-    except RuntimeError as error:
-        msg = f"the stars' normal equations are singular ({error})"
-        raise FitError(msg) from error
-    return _StarSystem(matrix, rhs, cross, first, width, factor)
+    return _StarSystem.of(matrix, rhs, cross, first, width)
 
 
 def _priors(stars: Stars, columns: int) -> tuple[Vector, Vector]:
@@ -335,12 +388,11 @@ def _priors(stars: Stars, columns: int) -> tuple[Vector, Vector]:
     return diagonal.ravel(), pull.ravel()
 
 
-def _move_stars(
-    stars: Stars, system: _StarSystem, step: Vector, response: NDArray[np.float64], covariance: NDArray[np.float64]
-) -> Stars:
+def _move_stars(stars: Stars, system: _StarSystem, solution: _Solution) -> Stars:
     """Apply a star step, limited in position, and renew the marginal variances."""
     if stars.size == 0:
         return stars
+    step = solution.stars
     neighbours = kernels.nearest_neighbours(stars.x, stars.y, 12.0, ERROR_NEIGHBOURS)
     matrix = system.matrix
     variance = kernels.local_variances(
@@ -351,9 +403,9 @@ def _move_stars(
         system.width,
         neighbours,
     )
-    flux_rows = response[system.first]
+    flux_rows = solution.response[system.first]
     # the dense unknowns' share of the variance; their covariance is marginal over all stars
-    variance[:, 0] += np.einsum("ij,jk,ik->i", flux_rows, covariance, flux_rows)
+    variance[:, 0] += np.einsum("ij,jk,ik->i", flux_rows, solution.covariance, flux_rows)
     variance[~np.isfinite(variance[:, 0]), 0] = np.inf
     flux = stars.flux + step[system.first]
     x, y = stars.x.copy(), stars.y.copy()
