@@ -132,10 +132,10 @@ def solve_spd(matrix: Array, rhs: Array) -> Array:
     scaled = matrix * scale * scale[:, None]
     column = scale if rhs.ndim == 1 else scale[:, None]
     try:
-        solution: Array = np.linalg.solve(scaled, rhs * column)
+        solution = np.asarray(np.linalg.solve(scaled, rhs * column), dtype=np.float64)
     except np.linalg.LinAlgError:
-        solution = np.linalg.lstsq(scaled, rhs * column, rcond=1e-12)[0]
-    return solution * column
+        solution = np.asarray(np.linalg.lstsq(scaled, rhs * column, rcond=1e-12)[0], dtype=np.float64)
+    return np.asarray(solution * column)
 
 
 def _solve_with_light(linear: Array, rhs: Array, k: int) -> Array:
