@@ -38,12 +38,15 @@ class Frame:
         Pixel noise of the emptiest part, data unit.
     correlation : float
         Factor by which correlated noise widens a point source's error.
+    anchored_area : (ny, nx) bool ndarray
+        Where kernel and shift may be measured.
     """
 
     data: Image
     weight: Image
     noise: float
     correlation: float
+    anchored_area: NDArray[np.bool_]
 
     @classmethod
     def from_image(
@@ -67,6 +70,7 @@ class Frame:
             weight=np.pad(np.where(good, 1.0 / variance, 0.0), PAD),
             noise=noise,
             correlation=correlation,
+            anchored_area=np.ones((data.shape[0] + 2 * PAD, data.shape[1] + 2 * PAD), bool),
         )
 
     @property

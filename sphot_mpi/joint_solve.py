@@ -27,7 +27,7 @@ Vector = NDArray[np.float64]
 #: Longest step of a star's position, px, and damping scale of that step.
 STAR_STEP, STAR_DAMPING = 0.7, 0.5
 #: Longest step of the kernel's variance, px^2.
-KERNEL_STEP = 0.8
+KERNEL_STEP = 1.5
 #: Parameters of one component's shape, in the order of `Galaxy.shapes`.
 SHAPE_NAMES = ("ln_r", "ln_n", "eta_1", "eta_2")
 #: Longest steps of the galaxy's parameters, and the damping scales of those steps.
@@ -39,18 +39,31 @@ LN_N_RANGE = (np.log(0.3), np.log(8.0))
 ETA_MAX = float(-np.log(0.05))
 #: Largest variance of the kernel, px^2.
 VARIANCE_MAX = 16.0
+#: A galaxy that is scaled keeps at least this part of its flux in one step, and its sign.
+LEAST_SCALE = 1e-3
 #: Neighbours whose parameters are free in a star's error.
 ERROR_NEIGHBOURS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Freedom:
-    """Which dense unknowns a step solves for; stars and sky always are."""
+    """Which dense unknowns a step solves for; stars and sky always are.
+
+    Parameters
+    ----------
+    kernel, shift : bool
+        The PSF kernel's variance; a common displacement of galaxy and stars.
+    galaxy_flux, galaxy_shape : bool
+        Each component's flux; centre and shapes.
+    galaxy_scale : bool
+        One factor on all components' fluxes, in place of `galaxy_flux`.
+    """
 
     kernel: bool = False
     shift: bool = False
     galaxy_flux: bool = False
     galaxy_shape: bool = False
+    galaxy_scale: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -153,6 +166,10 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
     galaxy_image = np.zeros(shape)
     if scene.galaxy is not None:
         galaxy_image = _galaxy_columns(scene.galaxy, optics, freedom, columns)
+    for name in ("kernel", "shift_x", "shift_y"):
+        if name in columns:
+            # where the base filter has no data, the stars are not known well enough to tell the PSF
+            columns[name] = np.where(optics.frame.anchored_area, columns[name], 0.0)
     return Rendered(
         stars=star_image,
         galaxy=galaxy_image,
@@ -165,7 +182,7 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
 def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: dict[str, Image]) -> Image:
     """Add the galaxy's derivatives to `columns`; returns its image."""
     needs_derivatives = freedom.galaxy_shape or freedom.kernel or freedom.shift
-    if not needs_derivatives and not freedom.galaxy_flux:
+    if not needs_derivatives and not freedom.galaxy_flux and not freedom.galaxy_scale:
         return render_galaxy(galaxy, optics)
     image = np.zeros(optics.frame.shape)
     unit = []
@@ -183,6 +200,8 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
         if freedom.shift:
             columns["shift_x"] = columns["shift_x"] + common[1]
             columns["shift_y"] = columns["shift_y"] + common[2]
+    if freedom.galaxy_scale:
+        columns["scale"] = image / galaxy.fluxes.sum()
     if freedom.galaxy_flux:
         for c in range(galaxy.size):
             columns[f"{c}.flux"] = unit[c][0]
@@ -468,8 +487,16 @@ def _step_galaxy(galaxy: Galaxy, step: dict[str, float], shift: Vector) -> Galax
     return Galaxy(
         centre=galaxy.centre + shift + np.array([step.get("x_0", 0.0), step.get("y_0", 0.0)]),
         shapes=shapes,
-        fluxes=galaxy.fluxes + np.array([step.get(f"{c}.flux", 0.0) for c in range(galaxy.size)]),
+        fluxes=_step_fluxes(galaxy.fluxes, step),
     )
+
+
+def _step_fluxes(fluxes: Vector, step: dict[str, float]) -> Vector:
+    """Apply the steps of the components' fluxes, or of their common scale; a scale never turns negative."""
+    if "scale" in step:
+        total = fluxes.sum()
+        return fluxes * (max(total + step["scale"], LEAST_SCALE * total) / total)
+    return fluxes + np.array([step.get(f"{c}.flux", 0.0) for c in range(fluxes.size)])
 
 
 def _invert(matrix: NDArray[np.float64]) -> NDArray[np.float64]:

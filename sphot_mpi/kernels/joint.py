@@ -328,3 +328,40 @@ def keep_apart(x, y, known_x, known_y, new_distance, known_distance):
         following[s] = first[cy, cx]
         first[cy, cx] = s
     return keep
+
+
+@jit
+def stamp_quality(stamps, corner_y, corner_x, residual, weight):
+    """Sums over each star's usable pixels that tell how well it was fitted.
+
+    Parameters
+    ----------
+    stamps : (n, k, k) float64 ndarray
+        Unit-flux stamps; only their size is used.
+    corner_y, corner_x : (n,) int64 ndarray
+        As in `cross_products`.
+    residual, weight : (ny, nx) float64 ndarray
+        Data minus model, and 1 / variance (0 = masked).
+
+    Returns
+    -------
+    (n, 4) float64 ndarray
+        Pixels, sum of |residual|, residual of the central pixel, chi2.
+    """
+    ny, nx = residual.shape
+    n, k = stamps.shape[0], stamps.shape[1]
+    out = np.zeros((n, 4))
+    for s in range(n):
+        for j in range(k):
+            y = j + corner_y[s]
+            for i in range(k):
+                x = i + corner_x[s]
+                if not (0 <= y < ny and 0 <= x < nx) or weight[y, x] == 0.0:
+                    continue
+                r = residual[y, x]
+                out[s, 0] += 1.0
+                out[s, 1] += abs(r)
+                out[s, 3] += weight[y, x] * r * r
+                if j == k // 2 and i == k // 2:
+                    out[s, 2] = r
+    return out

@@ -1,0 +1,324 @@
+"""From the state of a joint fit to the record that is kept."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sphot_mpi.config import Config
+from sphot_mpi.flags import FitFlag, SourceFlag
+from sphot_mpi.joint import State, at
+from sphot_mpi.joint_base import BaseFit
+from sphot_mpi.joint_galaxy import components_of, galaxy_radius
+from sphot_mpi.joint_scaled import ScaledFit
+from sphot_mpi.joint_scene import PAD, Galaxy, Stars
+from sphot_mpi.joint_solve import (
+    ETA_MAX,
+    LN_N_RANGE,
+    LN_R_RANGE,
+    VARIANCE_MAX,
+    Freedom,
+    render_galaxy,
+    render_sky,
+    render_stars,
+    solve_step,
+)
+from sphot_mpi.kernels import joint as kernels
+from sphot_mpi.records import SOURCE_DTYPE, Cutout, FilterFit, Image, KernelFit, SersicParams, SkyPlane
+from sphot_mpi.sersic import params_jacobian, total_flux
+
+#: Star light per area inside the galaxy over that outside that needs no flag.
+DENSITY_RANGE = (0.8, 1.3)
+#: Annuli, in r_eff, of that comparison: inside, and outside.
+DENSITY_INSIDE, DENSITY_OUTSIDE = (0.5, 2.0), 3.0
+#: Stars above this S/N carry the kernel.
+ANCHOR_SNR = 20.0
+#: Fewest of them for a kernel.
+FEWEST_ANCHORS = 5
+
+
+def base_result(fit: BaseFit, cutout: Cutout, config: Config, seconds: float) -> FilterFit:
+    """Record of the base filter's fit.
+
+    Parameters
+    ----------
+    fit : BaseFit
+        The converged fit.
+    cutout : Cutout
+        What was fitted.
+    config : Config
+        The configuration.
+    seconds : float
+        Process time.
+    """
+    flags = FitFlag.SECOND_COMPONENT if fit.two_components else FitFlag(0)
+    freedom = Freedom(kernel=config.psf_calib.in_mainloop, galaxy_flux=True, galaxy_shape=True)
+    return _Summary(fit.state, cutout, config, freedom).record(fit.converged, flags, seconds, None)
+
+
+def scaled_result(
+    fit: ScaledFit, cutout: Cutout, base: FilterFit, config: Config, seconds: float, positions: str
+) -> FilterFit:
+    """Record of another filter's fit.
+
+    Parameters
+    ----------
+    fit : ScaledFit
+        The converged fit.
+    cutout : Cutout
+        What was fitted.
+    base : FilterFit
+        The base filter's fit, for the covariance of the shape.
+    config : Config
+        The configuration.
+    seconds : float
+        Process time.
+    positions : str
+        Where the sources' positions came from.
+    """
+    flags = FitFlag.FORCED if positions == "forced" else FitFlag(0)
+    free = config.core.allow_refit
+    freedom = Freedom(
+        kernel=config.psf_calib.in_mainloop,
+        shift=not free,
+        galaxy_scale=not free,
+        galaxy_flux=free,
+        galaxy_shape=free,
+    )
+    return _Summary(fit.state, cutout, config, freedom).record(fit.converged, flags, seconds, None if free else base)
+
+
+class _Summary:
+    """Numbers drawn from a converged state."""
+
+    def __init__(self, state: State, cutout: Cutout, config: Config, freedom: Freedom) -> None:
+        self.state = state
+        self.cutout = cutout
+        self.config = config
+        self.frame = state.optics.frame
+        self.scene = state.scene
+        assert state.scene.galaxy is not None
+        self.galaxy: Galaxy = state.scene.galaxy
+        optics, shape = state.optics, self.frame.shape
+        self.star_image = render_stars(self.scene.stars, optics)
+        self.galaxy_image = render_galaxy(self.galaxy, optics)
+        model = self.star_image + self.galaxy_image + render_sky(self.scene.sky, shape)
+        self.residual = np.where(self.frame.good, self.frame.data - model, 0.0)
+        self.step = solve_step(self.scene, optics, freedom)
+        self.covariance = self.step.covariance * self.frame.correlation**2
+        self.index = {name: k for k, name in enumerate(self.step.names)}
+
+    def record(self, converged: bool, flags: FitFlag, seconds: float, base: FilterFit | None) -> FilterFit:
+        """Assemble the record; with `base`, the shape was pinned to its."""
+        components = components_of(self.galaxy)
+        if base is None:
+            covariance, total_err = self._free_covariance()
+        else:
+            covariance, total_err = self._scaled_covariance(base)
+        total = float(self.galaxy.fluxes.sum())
+        sources = self._sources()
+        report = self._report(sources)
+        ratio = self._density_ratio()
+        kernel = self._kernel()
+        good = self.frame.good
+        return FilterFit(
+            galaxy=self.cutout.galaxy,
+            filter=self.cutout.filter,
+            components=components,
+            covariance=covariance,
+            total_flux=total,
+            total_flux_err=total_err,
+            flux_in_cutout=float(self.frame.interior(self.galaxy_image).sum()),
+            sky=self._sky(),
+            sky_covariance=self._sky_covariance(),
+            sources=sources,
+            report=report,
+            kernel=kernel,
+            shift=(float(self.scene.shift[0]), float(self.scene.shift[1])),
+            noise=self.frame.noise,
+            correlation=self.frame.correlation,
+            chi2_reduced=float((self.frame.weight * self.residual**2).sum() / good.sum()),
+            n_pix=int(good.sum()),
+            masked_fraction=float(1.0 - self.frame.interior(good).mean()),
+            star_density_ratio=ratio,
+            passes=self.state.passes,
+            converged=converged,
+            flags=flags | self._flags(converged, report, ratio, kernel),
+            seconds=seconds,
+        )
+
+    def _flags(self, converged: bool, report: NDArray[np.bool_], ratio: float, kernel: KernelFit) -> FitFlag:
+        """Flags that follow from the numbers."""
+        flags = FitFlag(0)
+        if not converged:
+            flags |= FitFlag.NOT_CONVERGED
+        if self._at_bound():
+            flags |= FitFlag.AT_BOUND
+        if not report.any():
+            flags |= FitFlag.NO_SOURCES
+        if np.isfinite(ratio) and not DENSITY_RANGE[0] <= ratio <= DENSITY_RANGE[1]:
+            flags |= FitFlag.STAR_EXCESS
+        if self.config.psf_calib.in_mainloop:
+            if self.state.optics.variance >= 0.99 * VARIANCE_MAX:
+                flags |= FitFlag.KERNEL_AT_BOUND
+            if kernel.n_anchors < FEWEST_ANCHORS:
+                flags |= FitFlag.KERNEL_FEW_ANCHORS
+        return flags
+
+    def _at_bound(self) -> bool:
+        """Whether a shape parameter lies within 1 % of its range's end."""
+        ln_r, ln_n = self.galaxy.shapes[:, 0], self.galaxy.shapes[:, 1]
+        eta = np.hypot(self.galaxy.shapes[:, 2], self.galaxy.shapes[:, 3])
+        ends = [np.abs(ln_r - end) < 0.01 for end in LN_R_RANGE] + [np.abs(ln_n - end) < 0.01 for end in LN_N_RANGE]
+        return bool(np.any(ends) or (eta > 0.99 * ETA_MAX).any())
+
+    def _kernel(self) -> KernelFit:
+        """Kernel with its error, propagated from the variance to sigma."""
+        variance = self.state.optics.variance
+        sigma = float(np.sqrt(variance))
+        error = float("nan")
+        if "kernel" in self.index:
+            k = self.index["kernel"]
+            spread = float(np.sqrt(self.covariance[k, k]))
+            # at sigma = 0 the linear law fails; the error is then that of sqrt(variance)
+            error = spread / (2.0 * sigma) if sigma**2 > spread else float(np.sqrt(spread))
+        stars = self.scene.stars
+        anchors = (stars.snr(self.frame.correlation) > ANCHOR_SNR) & at(self.frame.anchored_area, stars)
+        return KernelFit(
+            family="gaussian",
+            values=(sigma,),
+            errors=(error,),
+            fwhm=self.state.optics.fwhm,
+            n_anchors=int(anchors.sum()),
+        )
+
+    def _sky(self) -> SkyPlane:
+        """Sky plane in the cutout's pixel frame."""
+        ny, nx = self.frame.shape
+        level, along_x, along_y = self.scene.sky
+        return SkyPlane(
+            level=float(level),
+            slope_x=float(2.0 * along_x / nx),
+            slope_y=float(2.0 * along_y / ny),
+            x_ref=(nx - 1) / 2 - PAD,
+            y_ref=(ny - 1) / 2 - PAD,
+        )
+
+    def _sky_covariance(self) -> Image:
+        """Covariance of level and slopes."""
+        ny, nx = self.frame.shape
+        unit = np.array([1.0, 2.0 / nx, 2.0 / ny])
+        rows = [self.index[f"sky{k}"] for k in range(3)]
+        return self.covariance[np.ix_(rows, rows)] * unit * unit[:, None]
+
+    def _free_covariance(self) -> tuple[Image, float]:
+        """Covariance of the Sersic parameters, and the error of the total flux, where the shape was free."""
+        size = self.galaxy.size
+        turn = np.zeros((7 * size, self.covariance.shape[0]))
+        for c in range(size):
+            names = [f"{c}.flux", "x_0", "y_0", f"{c}.ln_r", f"{c}.ln_n", f"{c}.eta_1", f"{c}.eta_2"]
+            columns = [self.index[name] for name in names]
+            turn[7 * c : 7 * c + 7, columns] = params_jacobian(self.galaxy.vector(c), float(self.galaxy.fluxes[c]))
+        fluxes = [self.index[f"{c}.flux"] for c in range(size)]
+        total = float(np.sqrt(self.covariance[np.ix_(fluxes, fluxes)].sum()))
+        return turn @ self.covariance @ turn.T, total
+
+    def _scaled_covariance(self, base: FilterFit) -> tuple[Image, float]:
+        """Covariance of the Sersic parameters, and the error of the total flux, where the shape was pinned.
+
+        The flux's error at a fixed shape is widened by what the shape's uncertainty does to it: the flux follows
+        the base filter's with the same relative error, since the same shape scales both.
+        """
+        total = float(self.galaxy.fluxes.sum())
+        k = self.index["scale"]
+        own = float(self.covariance[k, k])
+        shape_share = (base.total_flux_err / base.total_flux) ** 2 if base.total_flux > 0.0 else 0.0
+        covariance = base.covariance.copy()
+        factor = _amplitude_ratios(components_of(self.galaxy), base.components)
+        for c, ratio in enumerate(factor):
+            covariance[7 * c] *= ratio
+            covariance[:, 7 * c] *= ratio
+            amplitude = base.components[c].amplitude * ratio
+            covariance[7 * c, 7 * c] += amplitude**2 * own / total**2 if total > 0.0 else np.nan
+        return covariance, float(np.sqrt(own + shape_share * total**2))
+
+    def _sources(self) -> NDArray[np.void]:
+        """The table of all stars in the model, in the cutout's pixel frame."""
+        stars: Stars = self.scene.stars
+        correlation = self.frame.correlation
+        table = np.zeros(stars.size, dtype=SOURCE_DTYPE)
+        table["id"] = np.arange(1, stars.size + 1)
+        table["group_id"], table["group_size"] = 1, stars.size
+        table["x_init"], table["y_init"] = stars.anchor_x - PAD, stars.anchor_y - PAD
+        table["flux_init"] = stars.base_flux
+        table["x_fit"], table["y_fit"], table["flux_fit"] = stars.x - PAD, stars.y - PAD, stars.flux
+        error = correlation * np.sqrt(stars.variance)
+        error[~np.isfinite(error)] = np.nan
+        table["flux_err"], table["x_err"], table["y_err"] = error.T
+        pinned = ~stars.free
+        for name in ("x_err", "y_err"):
+            table[name][pinned] = stars.anchor_sigma[pinned]
+        table["snr"] = stars.snr(correlation)
+        table["base_id"] = stars.base_id
+        if stars.size:
+            stamps, corner_y, corner_x = self.state.optics.stars.stamps(
+                stars.x, stars.y, max(2, round(self.state.optics.fwhm))
+            )
+            quality = kernels.stamp_quality(stamps[:, 0].copy(), corner_y, corner_x, self.residual, self.frame.weight)
+            table["n_pixels_fit"] = quality[:, 0]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                table["qfit"] = quality[:, 1] / np.abs(stars.flux)
+                table["cfit"] = quality[:, 2] / stars.flux
+                table["reduced_chi2"] = quality[:, 3] / np.maximum(quality[:, 0] - 3, 1)
+            table["local_bkg"] = at(render_sky(self.scene.sky, self.frame.shape), stars)
+            table["flags"] = self._source_flags(stars, stamps, corner_y, corner_x)
+        return table
+
+    def _source_flags(
+        self,
+        stars: Stars,
+        stamps: NDArray[np.float64],
+        corner_y: NDArray[np.int64],
+        corner_x: NDArray[np.int64],
+    ) -> NDArray[np.int64]:
+        """Quality bits of each star."""
+        ny, nx = self.cutout.shape
+        x, y = stars.x - PAD, stars.y - PAD
+        flags = np.zeros(stars.size, np.int64)
+        fraction = kernels.good_fraction(stamps, corner_y, corner_x, self.frame.weight)
+        flags[fraction < 0.999] |= SourceFlag.PARTIAL
+        flags[fraction == 0.0] |= SourceFlag.FULLY_MASKED
+        flags[(x < -0.5) | (y < -0.5) | (x > nx - 0.5) | (y > ny - 0.5)] |= SourceFlag.OUTSIDE
+        flags[stars.flux <= 0.0] |= SourceFlag.NEGATIVE
+        flags[~np.isfinite(stars.variance[:, 0])] |= SourceFlag.NO_COVARIANCE
+        flags[stars.anchored] |= SourceFlag.ANCHORED
+        flags[at(galaxy_radius(self.galaxy, self.frame.shape), stars) < 1.0] |= SourceFlag.IN_GALAXY
+        return flags
+
+    def _report(self, sources: NDArray[np.void]) -> NDArray[np.bool_]:
+        """Sources that count as found: significant, on the image, and with data under them."""
+        bad = SourceFlag.OUTSIDE | SourceFlag.NEGATIVE | SourceFlag.NO_COVARIANCE | SourceFlag.FULLY_MASKED
+        return np.asarray((sources["snr"] > self.config.psf.report_snr) & ((sources["flags"] & int(bad)) == 0))
+
+    def _density_ratio(self) -> float:
+        """Star light per usable area on the galaxy over that outside; NaN where it cannot be told."""
+        radius = galaxy_radius(self.galaxy, self.frame.shape)
+        usable = self.frame.good
+        inside = usable & (radius >= DENSITY_INSIDE[0]) & (radius < DENSITY_INSIDE[1])
+        outside = usable & (radius > DENSITY_OUTSIDE)
+        if outside.sum() < 400:
+            outside = usable & (radius > DENSITY_INSIDE[1])
+        if inside.sum() < 50 or outside.sum() < 400:
+            return float("nan")
+        # the brightest stars are few and say nothing about the galaxy
+        stars = self.scene.stars
+        flux = np.clip(stars.flux, 0.0, np.percentile(stars.flux, 90.0) if stars.size else 0.0)
+        inside_light = flux[at(inside, stars)].sum() / inside.sum()
+        outside_light = flux[at(outside, stars)].sum() / outside.sum()
+        return float(inside_light / outside_light) if outside_light > 0.0 else float("nan")
+
+
+def _amplitude_ratios(components: tuple[SersicParams, ...], base: tuple[SersicParams, ...]) -> list[float]:
+    """Amplitude of each component over that of the base filter's."""
+    return [
+        total_flux(c) / total_flux(b) if total_flux(b) > 0.0 else float("nan")
+        for c, b in zip(components, base, strict=True)
+    ]

@@ -1,0 +1,153 @@
+"""The joint fit of another filter: the base filter's shape and stars, this filter's light."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sphot_mpi.config import Config, Positions
+from sphot_mpi.joint import LAST_BLEND, State, at, descend, settle, solve
+from sphot_mpi.joint_base import KERNEL_START, star_area
+from sphot_mpi.joint_galaxy import galaxy_of, galaxy_radius
+from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
+from sphot_mpi.joint_solve import Freedom
+from sphot_mpi.psf import LibraryPSF
+from sphot_mpi.records import FilterFit
+from sphot_mpi.structure import with_structure_noise
+
+#: Base sources used as anchors: least S/N there, and range of their position error, px.
+ANCHOR_SNR = 2.0
+ANCHOR_SIGMA = (0.01, 0.5)
+#: Most anchors per PSF area; more cannot be told apart.
+ANCHORS_PER_PSF = 1.5
+#: An anchored star above this S/N is free to move within its prior.
+FREE_SNR = 30.0
+#: Least part of the image that both filters must cover to measure kernel and shift there alone.
+LEAST_COMMON = 0.1
+#: Detection in this filter ends here: what is fainter is left to the anchors.
+LEAST_NEW_SNR = 4.5
+#: New stars keep out of this many r_eff of the galaxy, where the base filter has seen all there are.
+CLEAR_RADIUS = 2.0
+#: Solves of the pinned stars: without, then with kernel and shift.
+PINNED_PASSES = (2, 4)
+#: Most solves after the last detection: shape pinned, and shape free.
+SETTLE_PASSES, REFIT_PASSES = 3, 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScaledFit:
+    """Result of another filter's joint fit: the converged state, and whether it was quiet."""
+
+    state: State
+    converged: bool
+
+
+def fit_scaled_scene(
+    frame: Frame, library: LibraryPSF, base: FilterFit, covered: NDArray[np.bool_], config: Config, positions: Positions
+) -> ScaledFit:
+    """Fit one filter with the base filter's galaxy shape and star positions.
+
+    Parameters
+    ----------
+    frame : Frame
+        The image.
+    library : LibraryPSF
+        Its library PSF.
+    base : FilterFit
+        The base filter's fit, in the same cutout frame.
+    covered : (ny, nx) bool ndarray
+        Usable pixels of the base filter's cutout.
+    config : Config
+        Sections psf and psf-calib are used.
+    positions : str
+        "anchored": the base filter's stars and what the residual adds; "forced": those stars only; "free": none of
+        them, all found anew.
+
+    Returns
+    -------
+    ScaledFit
+        Scene and optics.
+    """
+    calibrate = config.psf_calib.in_mainloop
+    covered = np.pad(covered, PAD, mode="edge")
+    if (frame.good & covered).sum() > LEAST_COMMON * frame.good.sum():
+        frame = replace(frame, anchored_area=covered)
+    optics = Optics.start(library, KERNEL_START if calibrate else 0.0, frame)
+    state = State.start(_first_scene(frame, base, optics), optics)
+    if positions != "free":
+        state = _with_anchors(state, base)
+    else:
+        covered = np.zeros_like(covered)
+    keep = config.psf.keep_snr
+    alone = Freedom(galaxy_scale=True)
+    for _ in range(PINNED_PASSES[0]):
+        state = solve(state, alone)
+    if positions != "forced":
+        # stars where the base filter saw nothing must be known before the kernel is: it would make up for them
+        unknown = ~covered & star_area(state, config)
+        if (unknown & frame.good).any():
+            for threshold in _ladder(config):
+                state = descend(state, (threshold,), alone, keep, allowed=unknown, first_blend=LAST_BLEND)
+    joint = Freedom(galaxy_scale=True, kernel=calibrate, shift=True)
+    for _ in range(PINNED_PASSES[1]):
+        state = solve(state, joint)
+    state = with_structure_noise(solve(state, joint))
+    if positions != "forced":
+        state = _free_bright(state)
+        for threshold in _ladder(config):
+            state = descend(
+                state, (threshold,), joint, keep, allowed=_new_area(state, covered, config), first_blend=LAST_BLEND
+            )
+    if config.core.allow_refit:
+        joint = replace(joint, galaxy_scale=False, shift=False, galaxy_flux=True, galaxy_shape=True)
+    state, converged = settle(state, joint, keep, most=REFIT_PASSES if config.core.allow_refit else SETTLE_PASSES)
+    return ScaledFit(state=state, converged=converged)
+
+
+def _ladder(config: Config) -> tuple[float, ...]:
+    """Detection steps of a filter whose faint stars are anchored."""
+    return tuple(dict.fromkeys(th for th in config.psf.snr_ladder if th >= LEAST_NEW_SNR))
+
+
+def _first_scene(frame: Frame, base: FilterFit, optics: Optics) -> Scene:
+    """The base galaxy with the flux that the light above the sky suggests, without stars."""
+    galaxy = galaxy_of(base.components)
+    none = Stars.new(np.zeros(0), np.zeros(0), np.zeros(0))
+    sky = float(np.median(frame.data[frame.good]))
+    return Scene(stars=none, galaxy=galaxy, sky=np.array([sky, 0.0, 0.0]))
+
+
+def _with_anchors(state: State, base: FilterFit) -> State:
+    """Put the base filter's sources into the scene, pinned, the most significant if there are too many."""
+    table = base.sources
+    finite = np.isfinite(table["x_fit"]) & np.isfinite(table["y_fit"]) & np.isfinite(table["flux_fit"])
+    table = table[finite & (table["snr"] > ANCHOR_SNR)]
+    order = np.argsort(-table["snr"], kind="stable")
+    stamp = state.optics.stars.sampled(state.optics.core_radius)
+    most = int(ANCHORS_PER_PSF * state.optics.frame.good.sum() * (stamp**2).sum())
+    table = table[np.sort(order[:most])]
+    x, y = table["x_fit"] + PAD, table["y_fit"] + PAD
+    sigma = np.clip(np.nan_to_num(np.hypot(table["x_err"], table["y_err"]) / np.sqrt(2.0), nan=0.5), *ANCHOR_SIGMA)
+    stars = replace(
+        Stars.new(x, y, np.zeros(x.size)),
+        anchor_sigma=sigma,
+        base_id=table["id"].astype(np.int64),
+        base_flux=table["flux_fit"].astype(np.float64),
+        free=np.zeros(x.size, bool),
+    )
+    usable = at(state.matched.covered, stars)
+    return replace(state, scene=state.scene.with_stars(stars.take(usable)))
+
+
+def _free_bright(state: State) -> State:
+    """Let bright anchored stars move within their prior."""
+    stars = state.scene.stars
+    bright = stars.snr(state.optics.frame.correlation) > FREE_SNR
+    return replace(state, scene=state.scene.with_stars(replace(stars, free=stars.free | bright)))
+
+
+def _new_area(state: State, covered: NDArray[np.bool_], config: Config) -> NDArray[np.bool_]:
+    """Where new stars may be: off the galaxy, except where the base filter has no data."""
+    assert state.scene.galaxy is not None
+    radius = galaxy_radius(state.scene.galaxy, state.optics.frame.shape)
+    return star_area(state, config) & ((radius > CLEAR_RADIUS) | ~covered)
