@@ -212,18 +212,6 @@ def _clipped_plane(design: Image, value: Image, clip: float, iterations: int) ->
     return np.asarray(coefficients)
 
 
-def add_planes(first: SkyPlane, second: SkyPlane) -> SkyPlane:
-    """Sum of two planes, referred to the reference point of the second."""
-    dx, dy = second.x_ref - first.x_ref, second.y_ref - first.y_ref
-    return SkyPlane(
-        level=first.level + first.slope_x * dx + first.slope_y * dy + second.level,
-        slope_x=first.slope_x + second.slope_x,
-        slope_y=first.slope_y + second.slope_y,
-        x_ref=second.x_ref,
-        y_ref=second.y_ref,
-    )
-
-
 def plane_covariance(weight: Image) -> Image:
     """Covariance of level and slopes about the image's centre, from pixels of independent noise.
 

@@ -9,13 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sphot_mpi.background import elliptical_radius, plane_covariance
 from sphot_mpi.calibrate import sound_sources
 from sphot_mpi.config import Config, CoreConfig
 from sphot_mpi.errors import FitError
-from sphot_mpi.flags import FitFlag, SourceFlag
+from sphot_mpi.flags import FitFlag
 from sphot_mpi.isophotes import first_guess
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import Cutout, FilterFit, Image, SersicParams
@@ -310,7 +309,7 @@ def _result(end: Alternation, started: float, shift: tuple[float, float] = (0.0,
     weight = state.weight
     left = image_filled(residual(state), state)
     n_pix = int((weight > 0.0).sum())
-    sources = _marked(state)
+    sources = state.sources
     ratio = star_density_ratio(state)
     low, high = HEALTHY_STAR_DENSITY
     flags = state.flags
@@ -347,15 +346,3 @@ def _result(end: Alternation, started: float, shift: tuple[float, float] = (0.0,
         seconds=time.process_time() - started,
         messages=state.messages,
     )
-
-
-def _marked(state: SeedState) -> NDArray[np.void]:
-    """Sources with IN_GALAXY set where they lie within one r_eff."""
-    sources = np.array(state.sources)
-    for galaxy in state.components[:1]:
-        shape = state.cutout.shape
-        column = np.clip(np.rint(np.nan_to_num(sources["x_fit"])).astype(np.int64), 0, shape[1] - 1)
-        row = np.clip(np.rint(np.nan_to_num(sources["y_fit"])).astype(np.int64), 0, shape[0] - 1)
-        inside = elliptical_radius(shape, galaxy)[row, column] < galaxy.r_eff
-        sources["flags"][inside] |= int(SourceFlag.IN_GALAXY)
-    return sources

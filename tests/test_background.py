@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from sphot_mpi.background import (
-    add_planes,
     background_stats,
     background_std,
     elliptical_radius,
@@ -85,13 +84,6 @@ def test_ring_kernel_has_unit_sum_and_a_hole():
     assert ring.shape == (11, 11)
     assert ring[5, 5] == ring[5, 7] == 0.0
     assert ring[5, 8] > 0.0
-
-
-def test_add_planes_is_the_sum_of_their_images():
-    other = SkyPlane(level=-0.2, slope_x=3e-3, slope_y=1e-3, x_ref=0.0, y_ref=7.0)
-    np.testing.assert_allclose(
-        add_planes(PLANE, other).render(SHAPE), PLANE.render(SHAPE) + other.render(SHAPE), atol=1e-12
-    )
 
 
 def test_background_statistics_are_those_of_the_noise():
