@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sphot_mpi.config import Config, Positions
 from sphot_mpi.joint import LAST_BLEND, State, at, descend, settle, solve
 from sphot_mpi.joint_base import KERNEL_START, star_area
-from sphot_mpi.joint_galaxy import galaxy_of, galaxy_radius
+from sphot_mpi.joint_galaxy import galaxy_of
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
 from sphot_mpi.joint_solve import Freedom
 from sphot_mpi.psf import LibraryPSF
@@ -26,8 +26,8 @@ FREE_SNR = 30.0
 LEAST_COMMON = 0.1
 #: Detection in this filter ends here: what is fainter is left to the anchors.
 LEAST_NEW_SNR = 4.5
-#: New stars keep out of this many r_eff of the galaxy, where the base filter has seen all there are.
-CLEAR_RADIUS = 2.0
+#: Anchored stars below this S/N are dropped: a dark star only makes room for somebody else's light.
+LEAST_ANCHORED_SNR = 0.0
 #: Solves of the pinned stars: without, then with kernel and shift.
 PINNED_PASSES = (2, 4)
 #: Most solves after the last detection: shape pinned, and shape free.
@@ -96,7 +96,7 @@ def fit_scaled_scene(
         state = _free_bright(state)
         for threshold in _ladder(config):
             state = descend(
-                state, (threshold,), joint, keep, allowed=_new_area(state, covered, config), first_blend=LAST_BLEND
+                _drop_dark(state), (threshold,), joint, keep, allowed=star_area(state, config), first_blend=LAST_BLEND
             )
     if config.core.allow_refit:
         joint = replace(joint, galaxy_scale=False, shift=False, galaxy_flux=True, galaxy_shape=True)
@@ -146,8 +146,8 @@ def _free_bright(state: State) -> State:
     return replace(state, scene=state.scene.with_stars(replace(stars, free=stars.free | bright)))
 
 
-def _new_area(state: State, covered: NDArray[np.bool_], config: Config) -> NDArray[np.bool_]:
-    """Where new stars may be: off the galaxy, except where the base filter has no data."""
-    assert state.scene.galaxy is not None
-    radius = galaxy_radius(state.scene.galaxy, state.optics.frame.shape)
-    return star_area(state, config) & ((radius > CLEAR_RADIUS) | ~covered)
+def _drop_dark(state: State) -> State:
+    """Drop anchored stars whose flux is negative."""
+    stars = state.scene.stars
+    bright = stars.snr(state.optics.frame.correlation) > LEAST_ANCHORED_SNR
+    return replace(state, scene=state.scene.with_stars(stars.take(bright | ~stars.anchored)))
