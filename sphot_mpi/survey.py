@@ -11,8 +11,8 @@ from sphot_mpi.inputs import contents, iterate_galaxy, list_filters
 from sphot_mpi.raw_image import check_shape
 
 #: Core-seconds of one fit of 160 x 160 px behind 500 stars, by method, and how uncertain that is.
-SECONDS_PER_FIT = {"joint": 1.0, "ladder": 30.0}
-UNCERTAINTY = 3.0
+SECONDS_PER_FIT = {"joint": 3.0, "ladder": 30.0}
+UNCERTAINTY = 5.0
 
 #: Bytes that a process needs before it has read anything, and for each pixel of its largest image.
 BYTES_AT_REST, BYTES_PER_PIXEL = 300e6, 600.0
