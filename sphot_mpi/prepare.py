@@ -232,7 +232,12 @@ def fit_gaussian_size(data: Image, sigma_guess: float) -> tuple[float, float, fl
         height = max(float(np.median(scaled[near])), 1.0) if near.any() else 1.0
         first = np.clip([height, cx, cy, sigma, 0.0, 0.0, 0.0], low + 1e-9, high - 1e-9)
         fit = optimize.least_squares(
-            residual, first, bounds=(low, high), loss="soft_l1", x_scale=[height, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+            residual,
+            first,
+            bounds=(low, high),
+            loss="soft_l1",
+            max_nfev=60,
+            x_scale=[height, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0],
         )
         if fit.cost < lowest:
             best, lowest = fit.x, fit.cost
