@@ -8,20 +8,23 @@ from numpy.typing import NDArray
 from sphot_mpi.config import Config, Positions
 from sphot_mpi.joint import LAST_BLEND, State, at, descend, settle, solve
 from sphot_mpi.joint_base import KERNEL_START, star_area
-from sphot_mpi.joint_galaxy import galaxy_of
+from sphot_mpi.joint_galaxy import galaxy_of, robust_sigma
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
 from sphot_mpi.joint_solve import Freedom
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import FilterFit
-from sphot_mpi.structure import with_structure_noise
 
 #: Base sources used as anchors: least S/N there, and range of their position error, px.
 ANCHOR_SNR = 2.0
 ANCHOR_SIGMA = (0.01, 0.5)
 #: Most anchors per PSF area; more cannot be told apart.
-ANCHORS_PER_PSF = 1.5
-#: An anchored star above this S/N is free to move within its prior.
-FREE_SNR = 30.0
+ANCHORS_PER_PSF = 3.0
+#: Stars above this S/N tell the typical colour; fewest of them.
+COLOUR_SNR, COLOUR_STARS = 10.0, 8
+#: Range of the scatter of ln(flux ratio) that the colour prior allows.
+COLOUR_SCATTER = (0.3, 1.0)
+#: An anchored star above this S/N is free to move within its prior; most of them.
+FREE_SNR, MOST_FREE = 30.0, 150
 #: Least part of the image that both filters must cover to measure kernel and shift there alone.
 LEAST_COMMON = 0.1
 #: Detection in this filter ends here: what is fainter is left to the anchors.
@@ -90,8 +93,7 @@ def fit_scaled_scene(
                 state = descend(state, (threshold,), alone, keep, allowed=unknown, first_blend=LAST_BLEND)
     joint = Freedom(galaxy_scale=True, kernel=calibrate, shift=True)
     for _ in range(PINNED_PASSES[1]):
-        state = solve(state, joint)
-    state = with_structure_noise(solve(state, joint))
+        state = solve(with_colour_prior(state), joint)
     if positions != "forced":
         state = _free_bright(state)
         for threshold in _ladder(config):
@@ -140,10 +142,41 @@ def _with_anchors(state: State, base: FilterFit) -> State:
 
 
 def _free_bright(state: State) -> State:
-    """Let bright anchored stars move within their prior."""
+    """Let the brightest anchored stars move within their prior."""
     stars = state.scene.stars
-    bright = stars.snr(state.optics.frame.correlation) > FREE_SNR
-    return replace(state, scene=state.scene.with_stars(replace(stars, free=stars.free | bright)))
+    snr = stars.snr(state.optics.frame.correlation)
+    bright = np.flatnonzero(snr > FREE_SNR)
+    chosen = bright[np.argsort(-snr[bright], kind="stable")][:MOST_FREE]
+    free = stars.free.copy()
+    free[chosen] = True
+    return replace(state, scene=state.scene.with_stars(replace(stars, free=free)))
+
+
+def with_colour_prior(state: State) -> State:
+    """Expect of every anchored star the typical colour, within the scatter of the bright stars' colours.
+
+    Where several anchors share one PSF only their sum is measured; the prior shares it out in proportion to the base
+    filter's fluxes instead of in pairs of huge fluxes of opposite sign.
+    """
+    stars = state.scene.stars
+    known = (stars.base_flux > 0.0) & stars.anchored
+    bright = known & (stars.snr(state.optics.frame.correlation) > COLOUR_SNR)
+    if bright.sum() < COLOUR_STARS:
+        return state
+    ratio = np.log(stars.flux[bright] / stars.base_flux[bright])
+    centre = float(np.median(ratio))
+    scatter = float(np.clip(robust_sigma(ratio), *COLOUR_SCATTER))
+    expected = np.exp(centre) * stars.base_flux
+    return replace(
+        state,
+        scene=state.scene.with_stars(
+            replace(
+                stars,
+                prior_flux=np.where(known, expected, 0.0),
+                prior_sigma=np.where(known, scatter * expected, np.inf),
+            )
+        ),
+    )
 
 
 def _drop_dark(state: State) -> State:
