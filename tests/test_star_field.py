@@ -1,0 +1,152 @@
+"""Crowds of stars, with their wings on a coarse grid, against the simulator's exact images and full stamps."""
+
+import numpy as np
+import pytest
+from analytic import gaussian_library, gaussian_stars
+
+from sphot_mpi.psf import PSF, LibraryPSF
+from sphot_mpi.psf_kernel import Kernel, gaussian_factor
+from sphot_mpi.simulate_psf import synthetic_library
+from sphot_mpi.simulate_render import render_stars
+from sphot_mpi.star_field import RADII, StarField
+
+SHAPE = (111, 140)
+NOISE = 0.012
+KERNEL = 0.9
+
+
+@pytest.fixture(scope="module")
+def scene_psf():
+    """A diffraction PSF with rings, spikes and a halo, 166 px wide."""
+    return synthetic_library()["F150W"]
+
+
+@pytest.fixture(scope="module")
+def psf(scene_psf):
+    return PSF(LibraryPSF(scene_psf.array, scene_psf.oversample), Kernel("gaussian", (KERNEL,)))
+
+
+def crowd(n=500, seed=0, margin=30):
+    """Stars of all S/N up to 1000, in the image and around it."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-margin, SHAPE[1] + margin, n)
+    y = rng.uniform(-margin, SHAPE[0] + margin, n)
+    return x, y, NOISE * 3.0 * np.minimum(1.0 + rng.pareto(0.7, n), 1000.0)
+
+
+def test_a_crowd_has_all_its_light(scene_psf, psf):
+    x, y, flux = crowd()
+    exact = render_stars(SHAPE, scene_psf.blurred(KERNEL), x, y, flux)
+    difference = StarField(psf, SHAPE, NOISE).render(x, y, flux) - exact
+    # 5 % of the noise at any pixel, 0.1 % in the mean: what the fit must not see
+    assert np.abs(difference).max() < 0.05 * NOISE
+    assert abs(difference.mean()) < 1e-3 * NOISE
+    # the wings matter: without them, the mean would be wrong by more
+    field = StarField(psf, SHAPE, NOISE)
+    cut = np.zeros(SHAPE)
+    field._render(cut, psf.planes, x, y, flux, field.radii[field.classes(flux)])
+    assert abs((cut - exact).mean()) > 0.01 * NOISE
+
+
+def test_without_noise_every_star_is_rendered_in_full(psf):
+    x, y, flux = crowd(30)
+    field = StarField(psf, SHAPE, 1e-30)
+    assert (field.radii[field.classes(flux)] == psf.radius).all()
+    full = np.zeros(SHAPE)
+    field._render(full, psf.planes, x, y, flux, np.full(30, psf.radius))
+    np.testing.assert_allclose(field.render(x, y, flux), full, atol=1e-12 * full.max())
+
+
+@pytest.mark.parametrize("flux", [1e-3, 0.3, 3.0, 30.0, 300.0, -30.0])
+def test_a_star_keeps_its_flux_whatever_the_size_of_its_stamp(psf, flux):
+    shape = (230, 241)
+    field = StarField(psf, shape, NOISE)
+    for x, y in [(120.0, 115.0), (120.49, 114.51), (119.27, 115.33)]:
+        image = field.render(np.array([x]), np.array([y]), np.array([flux]))
+        # between stamp and wings, a share of the light at the stamp's edge (3 % of the noise) can be counted twice
+        perimeter = 8 * field.radii[field.classes(np.array([flux]))][0]
+        assert abs(image.sum() - flux) < max(1e-6 * abs(flux), 0.02 * 0.03 * NOISE * perimeter)
+
+
+def test_brighter_stars_never_get_smaller_stamps(psf):
+    field = StarField(psf, SHAPE, NOISE)
+    flux = np.geomspace(1e-4, 1e6, 200)
+    index = field.classes(flux)
+    assert (np.diff(index) >= 0).all()
+    assert index[0] == 0
+    assert index[-1] == field.radii.size - 1
+    np.testing.assert_array_equal(field.classes(-flux), index)
+    assert field.radii[0] == RADII[0]
+    assert field.radii[-1] == psf.radius
+    assert (np.diff(field.radii) > 0).all()
+
+
+def test_stars_far_off_the_image_light_it(scene_psf, psf):
+    x, y = np.array([-25.0, 150.3, 60.0]), np.array([50.0, -11.2, 140.4])
+    flux = np.array([4000.0, 3000.0, 5000.0])
+    exact = render_stars(SHAPE, scene_psf.blurred(KERNEL), x, y, flux)
+    assert exact.max() > NOISE
+    np.testing.assert_allclose(StarField(psf, SHAPE, NOISE).render(x, y, flux), exact, atol=0.05 * NOISE)
+    beyond = StarField(psf, SHAPE, NOISE).render(np.array([-1e4, 1e7]), np.array([50.0, -1e8]), np.array([1.0, 1e3]))
+    assert not beyond.any()
+
+
+def test_faint_stars_off_the_image_light_it_by_their_wings(scene_psf, psf):
+    rng = np.random.default_rng(1)
+    n = 3000
+    x, y, flux = rng.uniform(-60, -20, n), rng.uniform(-20, 130, n), np.full(n, 2.0 * NOISE)
+    exact = render_stars(SHAPE, scene_psf.blurred(KERNEL), x, y, flux)
+    got = StarField(psf, SHAPE, NOISE).render(x, y, flux)
+    assert exact.sum() > NOISE
+    # the gradient of the far halo within a coarse pixel: 4 % of what is itself 0.4 % of the stars' light
+    assert got.sum() == pytest.approx(exact.sum(), rel=0.08)
+    assert np.abs(got - exact).max() < 0.05 * NOISE
+
+
+def test_no_stars_are_a_black_image(psf):
+    none = np.zeros(0)
+    field = StarField(psf, SHAPE, NOISE)
+    assert field.render(none, none, none).shape == SHAPE
+    assert not field.render(none, none, none).any()
+    images = field.render_with_derivatives(none, none, none, psf.planes)
+    for image in (images.model, images.dx, images.dy, images.dkernel):
+        assert image.shape == SHAPE
+        assert not image.any()
+
+
+def test_derivatives_are_central_differences():
+    library, v = gaussian_library(0.8, (101, 90)), 1.1
+    psf = PSF(library, Kernel("gaussian", (np.sqrt(v),)))
+    x, y, flux = crowd(40, seed=3, margin=5)
+    field = StarField(psf, SHAPE, NOISE)
+    fy, fx = psf.frequencies()
+    planes = psf.planes_of(psf.kernel.transform(fx, fy) * gaussian_factor(fx, fy))
+    images = field.render_with_derivatives(x, y, flux, planes)
+    np.testing.assert_array_equal(images.model, field.render(x, y, flux))
+
+    def exact(dx=0.0, dy=0.0, dv=0.0):
+        return gaussian_stars(SHAPE, x + dx, y + dy, flux, np.sqrt(0.8**2 + v + dv))
+
+    h = 1e-4
+    for got, step in ((images.dx, {"dx": h}), (images.dy, {"dy": h}), (images.dkernel, {"dv": h})):
+        difference = (exact(**step) - exact(**{k: -s for k, s in step.items()})) / (2 * h)
+        # the spline's derivative is good to 1e-3 of its largest value; a cut stamp loses 3 % of the noise a star
+        np.testing.assert_allclose(got, difference, atol=2e-3 * np.abs(difference).max() + 0.1 * NOISE)
+
+
+def test_the_sampled_star_is_the_star_on_a_pixel(psf):
+    field = StarField(psf, (31, 45), NOISE)
+    stamp = field.sampled(9)
+    assert stamp.shape == (19, 19)
+    full = StarField(psf, (31, 45), 1e-30).render(np.array([22.0]), np.array([15.0]), np.ones(1))
+    np.testing.assert_allclose(stamp, full[6:25, 13:32], atol=1e-15)
+    assert field.sampled(10**6).shape == (2 * psf.radius + 1,) * 2
+    stamps, corner_y, corner_x = field.stamps(np.array([22.0]), np.array([15.0]), 9)
+    np.testing.assert_allclose(stamps[0, 0], stamp, atol=1e-15)
+    assert (corner_y[0], corner_x[0]) == (6, 13)
+
+
+def test_rendering_is_the_same_twice(psf):
+    x, y, flux = crowd(200, seed=5)
+    first = StarField(psf, SHAPE, NOISE).render(x, y, flux)
+    np.testing.assert_array_equal(first, StarField(psf, SHAPE, NOISE).render(x, y, flux))
