@@ -76,3 +76,8 @@ def test_info_truth_and_plot(campaign, fitted):
     assert name in call("truth", fitted, folder / "truth.ecsv")
     call("plot", fitted, name, "-o", folder / "x.png")
     assert (folder / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_warmup_fits_with_both_presets():
+    assert "All kernels are compiled" in call("warmup")
