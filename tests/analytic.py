@@ -23,3 +23,11 @@ def gaussian_stars(shape, x, y, flux, sigma):
     rows = pixel_gaussian(np.arange(shape[0]) - np.asarray(y)[:, None], sigma)
     columns = pixel_gaussian(np.arange(shape[1]) - np.asarray(x)[:, None], sigma)
     return np.einsum("s,sy,sx->yx", flux, rows, columns)
+
+
+def stamp_on(shape, stamp, corner_y, corner_x):
+    """A stamp on an empty image; its corner may be off it by up to 20 px."""
+    pad, side = 20, stamp.shape[0]
+    image = np.zeros((shape[0] + 2 * pad, shape[1] + 2 * pad))
+    image[corner_y + pad : corner_y + pad + side, corner_x + pad : corner_x + pad + side] = stamp
+    return image[pad:-pad, pad:-pad]

@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from analytic import gaussian_library, gaussian_stars
-from scipy import sparse
+from analytic import gaussian_library, gaussian_stars, stamp_on
 
 from sphot_mpi.errors import FitError
 from sphot_mpi.joint_galaxy import galaxy_of
-from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Scene, Stars, sky_basis
+from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Scene, Stars
 from sphot_mpi.joint_solve import (
     GALAXY_DAMPING,
     STAR_DAMPING,
@@ -21,7 +20,6 @@ from sphot_mpi.joint_solve import (
     render_stars,
     solve_step,
 )
-from sphot_mpi.kernels import joint as kernels
 from sphot_mpi.records import SersicParams
 
 SHAPE = (75, 92)
@@ -67,164 +65,6 @@ def observed(scene, *, seed=None, mask=None, error=NOISE):
     if seed is not None:
         data += np.random.default_rng(seed).normal(0.0, 1.0, SHAPE) * error
     return frame_of(data, error, mask)
-
-
-# --- kernels
-
-
-def random_stamps(columns=3, n=30, side=7, seed=0):
-    rng = np.random.default_rng(seed)
-    stamps = rng.normal(size=(n, columns, side, side))
-    corner_y, corner_x = rng.integers(-9, SHAPE[0] + 3, n), rng.integers(-9, SHAPE[1] + 3, n)
-    weight = rng.uniform(0.5, 2.0, SHAPE) * (rng.uniform(size=SHAPE) > 0.3)
-    return stamps, corner_y, corner_x, weight
-
-
-def on_frame(stamp, corner_y, corner_x, shape=SHAPE):
-    """A stamp on an empty image."""
-    pad, side = 20, stamp.shape[0]
-    image = np.zeros((shape[0] + 2 * pad, shape[1] + 2 * pad))
-    image[corner_y + pad : corner_y + pad + side, corner_x + pad : corner_x + pad + side] = stamp
-    return image[pad:-pad, pad:-pad]
-
-
-@pytest.mark.parametrize("columns", [1, 3])
-def test_cross_products_are_those_of_whole_images(columns):
-    stamps, corner_y, corner_x, weight = random_stamps()
-    dense = np.random.default_rng(1).normal(size=(*SHAPE, 5))
-    out = np.full((30, columns, 5), np.nan)
-    kernels.cross_products(out, stamps, corner_y, corner_x, weight, dense)
-    for s in range(30):
-        for c in range(columns):
-            image = on_frame(stamps[s, c], corner_y[s], corner_x[s]) * weight
-            np.testing.assert_allclose(out[s, c], np.tensordot(image, dense, 2), atol=1e-12)
-
-
-def test_good_fraction_and_quality_are_sums_over_usable_pixels():
-    stamps, corner_y, corner_x, weight = random_stamps()
-    residual = np.random.default_rng(2).normal(size=SHAPE)
-    fraction = kernels.good_fraction(stamps, corner_y, corner_x, weight)
-    quality = kernels.stamp_quality(stamps[:, 0].copy(), corner_y, corner_x, residual, weight)
-    for s in range(30):
-        squared = on_frame(stamps[s, 0] ** 2, corner_y[s], corner_x[s])
-        assert fraction[s] == pytest.approx(squared[weight > 0].sum() / (stamps[s, 0] ** 2).sum())
-        here = (on_frame(np.ones((7, 7)), corner_y[s], corner_x[s]) > 0) & (weight > 0)
-        centre = on_frame(np.pad([[1.0]], 3), corner_y[s], corner_x[s]) * (weight > 0)
-        want = [here.sum(), np.abs(residual[here]).sum(), (centre * residual).sum(), (weight * residual**2)[here].sum()]
-        np.testing.assert_allclose(quality[s], want, atol=1e-12)
-    assert (fraction == 0).any()
-    assert ((fraction > 0) & (fraction < 1)).any()
-
-
-@pytest.mark.parametrize(("reach", "count"), [(4.0, 3), (12.0, 12), (200.0, 5), (0.5, 2)])
-def test_nearest_neighbours_are_those_of_brute_force(reach, count):
-    rng = np.random.default_rng(3)
-    x, y = rng.uniform(-20, 90, 120), rng.uniform(30, 70, 120)
-    got = kernels.nearest_neighbours(x, y, reach, count)
-    distance = np.hypot(x[:, None] - x, y[:, None] - y)
-    np.fill_diagonal(distance, np.inf)
-    for i in range(120):
-        order = np.argsort(distance[i])
-        want = order[distance[i][order] <= reach][:count]
-        np.testing.assert_array_equal(got[i], np.concatenate((want, np.full(count - want.size, -1))))
-
-
-def test_a_lone_star_has_no_neighbour():
-    one = np.zeros(1)
-    np.testing.assert_array_equal(kernels.nearest_neighbours(one, one, 5.0, 2), [[-1, -1]])
-
-
-def test_variances_with_all_neighbours_are_the_inverse():
-    rng = np.random.default_rng(4)
-    width = np.array([3, 1, 3, 3, 1, 3])
-    first = np.concatenate(([0], np.cumsum(width)[:-1]))
-    design = rng.normal(size=(60, width.sum()))
-    matrix = design.T @ design
-    matrix[first[0] : first[0] + 3, first[5] : first[5] + 3] = 0.0
-    matrix[first[5] : first[5] + 3, first[0] : first[0] + 3] = 0.0
-    csc = sparse.csc_array(matrix)
-    csc.sort_indices()
-    arguments = csc.indptr.astype(np.int64), csc.indices.astype(np.int64), csc.data, first, width
-    everyone = np.array([[t for t in range(6) if t != s] for s in range(6)])
-    variance = kernels.local_variances(*arguments, everyone)
-    inverse = np.diag(np.linalg.inv(matrix))
-    for s in range(6):
-        np.testing.assert_allclose(variance[s, : width[s]], inverse[first[s] : first[s] + width[s]], rtol=1e-10)
-        assert np.isnan(variance[s, width[s] :]).all()
-    # the fewer parameters are free, the smaller a variance
-    alone = kernels.local_variances(*arguments, np.full((6, 2), -1))
-    for s in range(6):
-        block = matrix[first[s] : first[s] + width[s], first[s] : first[s] + width[s]]
-        np.testing.assert_allclose(alone[s, : width[s]], np.diag(np.linalg.inv(block)), rtol=1e-10)
-        assert (alone[s, : width[s]] <= variance[s, : width[s]]).all()
-
-
-def test_a_singular_neighbourhood_has_no_variance():
-    csc = sparse.csc_array(np.array([[1.0, 2.0], [2.0, 1.0]]))
-    variance = kernels.local_variances(
-        csc.indptr.astype(np.int64),
-        csc.indices.astype(np.int64),
-        csc.data,
-        np.array([0, 1]),
-        np.array([1, 1]),
-        np.array([[1], [0]]),
-    )
-    assert np.isnan(variance).all()
-
-
-# --- records
-
-
-def test_a_frame_is_the_image_with_a_blind_margin():
-    rng = np.random.default_rng(5)
-    data, error = rng.normal(size=SHAPE), rng.uniform(0.5, 2.0, SHAPE)
-    data[3, 4], error[5, 6], error[7, 8] = np.nan, 0.0, np.nan
-    mask = rng.uniform(size=SHAPE) > 0.9
-    frame = Frame.from_image(data, error, mask, 0.5, 1.2)
-    assert frame.shape == (SHAPE[0] + 2 * PAD, SHAPE[1] + 2 * PAD)
-    good = ~mask
-    good[3, 4] = good[5, 6] = good[7, 8] = False
-    np.testing.assert_array_equal(frame.interior(frame.good), good)
-    assert frame.good.sum() == good.sum()
-    np.testing.assert_array_equal(frame.interior(frame.data)[good], data[good])
-    np.testing.assert_allclose(frame.interior(frame.weight)[good], error[good] ** -2.0)
-    assert not frame.data[~frame.good].any()
-    assert not frame.weight[~frame.good].any()
-
-
-def test_stars_are_taken_and_joined_field_by_field():
-    stars = true_scene(7).stars
-    marked = replace(stars, base_id=np.arange(7), anchor_sigma=np.where(np.arange(7) % 2, 0.1, np.inf))
-    np.testing.assert_array_equal(marked.anchored, [False, True] * 3 + [False])
-    both = marked.take(marked.anchored).join(marked.take(~marked.anchored))
-    np.testing.assert_array_equal(both.base_id, [1, 3, 5, 0, 2, 4, 6])
-    np.testing.assert_array_equal(both.flux, stars.flux[both.base_id])
-    known = replace(stars, variance=np.full((7, 3), 4.0))
-    np.testing.assert_allclose(known.snr(1.5), stars.flux / 3.0)
-    # an unknown error says nothing
-    np.testing.assert_array_equal(stars.snr(1.0), 0.0)
-
-
-def test_elliptical_radius_is_one_on_the_half_light_ellipse():
-    galaxy = galaxy_of((COMPONENT,))
-    assert galaxy.half_light_radius() == pytest.approx(COMPONENT.r_eff)
-    t = np.linspace(0, 2 * np.pi, 20)
-    along, across = COMPONENT.r_eff * np.cos(t), COMPONENT.r_eff * (1 - COMPONENT.ellip) * np.sin(t)
-    c, s = np.cos(COMPONENT.theta), np.sin(COMPONENT.theta)
-    x, y = COMPONENT.x_0 + along * c - across * s, COMPONENT.y_0 + along * s + across * c
-    np.testing.assert_allclose(galaxy.elliptical_radius(x, y), 1.0, rtol=1e-12)
-    two = Galaxy(centre=galaxy.centre, shapes=np.repeat(galaxy.shapes, 2, axis=0), fluxes=np.array([1.0, 3.0]))
-    assert two.half_light_radius() == pytest.approx(COMPONENT.r_eff)
-
-
-def test_the_sky_basis_is_a_plane_about_the_middle():
-    basis = sky_basis((21, 34))
-    for image in basis[1:]:
-        assert image.sum() == pytest.approx(0.0, abs=1e-10)
-    y, x = np.mgrid[:21, :34]
-    np.testing.assert_allclose(
-        render_sky(np.array([1.0, 2.0, 3.0]), (21, 34)), 1 + 2 * (x - 16.5) / 17 + 3 * (y - 10) / 10.5
-    )
 
 
 # --- columns
@@ -274,11 +114,11 @@ def test_columns_are_the_derivatives_of_the_model(freedom):
     model = model_of(scene)
     np.testing.assert_allclose(rendered.stars + rendered.galaxy + rendered.sky, model, atol=1e-5 * model.max())
     inside = slice(PAD, -PAD), slice(PAD, -PAD)
-    h = 1e-3
+    h = 0.01  # the renderer is good to 1e-5 of the peak, and so the difference to 1e-5 / h
     for k, name in enumerate(rendered.names):
         got = rendered.columns[..., k][inside]
         want = (perturbed(scene, KERNEL, name, h) - perturbed(scene, KERNEL, name, -h))[inside] / (2 * h)
-        # stamps cut at 3 % of the noise, single precision in the galaxy's columns, h^2 in the difference
+        # stamps are cut at 3 % of the noise
         np.testing.assert_allclose(got, want, atol=2e-3 * np.abs(want).max() + 0.1 * NOISE, err_msg=name)
     count = 3 + freedom.kernel + 2 * freedom.shift + freedom.galaxy_scale + 2 * freedom.galaxy_flux
     assert len(rendered.names) == len(set(rendered.names)) == count + 10 * freedom.galaxy_shape
@@ -315,7 +155,7 @@ class DenseProblem:
         for s in range(stars.size):
             scale = (1.0, stars.flux[s], stars.flux[s]) if stars.free[s] else (1.0,)
             for c, factor in enumerate(scale):
-                image = on_frame(factor * stamps[s, c], corner_y[s], corner_x[s], frame.shape)
+                image = stamp_on(frame.shape, factor * stamps[s, c], corner_y[s], corner_x[s])
                 k = len(columns)
                 columns.append(image[frame.good] * root)
                 sigma = stars.prior_sigma[s] if c == 0 else stars.anchor_sigma[s]
@@ -335,7 +175,7 @@ class DenseProblem:
         self.rhs = root * residual
         self.star_rows = self._rows(rows)
         damping = [
-            (self.n_stars + k, 1.0 / GALAXY_DAMPING.get(name.split(".")[-1], np.inf), 0.0)
+            (self.n_stars + k, 1.0 / GALAXY_DAMPING.get(name.rpartition(".")[2], np.inf), 0.0)
             for k, name in enumerate(self.names)
         ]
         self.dense_rows = self._rows(damping)
@@ -441,7 +281,7 @@ def test_a_step_is_the_dense_least_squares_solution(case):
     assert np.abs(solution[:n]).max(initial=0.0) < 0.7
     moved = dense_values(step.scene, step.variance, step.names) - dense_values(start, KERNEL**2, step.names)
     error_bars = np.sqrt(np.diag(covariance))
-    # 1e-6 of an error bar: the condition number of the normal equations is the square of the design's
+    # 1e-5 of an error bar: the condition number of the normal equations is the square of the design's
     np.testing.assert_allclose(moved / error_bars[n:], solution[n:] / error_bars[n:], atol=1e-5)
     np.testing.assert_allclose(
         step.covariance / error_bars[n:] / error_bars[n:, None],
@@ -453,9 +293,8 @@ def test_a_step_is_the_dense_least_squares_solution(case):
     for s in range(n_stars):
         got = [after.flux[s] - before.flux[s], after.x[s] - before.x[s] - shift[0], after.y[s] - before.y[s] - shift[1]]
         width = 3 if before.free[s] else 1
-        np.testing.assert_allclose(
-            got[:width] / error_bars[k : k + width], solution[k : k + width] / error_bars[k : k + width], atol=1e-5
-        )
+        rows = slice(k, k + width)
+        np.testing.assert_allclose(got[:width] / error_bars[rows], solution[rows] / error_bars[rows], atol=1e-5)
         np.testing.assert_allclose(got[width:], 0.0, atol=1e-12)
         # all 12 stars are each other's neighbours here, so the marginal error of a flux is exact
         assert after.variance[s, 0] == pytest.approx(covariance[k, k], rel=1e-6)
@@ -483,12 +322,12 @@ def test_errors_are_those_of_the_scatter():
         frame = replace(clean, data=clean.data + noise)
         step = solve_step(truth, optics_on(frame), EVERYTHING)
         moved = dense_values(step.scene, step.variance, step.names) - dense_values(truth, KERNEL**2, step.names)
-        damped = np.array([name.startswith(("sky", "kernel")) or name.endswith("flux") for name in step.names])
-        dense_pulls.append((moved / np.sqrt(np.diag(step.covariance)))[damped])
+        undamped = np.array([name.startswith(("sky", "kernel")) or name.endswith("flux") for name in step.names])
+        dense_pulls.append((moved / np.sqrt(np.diag(step.covariance)))[undamped])
         seen = np.isfinite(step.scene.stars.variance[:, 0])
         pulls.append(((step.scene.stars.flux - truth.stars.flux) / np.sqrt(step.scene.stars.variance[:, 0]))[seen])
     pulls, dense_pulls = np.concatenate(pulls), np.concatenate(dense_pulls)
-    # 480 pulls scatter by 3 % about 1, 60 by 9 %: four of those; positions' damping makes errors of the faintest smaller
+    # 480 pulls scatter by 3 % about 1, 60 by 9 %: four of those
     assert np.sqrt((pulls**2).mean()) == pytest.approx(1.0, abs=0.13)
     assert np.sqrt((dense_pulls**2).mean()) == pytest.approx(1.0, abs=0.36)
     assert np.abs(pulls).max() < 5.0

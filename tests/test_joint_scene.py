@@ -1,0 +1,161 @@
+"""The kernels of the joint fit and the records of its scene, against brute force and NumPy."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from analytic import stamp_on
+from scipy import sparse
+
+from sphot_mpi.joint_galaxy import galaxy_of
+from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Stars, sky_basis
+from sphot_mpi.joint_solve import render_sky
+from sphot_mpi.kernels import joint as kernels
+from sphot_mpi.records import SersicParams
+
+SHAPE = (75, 92)
+COMPONENT = SersicParams(amplitude=0.4, r_eff=7.0, n=1.4, x_0=44.3, y_0=36.1, ellip=0.35, theta=0.6)
+
+
+def random_stamps(columns=3, n=30, side=7, seed=0):
+    rng = np.random.default_rng(seed)
+    stamps = rng.normal(size=(n, columns, side, side))
+    corner_y, corner_x = rng.integers(-9, SHAPE[0] + 3, n), rng.integers(-9, SHAPE[1] + 3, n)
+    weight = rng.uniform(0.5, 2.0, SHAPE) * (rng.uniform(size=SHAPE) > 0.3)
+    return stamps, corner_y, corner_x, weight
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+def test_cross_products_are_those_of_whole_images(columns):
+    stamps, corner_y, corner_x, weight = random_stamps()
+    dense = np.random.default_rng(1).normal(size=(*SHAPE, 5))
+    out = np.full((30, columns, 5), np.nan)
+    kernels.cross_products(out, stamps, corner_y, corner_x, weight, dense)
+    for s in range(30):
+        for c in range(columns):
+            image = stamp_on(SHAPE, stamps[s, c], corner_y[s], corner_x[s]) * weight
+            np.testing.assert_allclose(out[s, c], np.tensordot(image, dense, 2), atol=1e-12)
+
+
+def test_good_fraction_and_quality_are_sums_over_usable_pixels():
+    stamps, corner_y, corner_x, weight = random_stamps()
+    residual = np.random.default_rng(2).normal(size=SHAPE)
+    fraction = kernels.good_fraction(stamps, corner_y, corner_x, weight)
+    quality = kernels.stamp_quality(stamps[:, 0].copy(), corner_y, corner_x, residual, weight)
+    for s in range(30):
+        squared = stamp_on(SHAPE, stamps[s, 0] ** 2, corner_y[s], corner_x[s])
+        assert fraction[s] == pytest.approx(squared[weight > 0].sum() / (stamps[s, 0] ** 2).sum())
+        here = (stamp_on(SHAPE, np.ones((7, 7)), corner_y[s], corner_x[s]) > 0) & (weight > 0)
+        centre = stamp_on(SHAPE, np.pad([[1.0]], 3), corner_y[s], corner_x[s]) * (weight > 0)
+        want = [here.sum(), np.abs(residual[here]).sum(), (centre * residual).sum(), (weight * residual**2)[here].sum()]
+        np.testing.assert_allclose(quality[s], want, atol=1e-12)
+    assert (fraction == 0).any()
+    assert ((fraction > 0) & (fraction < 1)).any()
+
+
+@pytest.mark.parametrize(("reach", "count"), [(4.0, 3), (12.0, 12), (200.0, 5), (0.5, 2)])
+def test_nearest_neighbours_are_those_of_brute_force(reach, count):
+    rng = np.random.default_rng(3)
+    x, y = rng.uniform(-20, 90, 120), rng.uniform(30, 70, 120)
+    got = kernels.nearest_neighbours(x, y, reach, count)
+    distance = np.hypot(x[:, None] - x, y[:, None] - y)
+    np.fill_diagonal(distance, np.inf)
+    for i in range(120):
+        order = np.argsort(distance[i])
+        want = order[distance[i][order] <= reach][:count]
+        np.testing.assert_array_equal(got[i], np.concatenate((want, np.full(count - want.size, -1))))
+
+
+def test_a_lone_star_has_no_neighbour():
+    one = np.zeros(1)
+    np.testing.assert_array_equal(kernels.nearest_neighbours(one, one, 5.0, 2), [[-1, -1]])
+
+
+def test_variances_with_all_neighbours_are_the_inverse():
+    rng = np.random.default_rng(4)
+    width = np.array([3, 1, 3, 3, 1, 3])
+    first = np.concatenate(([0], np.cumsum(width)[:-1]))
+    design = rng.normal(size=(60, width.sum()))
+    matrix = design.T @ design
+    matrix[first[0] : first[0] + 3, first[5] : first[5] + 3] = 0.0
+    matrix[first[5] : first[5] + 3, first[0] : first[0] + 3] = 0.0
+    csc = sparse.csc_array(matrix)
+    csc.sort_indices()
+    arguments = csc.indptr.astype(np.int64), csc.indices.astype(np.int64), csc.data, first, width
+    everyone = np.array([[t for t in range(6) if t != s] for s in range(6)])
+    variance = kernels.local_variances(*arguments, everyone)
+    inverse = np.diag(np.linalg.inv(matrix))
+    for s in range(6):
+        np.testing.assert_allclose(variance[s, : width[s]], inverse[first[s] : first[s] + width[s]], rtol=1e-10)
+        assert np.isnan(variance[s, width[s] :]).all()
+    # the fewer parameters are free, the smaller a variance
+    alone = kernels.local_variances(*arguments, np.full((6, 2), -1))
+    for s in range(6):
+        block = matrix[first[s] : first[s] + width[s], first[s] : first[s] + width[s]]
+        np.testing.assert_allclose(alone[s, : width[s]], np.diag(np.linalg.inv(block)), rtol=1e-10)
+        assert (alone[s, : width[s]] <= variance[s, : width[s]]).all()
+
+
+def test_a_singular_neighbourhood_has_no_variance():
+    csc = sparse.csc_array(np.array([[1.0, 2.0], [2.0, 1.0]]))
+    variance = kernels.local_variances(
+        csc.indptr.astype(np.int64),
+        csc.indices.astype(np.int64),
+        csc.data,
+        np.array([0, 1]),
+        np.array([1, 1]),
+        np.array([[1], [0]]),
+    )
+    assert np.isnan(variance).all()
+
+
+def test_a_frame_is_the_image_with_a_blind_margin():
+    rng = np.random.default_rng(5)
+    data, error = rng.normal(size=SHAPE), rng.uniform(0.5, 2.0, SHAPE)
+    data[3, 4], error[5, 6], error[7, 8] = np.nan, 0.0, np.nan
+    mask = rng.uniform(size=SHAPE) > 0.9
+    frame = Frame.from_image(data, error, mask, 0.5, 1.2)
+    assert frame.shape == (SHAPE[0] + 2 * PAD, SHAPE[1] + 2 * PAD)
+    good = ~mask
+    good[3, 4] = good[5, 6] = good[7, 8] = False
+    np.testing.assert_array_equal(frame.interior(frame.good), good)
+    assert frame.good.sum() == good.sum()
+    np.testing.assert_array_equal(frame.interior(frame.data)[good], data[good])
+    np.testing.assert_allclose(frame.interior(frame.weight)[good], error[good] ** -2.0)
+    assert not frame.data[~frame.good].any()
+    assert not frame.weight[~frame.good].any()
+
+
+def test_stars_are_taken_and_joined_field_by_field():
+    stars = Stars.new(np.arange(7.0), np.arange(7.0) ** 2, 1.0 + np.arange(7.0))
+    marked = replace(stars, base_id=np.arange(7), anchor_sigma=np.where(np.arange(7) % 2, 0.1, np.inf))
+    np.testing.assert_array_equal(marked.anchored, [False, True] * 3 + [False])
+    both = marked.take(marked.anchored).join(marked.take(~marked.anchored))
+    np.testing.assert_array_equal(both.base_id, [1, 3, 5, 0, 2, 4, 6])
+    np.testing.assert_array_equal(both.flux, stars.flux[both.base_id])
+    known = replace(stars, variance=np.full((7, 3), 4.0))
+    np.testing.assert_allclose(known.snr(1.5), stars.flux / 3.0)
+    # an unknown error says nothing
+    np.testing.assert_array_equal(stars.snr(1.0), 0.0)
+
+
+def test_elliptical_radius_is_one_on_the_half_light_ellipse():
+    galaxy = galaxy_of((COMPONENT,))
+    assert galaxy.half_light_radius() == pytest.approx(COMPONENT.r_eff)
+    t = np.linspace(0, 2 * np.pi, 20)
+    along, across = COMPONENT.r_eff * np.cos(t), COMPONENT.r_eff * (1 - COMPONENT.ellip) * np.sin(t)
+    c, s = np.cos(COMPONENT.theta), np.sin(COMPONENT.theta)
+    x, y = COMPONENT.x_0 + along * c - across * s, COMPONENT.y_0 + along * s + across * c
+    np.testing.assert_allclose(galaxy.elliptical_radius(x, y), 1.0, rtol=1e-12)
+    two = Galaxy(centre=galaxy.centre, shapes=np.repeat(galaxy.shapes, 2, axis=0), fluxes=np.array([1.0, 3.0]))
+    assert two.half_light_radius() == pytest.approx(COMPONENT.r_eff)
+
+
+def test_the_sky_basis_is_a_plane_about_the_middle():
+    basis = sky_basis((21, 34))
+    for image in basis[1:]:
+        assert image.sum() == pytest.approx(0.0, abs=1e-10)
+    y, x = np.mgrid[:21, :34]
+    np.testing.assert_allclose(
+        render_sky(np.array([1.0, 2.0, 3.0]), (21, 34)), 1 + 2 * (x - 16.5) / 17 + 3 * (y - 10) / 10.5
+    )
