@@ -7,11 +7,19 @@ from numpy.typing import NDArray
 
 from sphot_mpi.config import Config
 from sphot_mpi.joint import LAST_BLEND, State, descend, prune, settle, solve
-from sphot_mpi.joint_galaxy import Smooth, centre_distance, no_stars, refit, second_component, start_galaxy
+from sphot_mpi.joint_galaxy import (
+    Smooth,
+    centre_distance,
+    galaxy_radius,
+    no_stars,
+    refit,
+    second_component,
+    start_galaxy,
+)
 from sphot_mpi.joint_scene import Frame, Optics, Scene
 from sphot_mpi.joint_solve import Freedom, render_stars
 from sphot_mpi.psf import LibraryPSF
-from sphot_mpi.structure import with_structure_noise
+from sphot_mpi.structure import star_density, with_structure_noise, with_wider_errors
 
 #: First guess of the kernel's sigma, px, when it is to be measured.
 KERNEL_START = 1.0
@@ -19,6 +27,12 @@ KERNEL_START = 1.0
 JOINT_FROM = 10.0
 #: Stars below this signal-to-noise are forgotten once, when the galaxy has become right.
 PURGE_SNR = 6.0
+#: Where stars crowd on the galaxy they are its structure: errors there grow by this factor, at most so often.
+WIDENING, MOST_WIDENINGS = 1.6, 3
+#: Kernel and shift are measured on stars beyond this many r_eff, for a galaxy is no Sersic.
+KERNEL_CLEAR_RADIUS = 1.5
+#: Fewest pixels for that.
+LEAST_KERNEL_PIXELS = 2000
 #: Most solves after the last detection.
 SETTLE_PASSES = 4
 
@@ -72,18 +86,38 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
     joint = Freedom(kernel=calibrate, galaxy_flux=True, galaxy_shape=True)
     # what is not Sersic is measured before any star may explain it
     state = with_structure_noise(solve(state, joint))
+    state = state.with_frame(kernel_area(state.optics.frame, state.scene))
     for index, threshold in enumerate(deep):
         state = descend(
             state, (threshold,), joint, keep, allowed=star_area(state, config), first_blend=len(bright) + index
         )
         if threshold == min(deep):
             break
-    state = purge(state, joint, keep)
-    for threshold in deep:
-        if threshold < PURGE_SNR:
-            state = descend(state, (threshold,), joint, keep, allowed=star_area(state, config), first_blend=LAST_BLEND)
+    state = _second_descent(state, joint, config)
+    for _ in range(MOST_WIDENINGS):
+        if not star_density(state, config.psf.report_snr).too_high:
+            break
+        state = _second_descent(with_wider_errors(state, WIDENING), joint, config)
     state, converged = settle(state, joint, keep, most=SETTLE_PASSES)
     return BaseFit(state=state, converged=converged, two_components=two_components)
+
+
+def kernel_area(frame: Frame, scene: Scene) -> Frame:
+    """Frame whose kernel is measured off the galaxy, where there is enough of that."""
+    if scene.galaxy is None:
+        return frame
+    area = frame.anchored_area & (galaxy_radius(scene.galaxy, frame.shape) > KERNEL_CLEAR_RADIUS)
+    return replace(frame, anchored_area=area) if (area & frame.good).sum() > LEAST_KERNEL_PIXELS else frame
+
+
+def _second_descent(state: State, freedom: Freedom, config: Config) -> State:
+    """Forget the faint stars and find them again around the galaxy as it is now known."""
+    state = purge(state, freedom, config.psf.keep_snr)
+    for threshold in config.psf.snr_ladder:
+        if threshold < PURGE_SNR:
+            area = star_area(state, config)
+            state = descend(state, (threshold,), freedom, config.psf.keep_snr, allowed=area, first_blend=LAST_BLEND)
+    return state
 
 
 def star_area(state: State, config: Config) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ from sphot_mpi.joint_base import KERNEL_START, fit_base_scene
 from sphot_mpi.joint_result import base_result, scaled_result
 from sphot_mpi.joint_scaled import fit_scaled_scene
 from sphot_mpi.joint_scene import Frame
-from sphot_mpi.noise import correlation_factor, error_map
+from sphot_mpi.noise import correlation_factor, error_map, smooth_light
 from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import Cutout, FilterFit
@@ -18,6 +18,8 @@ from sphot_mpi.star_field import StarField
 
 #: Half-size, px, of the PSF stamp over which the noise's correlation counts.
 CORRELATION_RADIUS = 12
+#: Part of the light by which a model PSF is wrong: it keeps bright cores from ruling kernel and shape.
+PSF_ERROR = 0.01
 #: Fewest usable pixels of a fit.
 LEAST_PIXELS = 200
 
@@ -46,6 +48,7 @@ def make_frame(cutout: Cutout, library: LibraryPSF) -> Frame:
     if not np.isfinite(error[good]).any() or not (error[good] > 0.0).any():
         msg = f"{cutout.galaxy} {cutout.filter}: the noise cannot be measured; give an error map"
         raise DegenerateCutoutError(msg)
+    error = np.hypot(error, PSF_ERROR * smooth_light(data, ~good, 1))
     psf = PSF(library, Kernel("gaussian", (KERNEL_START,)))
     stamp = StarField(psf, (1, 1), 1.0).sampled(CORRELATION_RADIUS)
     noise = float(np.nanmin(np.where(good & (error > 0.0), error, np.nan)))

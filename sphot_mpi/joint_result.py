@@ -24,11 +24,8 @@ from sphot_mpi.joint_solve import (
 from sphot_mpi.kernels import joint as kernels
 from sphot_mpi.records import SOURCE_DTYPE, Cutout, FilterFit, Image, KernelFit, SersicParams, SkyPlane
 from sphot_mpi.sersic import params_jacobian, total_flux
+from sphot_mpi.structure import StarDensity, star_density
 
-#: Star light per area inside the galaxy over that outside that needs no flag.
-DENSITY_RANGE = (0.8, 1.3)
-#: Annuli, in r_eff, of that comparison: inside, and outside.
-DENSITY_INSIDE, DENSITY_OUTSIDE = (0.5, 2.0), 3.0
 #: Stars above this S/N carry the kernel.
 ANCHOR_SNR = 20.0
 #: Fewest of them for a kernel.
@@ -116,7 +113,7 @@ class _Summary:
         total = float(self.galaxy.fluxes.sum())
         sources = self._sources()
         report = self._report(sources)
-        ratio = self._density_ratio()
+        density = star_density(self.state, self.config.psf.report_snr)
         kernel = self._kernel()
         good = self.frame.good
         return FilterFit(
@@ -138,14 +135,14 @@ class _Summary:
             chi2_reduced=float((self.frame.weight * self.residual**2).sum() / good.sum()),
             n_pix=int(good.sum()),
             masked_fraction=float(1.0 - self.frame.interior(good).mean()),
-            star_density_ratio=ratio,
+            star_density_ratio=density.ratio,
             passes=self.state.passes,
             converged=converged,
-            flags=flags | self._flags(converged, report, ratio, kernel),
+            flags=flags | self._flags(converged, report, density, kernel),
             seconds=seconds,
         )
 
-    def _flags(self, converged: bool, report: NDArray[np.bool_], ratio: float, kernel: KernelFit) -> FitFlag:
+    def _flags(self, converged: bool, report: NDArray[np.bool_], density: StarDensity, kernel: KernelFit) -> FitFlag:
         """Flags that follow from the numbers."""
         flags = FitFlag(0)
         if not converged:
@@ -154,7 +151,7 @@ class _Summary:
             flags |= FitFlag.AT_BOUND
         if not report.any():
             flags |= FitFlag.NO_SOURCES
-        if np.isfinite(ratio) and not DENSITY_RANGE[0] <= ratio <= DENSITY_RANGE[1]:
+        if density.too_high or density.too_low:
             flags |= FitFlag.STAR_EXCESS
         if self.config.psf_calib.in_mainloop:
             if self.state.optics.variance >= 0.99 * VARIANCE_MAX:
@@ -297,23 +294,6 @@ class _Summary:
         """Sources that count as found: significant, on the image, and with data under them."""
         bad = SourceFlag.OUTSIDE | SourceFlag.NEGATIVE | SourceFlag.NO_COVARIANCE | SourceFlag.FULLY_MASKED
         return np.asarray((sources["snr"] > self.config.psf.report_snr) & ((sources["flags"] & int(bad)) == 0))
-
-    def _density_ratio(self) -> float:
-        """Star light per usable area on the galaxy over that outside; NaN where it cannot be told."""
-        radius = galaxy_radius(self.galaxy, self.frame.shape)
-        usable = self.frame.good
-        inside = usable & (radius >= DENSITY_INSIDE[0]) & (radius < DENSITY_INSIDE[1])
-        outside = usable & (radius > DENSITY_OUTSIDE)
-        if outside.sum() < 400:
-            outside = usable & (radius > DENSITY_INSIDE[1])
-        if inside.sum() < 50 or outside.sum() < 400:
-            return float("nan")
-        # the brightest stars are few and say nothing about the galaxy
-        stars = self.scene.stars
-        flux = np.clip(stars.flux, 0.0, np.percentile(stars.flux, 90.0) if stars.size else 0.0)
-        inside_light = flux[at(inside, stars)].sum() / inside.sum()
-        outside_light = flux[at(outside, stars)].sum() / outside.sum()
-        return float(inside_light / outside_light) if outside_light > 0.0 else float("nan")
 
 
 def _amplitude_ratios(components: tuple[SersicParams, ...], base: tuple[SersicParams, ...]) -> list[float]:

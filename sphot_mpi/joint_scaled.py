@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from sphot_mpi.config import Config, Positions
 from sphot_mpi.joint import LAST_BLEND, State, at, descend, settle, solve
-from sphot_mpi.joint_base import KERNEL_START, star_area
+from sphot_mpi.joint_base import KERNEL_START, kernel_area, star_area
 from sphot_mpi.joint_galaxy import galaxy_of, robust_sigma
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
 from sphot_mpi.joint_solve import Freedom
@@ -75,8 +75,9 @@ def fit_scaled_scene(
     covered = np.pad(covered, PAD, mode="edge")
     if (frame.good & covered).sum() > LEAST_COMMON * frame.good.sum():
         frame = replace(frame, anchored_area=covered)
+    frame = kernel_area(frame, _first_scene(frame, base))
     optics = Optics.start(library, KERNEL_START if calibrate else 0.0, frame)
-    state = State.start(_first_scene(frame, base, optics), optics)
+    state = State.start(_first_scene(frame, base), optics)
     if positions != "free":
         state = _with_anchors(state, base)
     else:
@@ -111,7 +112,7 @@ def _ladder(config: Config) -> tuple[float, ...]:
     return tuple(dict.fromkeys(th for th in config.psf.snr_ladder if th >= LEAST_NEW_SNR))
 
 
-def _first_scene(frame: Frame, base: FilterFit, optics: Optics) -> Scene:
+def _first_scene(frame: Frame, base: FilterFit) -> Scene:
     """The base galaxy with the flux that the light above the sky suggests, without stars."""
     galaxy = galaxy_of(base.components)
     none = Stars.new(np.zeros(0), np.zeros(0), np.zeros(0))

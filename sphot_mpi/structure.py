@@ -7,12 +7,12 @@ inside are widened by that factor, once, so that structure makes no stars and
 does not steer the fit.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sphot_mpi.joint import State, residual_of
+from sphot_mpi.joint import State, at, residual_of
 from sphot_mpi.joint_galaxy import galaxy_radius
 from sphot_mpi.records import Image
 
@@ -22,6 +22,12 @@ EDGES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
 FIELD = 2.5
 #: Percentile that stands for one sigma of the negative tail.
 LOW = 15.87
+#: Elliptical annulus, in r_eff, in which stars on the galaxy are counted.
+COUNT_INSIDE = (0.5, 2.0)
+#: Star densities on the galaxy over that outside that are as they should be, and the Poisson sigmas of a deviation.
+LOWEST_RATIO, HIGHEST_RATIO, SIGNIFICANT = 0.8, 1.3, 3.0
+#: Stars are found completely above this x the flux of the reporting threshold.
+COMPLETE = 1.3
 #: Factors below this are chance.
 LEAST_FACTOR = 1.25
 
@@ -62,9 +68,83 @@ def structure_factor(state: State) -> Image:
     return factor
 
 
+@dataclass(frozen=True, slots=True)
+class StarDensity:
+    """Stars on the galaxy against those outside, both above one flux to which both are complete.
+
+    Parameters
+    ----------
+    inside : int
+        Stars between 0.5 and 2 r_eff.
+    expected : float
+        What the field outside lets expect there.
+    """
+
+    inside: int
+    expected: float
+
+    @property
+    def ratio(self) -> float:
+        """Inside over expected; NaN where nothing is expected."""
+        return self.inside / self.expected if self.expected > 0.0 else float("nan")
+
+    @property
+    def too_high(self) -> bool:
+        """More than 1.3 times the expected, and more than chance."""
+        return self.inside > HIGHEST_RATIO * self.expected and self._excess() > SIGNIFICANT
+
+    @property
+    def too_low(self) -> bool:
+        """Less than 0.8 times the expected, and less than chance."""
+        return self.inside < LOWEST_RATIO * self.expected and self._excess() < -SIGNIFICANT
+
+    def _excess(self) -> float:
+        """Deviation in Poisson sigmas."""
+        return (self.inside - self.expected) / max(float(np.sqrt(self.expected)), 1.0)
+
+
+def star_density(state: State, report_snr: float) -> StarDensity:
+    """Count the stars on the galaxy and outside it.
+
+    Parameters
+    ----------
+    state : State
+        With stars and galaxy.
+    report_snr : float
+        S/N at which a star counts as found.
+
+    Returns
+    -------
+    StarDensity
+        Of stars that would be found even on the galaxy.
+    """
+    stars, frame = state.scene.stars, state.optics.frame
+    if state.scene.galaxy is None or stars.size == 0:
+        return StarDensity(0, 0.0)
+    radius = galaxy_radius(state.scene.galaxy, frame.shape)
+    usable = state.matched.covered & frame.good
+    inside = usable & (radius >= COUNT_INSIDE[0]) & (radius < COUNT_INSIDE[1])
+    field = usable & (radius > FIELD)
+    if not inside.any() or field.sum() < 400:
+        return StarDensity(0, 0.0)
+    # isolated errors are largest on the galaxy; crowding widens them a little everywhere
+    error = frame.correlation / np.sqrt(np.percentile(state.matched.precision[inside], 20.0))
+    chosen = stars.take(stars.flux > COMPLETE * report_snr * error)
+    per_pixel = at(field, chosen).sum() / field.sum()
+    return StarDensity(int(at(inside, chosen).sum()), float(per_pixel * inside.sum()))
+
+
 def negative_tail(values: NDArray[np.float64]) -> float:
     """One-sigma width of the lower half of a distribution about zero, at least that about its median."""
     return float(max(-np.percentile(values, LOW), np.median(values) - np.percentile(values, LOW), 1e-9))
+
+
+def with_wider_errors(state: State, factor: float) -> State:
+    """Return the state with errors widened by `factor` on the galaxy, out to 2.5 r_eff."""
+    assert state.scene.galaxy is not None
+    frame = state.optics.frame
+    on_galaxy = galaxy_radius(state.scene.galaxy, frame.shape) < FIELD
+    return state.with_frame(replace(frame, weight=np.where(on_galaxy, frame.weight / factor**2, frame.weight)))
 
 
 def with_structure_noise(state: State) -> State:
