@@ -82,7 +82,7 @@ def at(image: NDArray[np.generic], stars: Stars) -> NDArray[np.generic]:
     return image[iy, ix]
 
 
-def add_stars(state: State, threshold: float, blend: float, *, allowed: NDArray[np.bool_] | None = None) -> State:
+def add_stars(state: State, threshold: float, blend: float, caution: Image) -> State:
     """Detect sources in the residual and put them into the scene.
 
     Parameters
@@ -93,17 +93,14 @@ def add_stars(state: State, threshold: float, blend: float, *, allowed: NDArray[
         Signal-to-noise of a detection.
     blend : float
         See `detect`.
-    allowed : (ny, nx) bool ndarray, optional
-        Where new sources may be.
+    caution : (ny, nx) float64 ndarray
+        Factor on the threshold at each pixel; inf where no new source may be.
     """
     stars = state.scene.stars
-    level = np.full(state.optics.frame.shape, threshold * state.optics.frame.correlation)
-    if allowed is not None:
-        level = np.where(allowed, level, np.inf)
     found = detect(
         state.matched,
         residual_of(state),
-        level,
+        threshold * state.optics.frame.correlation * caution,
         peak=state.optics.peak,
         stars=render_stars(stars, state.optics),
         blend=blend,
@@ -155,14 +152,14 @@ def descend(
     ladder: tuple[float, ...],
     freedom: Freedom,
     keep_snr: float,
+    caution: Image,
     *,
-    allowed: NDArray[np.bool_] | None = None,
     first_blend: int = 0,
 ) -> State:
-    """Detect, solve and prune at each step of a ladder of falling signal-to-noise."""
+    """Detect, solve and prune at each step of a ladder of falling signal-to-noise; `caution` as in `add_stars`."""
     for index, threshold in enumerate(ladder):
         blend = BLEND_LADDER[min(index + first_blend, LAST_BLEND)]
-        state = add_stars(state, threshold, blend, allowed=allowed)
+        state = add_stars(state, threshold, blend, caution)
         state = prune(solve(state, freedom), keep_snr)
     return state
 

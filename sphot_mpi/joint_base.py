@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sphot_mpi.config import Config
 from sphot_mpi.joint import LAST_BLEND, State, descend, prune, settle, solve
@@ -19,6 +18,7 @@ from sphot_mpi.joint_galaxy import (
 from sphot_mpi.joint_scene import Frame, Optics, Scene
 from sphot_mpi.joint_solve import Freedom, render_stars
 from sphot_mpi.psf import LibraryPSF
+from sphot_mpi.records import Image
 from sphot_mpi.structure import star_density, with_structure_noise, with_wider_errors
 
 #: First guess of the kernel's sigma, px, when it is to be measured.
@@ -89,7 +89,7 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
     state = state.with_frame(kernel_area(state.optics.frame, state.scene))
     for index, threshold in enumerate(deep):
         state = descend(
-            state, (threshold,), joint, keep, allowed=star_area(state, config), first_blend=len(bright) + index
+            state, (threshold,), joint, keep, centre_caution(state, config), first_blend=len(bright) + index
         )
         if threshold == min(deep):
             break
@@ -115,29 +115,27 @@ def _second_descent(state: State, freedom: Freedom, config: Config) -> State:
     state = purge(state, freedom, config.psf.keep_snr)
     for threshold in config.psf.snr_ladder:
         if threshold < PURGE_SNR:
-            area = star_area(state, config)
-            state = descend(state, (threshold,), freedom, config.psf.keep_snr, allowed=area, first_blend=LAST_BLEND)
+            caution = centre_caution(state, config)
+            state = descend(state, (threshold,), freedom, config.psf.keep_snr, caution, first_blend=LAST_BLEND)
     return state
 
 
-def star_area(state: State, config: Config) -> NDArray[np.bool_]:
-    """Where new stars may be: not on the galaxy's centre, whose light is the galaxy's."""
+def centre_caution(state: State, config: Config) -> Image:
+    """Factor on detection thresholds: inf on the galaxy's centre, whose light is the galaxy's, 1 elsewhere."""
     galaxy = state.scene.galaxy
     if galaxy is None:
-        return np.ones(state.optics.frame.shape, bool)
+        return np.ones(state.optics.frame.shape)
     radius = config.psf.center_mask_r_in_fwhm * state.optics.fwhm
-    return centre_distance(galaxy, state.optics.frame.shape) >= radius
+    return np.where(centre_distance(galaxy, state.optics.frame.shape) >= radius, 1.0, np.inf)
 
 
 def _bright_step(state: State, threshold: float, index: int, freedom: Freedom, config: Config) -> State:
     """Find and solve bright stars, then refit the galaxy on what they leave."""
-    state = descend(
-        state, (threshold,), freedom, config.psf.keep_snr, allowed=star_area(state, config), first_blend=index
-    )
+    state = descend(state, (threshold,), freedom, config.psf.keep_snr, centre_caution(state, config), first_blend=index)
     return with_smooth(state, refit(state.optics.frame, state.optics, star_image(state), smooth_of(state)))
 
 
-def star_image(state: State) -> NDArray[np.float64]:
+def star_image(state: State) -> Image:
     """Image of all stars of a state, on the frame."""
     return render_stars(state.scene.stars, state.optics)
 

@@ -7,12 +7,13 @@ from numpy.typing import NDArray
 
 from sphot_mpi.config import Config, Positions
 from sphot_mpi.joint import LAST_BLEND, State, at, descend, settle, solve
-from sphot_mpi.joint_base import KERNEL_START, kernel_area, star_area
+from sphot_mpi.joint_base import KERNEL_START, centre_caution, kernel_area
 from sphot_mpi.joint_galaxy import galaxy_of, robust_sigma
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
 from sphot_mpi.joint_solve import Freedom
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import FilterFit
+from sphot_mpi.structure import structure_factor
 
 #: Base sources used as anchors: least S/N there, and range of their position error, px.
 ANCHOR_SNR = 2.0
@@ -88,19 +89,19 @@ def fit_scaled_scene(
         state = solve(state, alone)
     if positions != "forced":
         # stars where the base filter saw nothing must be known before the kernel is: it would make up for them
-        unknown = ~covered & star_area(state, config)
-        if (unknown & frame.good).any():
+        caution = np.where(covered, np.inf, centre_caution(state, config))
+        if (np.isfinite(caution) & frame.good).any():
             for threshold in _ladder(config):
-                state = descend(state, (threshold,), alone, keep, allowed=unknown, first_blend=LAST_BLEND)
+                state = descend(state, (threshold,), alone, keep, caution, first_blend=LAST_BLEND)
     joint = Freedom(galaxy_scale=True, kernel=calibrate, shift=True)
     for _ in range(PINNED_PASSES[1]):
         state = solve(with_colour_prior(state), joint)
     if positions != "forced":
         state = _free_bright(state)
+        # what the base filter's shape cannot follow in this filter must not be filled with stars
+        caution = structure_factor(state) * centre_caution(state, config)
         for threshold in _ladder(config):
-            state = descend(
-                _drop_dark(state), (threshold,), joint, keep, allowed=star_area(state, config), first_blend=LAST_BLEND
-            )
+            state = descend(_drop_dark(state), (threshold,), joint, keep, caution, first_blend=LAST_BLEND)
     if config.core.allow_refit:
         joint = replace(joint, galaxy_scale=False, shift=False, galaxy_flux=True, galaxy_shape=True)
     state, converged = settle(state, joint, keep, most=REFIT_PASSES if config.core.allow_refit else SETTLE_PASSES)
