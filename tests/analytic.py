@@ -1,9 +1,12 @@
 """Point sources known in closed form: Gaussians integrated over the detector's pixel."""
 
+from functools import cache
+
 import numpy as np
 from scipy.special import erf
 
 from sphot_mpi.psf import LibraryPSF
+from sphot_mpi.simulate_psf import synthetic_library
 
 
 def pixel_gaussian(offset, sigma):
@@ -31,3 +34,9 @@ def stamp_on(shape, stamp, corner_y, corner_x):
     image = np.zeros((shape[0] + 2 * pad, shape[1] + 2 * pad))
     image[corner_y + pad : corner_y + pad + side, corner_x + pad : corner_x + pad + side] = stamp
     return image[pad:-pad, pad:-pad]
+
+
+@cache
+def telescope_psfs():
+    """The simulator's PSFs; computed once, because that takes seconds."""
+    return synthetic_library()

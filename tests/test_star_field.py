@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-from analytic import gaussian_library, gaussian_stars
+from analytic import gaussian_library, gaussian_stars, telescope_psfs
 
 from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.psf_kernel import Kernel, gaussian_factor
-from sphot_mpi.simulate_psf import synthetic_library
 from sphot_mpi.simulate_render import render_stars
 from sphot_mpi.star_field import RADII, StarField
 
@@ -18,7 +17,7 @@ KERNEL = 0.9
 @pytest.fixture(scope="module")
 def scene_psf():
     """A diffraction PSF with rings, spikes and a halo, 166 px wide."""
-    return synthetic_library()["F150W"]
+    return telescope_psfs()["F150W"]
 
 
 @pytest.fixture(scope="module")
