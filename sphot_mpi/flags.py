@@ -22,6 +22,7 @@ class FitFlag(IntFlag):
     HIGH_CHI2 = 8192
     STEP_FAILED = 16384
     FORCED = 32768
+    STRUCTURED = 65536
 
 
 FIT_FLAG_DESCRIPTIONS: dict[FitFlag, str] = {
@@ -41,6 +42,7 @@ FIT_FLAG_DESCRIPTIONS: dict[FitFlag, str] = {
     FitFlag.HIGH_CHI2: "the reduced chi2 is above 2",
     FitFlag.STEP_FAILED: "a step inside the fit failed and was skipped",
     FitFlag.FORCED: "sources were measured at the base filter's positions only",
+    FitFlag.STRUCTURED: "the galaxy is not smooth: errors on it were widened, and its lumps are kept from being stars",
 }
 
 

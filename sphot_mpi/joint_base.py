@@ -49,11 +49,14 @@ class BaseFit:
         Whether the last solves were quiet.
     two_components : bool
         Whether a second component was needed.
+    structured : bool
+        Whether errors on the galaxy were widened, because it is not smooth.
     """
 
     state: State
     converged: bool
     two_components: bool
+    structured: bool
 
 
 def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit:
@@ -99,7 +102,8 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
             break
         state = _second_descent(with_wider_errors(state, WIDENING), joint, config)
     state, converged = settle(state, joint, keep, most=SETTLE_PASSES)
-    return BaseFit(state=state, converged=converged, two_components=two_components)
+    structured = bool((state.optics.frame.weight < frame.weight).any())
+    return BaseFit(state=state, converged=converged, two_components=two_components, structured=structured)
 
 
 def kernel_area(frame: Frame, scene: Scene) -> Frame:

@@ -47,6 +47,8 @@ def base_result(fit: BaseFit, cutout: Cutout, config: Config, seconds: float) ->
         Process time.
     """
     flags = FitFlag.SECOND_COMPONENT if fit.two_components else FitFlag(0)
+    if fit.structured:
+        flags |= FitFlag.STRUCTURED
     freedom = Freedom(kernel=config.psf_calib.in_mainloop, galaxy_flux=True, galaxy_shape=True)
     return _Summary(fit.state, cutout, config, freedom).record(fit.converged, flags, seconds, None)
 

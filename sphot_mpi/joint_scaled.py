@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.config import Config, Positions
+from sphot_mpi.flags import FitFlag
 from sphot_mpi.joint import LAST_BLEND, State, at, descend, settle, solve
 from sphot_mpi.joint_base import KERNEL_START, centre_caution, kernel_area
-from sphot_mpi.joint_galaxy import galaxy_of, robust_sigma
+from sphot_mpi.joint_galaxy import galaxy_of, galaxy_radius, robust_sigma
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
 from sphot_mpi.joint_solve import Freedom
 from sphot_mpi.psf import LibraryPSF
@@ -24,6 +25,8 @@ ANCHORS_PER_PSF = 3.0
 COLOUR_SNR, COLOUR_STARS = 10.0, 8
 #: Range of the scatter of ln(flux ratio) that the colour prior allows.
 COLOUR_SCATTER = (0.3, 1.0)
+#: Stars within this many r_eff of a galaxy with structure keep to the typical colour this closely.
+STRUCTURE_RADIUS, HELD_SCATTER = 1.5, 0.002
 #: An anchored star above this S/N is free to move within its prior; most of them.
 FREE_SNR, MOST_FREE = 30.0, 150
 #: Least part of the image that both filters must cover to measure kernel and shift there alone.
@@ -94,12 +97,15 @@ def fit_scaled_scene(
             for threshold in _ladder(config):
                 state = descend(state, (threshold,), alone, keep, caution, first_blend=LAST_BLEND)
     joint = Freedom(galaxy_scale=True, kernel=calibrate, shift=True)
+    structured = bool(base.flags & FitFlag.STRUCTURED)
     for _ in range(PINNED_PASSES[1]):
-        state = solve(with_colour_prior(state), joint)
+        state = solve(with_colour_prior(state, structured), joint)
     if positions != "forced":
         state = _free_bright(state)
         # what the base filter's shape cannot follow in this filter must not be filled with stars
         caution = structure_factor(state) * centre_caution(state, config)
+        if structured:
+            caution[on_galaxy(state) & covered] = np.inf
         for threshold in _ladder(config):
             state = descend(_drop_dark(state), (threshold,), joint, keep, caution, first_blend=LAST_BLEND)
     if config.core.allow_refit:
@@ -154,11 +160,18 @@ def _free_bright(state: State) -> State:
     return replace(state, scene=state.scene.with_stars(replace(stars, free=free)))
 
 
-def with_colour_prior(state: State) -> State:
+def on_galaxy(state: State) -> NDArray[np.bool_]:
+    """Frame pixels where the galaxy's structure would be taken for stars."""
+    assert state.scene.galaxy is not None
+    return galaxy_radius(state.scene.galaxy, state.optics.frame.shape) < STRUCTURE_RADIUS
+
+
+def with_colour_prior(state: State, structured: bool) -> State:
     """Expect of every anchored star the typical colour, within the scatter of the bright stars' colours.
 
     Where several anchors share one PSF only their sum is measured; the prior shares it out in proportion to the base
-    filter's fluxes instead of in pairs of huge fluxes of opposite sign.
+    filter's fluxes instead of in pairs of huge fluxes of opposite sign. Stars on a galaxy with structure are held to
+    the typical colour: what stands out there in one filter is the galaxy's.
     """
     stars = state.scene.stars
     known = (stars.base_flux > 0.0) & stars.anchored
@@ -169,13 +182,16 @@ def with_colour_prior(state: State) -> State:
     centre = float(np.median(ratio))
     scatter = float(np.clip(robust_sigma(ratio), *COLOUR_SCATTER))
     expected = np.exp(centre) * stars.base_flux
+    width = np.full(stars.size, scatter)
+    if structured:
+        width[at(on_galaxy(state), stars)] = HELD_SCATTER
     return replace(
         state,
         scene=state.scene.with_stars(
             replace(
                 stars,
                 prior_flux=np.where(known, expected, 0.0),
-                prior_sigma=np.where(known, scatter * expected, np.inf),
+                prior_sigma=np.where(known, width * expected, np.inf),
             )
         ),
     )
