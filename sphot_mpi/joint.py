@@ -72,7 +72,7 @@ def residual_of(state: State) -> Image:
     scene, optics = state.scene, state.optics
     model = render_stars(scene.stars, optics) + render_galaxy(scene.galaxy, optics)
     model += render_sky(scene.sky, optics.frame.shape)
-    return np.where(optics.frame.good, optics.frame.data - model, 0.0)
+    return optics.frame.residual(model)
 
 
 def at(image: NDArray[np.generic], stars: Stars) -> NDArray[np.generic]:

@@ -19,7 +19,7 @@ from sphot_mpi.joint_scene import Frame, Optics, Scene
 from sphot_mpi.joint_solve import Freedom, render_stars
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import Image
-from sphot_mpi.structure import star_density, with_structure_noise, with_wider_errors
+from sphot_mpi.structure import flux_limits, star_density, with_faint_stars, with_structure_noise, with_wider_errors
 
 #: First guess of the kernel's sigma, px, when it is to be measured.
 KERNEL_START = 1.0
@@ -51,12 +51,15 @@ class BaseFit:
         Whether a second component was needed.
     structured : bool
         Whether errors on the galaxy were widened, because it is not smooth.
+    faint_limits : tuple of float
+        As of `flux_limits`.
     """
 
     state: State
     converged: bool
     two_components: bool
     structured: bool
+    faint_limits: tuple[float, ...]
 
 
 def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit:
@@ -101,9 +104,12 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
         if not star_density(state, config.psf.report_snr).too_high:
             break
         state = _second_descent(with_wider_errors(state, WIDENING), joint, config)
-    state, converged = settle(state, joint, keep, most=SETTLE_PASSES)
+    limits = flux_limits(state, min(deep))
+    state, converged = settle(with_faint_stars(state, limits), joint, keep, most=SETTLE_PASSES)
     structured = bool((state.optics.frame.weight < frame.weight).any())
-    return BaseFit(state=state, converged=converged, two_components=two_components, structured=structured)
+    return BaseFit(
+        state=state, converged=converged, two_components=two_components, structured=structured, faint_limits=limits
+    )
 
 
 def kernel_area(frame: Frame, scene: Scene) -> Frame:

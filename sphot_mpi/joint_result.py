@@ -50,7 +50,7 @@ def base_result(fit: BaseFit, cutout: Cutout, config: Config, seconds: float) ->
     if fit.structured:
         flags |= FitFlag.STRUCTURED
     freedom = Freedom(kernel=config.psf_calib.in_mainloop, galaxy_flux=True, galaxy_shape=True)
-    return _Summary(fit.state, cutout, config, freedom).record(fit.converged, flags, seconds, None)
+    return _Summary(fit.state, cutout, config, freedom).record(fit.converged, flags, seconds, None, fit.faint_limits)
 
 
 def scaled_result(
@@ -82,7 +82,9 @@ def scaled_result(
         galaxy_flux=free,
         galaxy_shape=free,
     )
-    return _Summary(fit.state, cutout, config, freedom).record(fit.converged, flags, seconds, None if free else base)
+    return _Summary(fit.state, cutout, config, freedom).record(
+        fit.converged, flags, seconds, None if free else base, base.faint_limits
+    )
 
 
 class _Summary:
@@ -100,12 +102,19 @@ class _Summary:
         self.star_image = render_stars(self.scene.stars, optics)
         self.galaxy_image = render_galaxy(self.galaxy, optics)
         model = self.star_image + self.galaxy_image + render_sky(self.scene.sky, shape)
-        self.residual = np.where(self.frame.good, self.frame.data - model, 0.0)
+        self.residual = self.frame.residual(model)
         self.step = solve_step(self.scene, optics, freedom)
         self.covariance = self.step.covariance * self.frame.correlation**2
         self.index = {name: k for k, name in enumerate(self.step.names)}
 
-    def record(self, converged: bool, flags: FitFlag, seconds: float, base: FilterFit | None) -> FilterFit:
+    def record(
+        self,
+        converged: bool,
+        flags: FitFlag,
+        seconds: float,
+        base: FilterFit | None,
+        faint_limits: tuple[float, ...],
+    ) -> FilterFit:
         """Assemble the record; with `base`, the shape was pinned to its."""
         components = components_of(self.galaxy)
         if base is None:
@@ -138,6 +147,7 @@ class _Summary:
             n_pix=int(good.sum()),
             masked_fraction=float(1.0 - self.frame.interior(good).mean()),
             star_density_ratio=density.ratio,
+            faint_limits=faint_limits,
             passes=self.state.passes,
             converged=converged,
             flags=flags | self._flags(converged, report, density, kernel),

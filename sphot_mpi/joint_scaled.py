@@ -14,7 +14,7 @@ from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
 from sphot_mpi.joint_solve import Freedom
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import FilterFit
-from sphot_mpi.structure import structure_factor
+from sphot_mpi.structure import structure_factor, with_faint_stars
 
 #: Base sources used as anchors: least S/N there, and range of their position error, px.
 ANCHOR_SNR = 2.0
@@ -99,7 +99,7 @@ def fit_scaled_scene(
     joint = Freedom(galaxy_scale=True, kernel=calibrate, shift=True)
     structured = bool(base.flags & FitFlag.STRUCTURED)
     for _ in range(PINNED_PASSES[1]):
-        state = solve(with_colour_prior(state, structured), joint)
+        state = with_faint_stars(solve(with_colour_prior(state, structured), joint), base.faint_limits)
     if positions != "forced":
         state = _free_bright(state)
         # what the base filter's shape cannot follow in this filter must not be filled with stars
@@ -107,7 +107,8 @@ def fit_scaled_scene(
         if structured:
             caution[on_galaxy(state) & covered] = np.inf
         for threshold in _ladder(config):
-            state = descend(_drop_dark(state), (threshold,), joint, keep, caution, first_blend=LAST_BLEND)
+            state = with_faint_stars(_drop_dark(state), base.faint_limits)
+            state = descend(state, (threshold,), joint, keep, caution, first_blend=LAST_BLEND)
     if config.core.allow_refit:
         joint = replace(joint, galaxy_scale=False, shift=False, galaxy_flux=True, galaxy_shape=True)
     state, converged = settle(state, joint, keep, most=REFIT_PASSES if config.core.allow_refit else SETTLE_PASSES)

@@ -40,6 +40,8 @@ class Frame:
         Factor by which correlated noise widens a point source's error.
     anchored_area : (ny, nx) bool ndarray
         Where kernel and shift may be measured.
+    faint : (ny, nx) float64 ndarray
+        Expected light of stars that are too faint to be found where the galaxy is, but not elsewhere.
     """
 
     data: Image
@@ -47,6 +49,7 @@ class Frame:
     noise: float
     correlation: float
     anchored_area: NDArray[np.bool_]
+    faint: Image
 
     @classmethod
     def from_image(
@@ -71,6 +74,7 @@ class Frame:
             noise=noise,
             correlation=correlation,
             anchored_area=np.ones((data.shape[0] + 2 * PAD, data.shape[1] + 2 * PAD), bool),
+            faint=np.zeros((data.shape[0] + 2 * PAD, data.shape[1] + 2 * PAD)),
         )
 
     @property
@@ -82,6 +86,10 @@ class Frame:
     def good(self) -> NDArray[np.bool_]:
         """True where a pixel is used."""
         return self.weight > 0.0
+
+    def residual(self, model: Image) -> Image:
+        """Data minus `model` and the expected light of faint stars, 0 where masked."""
+        return np.where(self.good, self.data - self.faint - model, 0.0)
 
     def interior(self, image: Image) -> Image:
         """Cut the margin off."""

@@ -237,7 +237,7 @@ def solve_step(scene: Scene, optics: Optics, freedom: Freedom) -> Step:
     """
     frame = optics.frame
     rendered = render_columns(scene, optics, freedom)
-    residual = np.where(frame.good, frame.data - rendered.stars - rendered.galaxy - rendered.sky, 0.0)
+    residual = frame.residual(rendered.stars + rendered.galaxy + rendered.sky)
     dense_gram, dense_rhs = _dense_normal(rendered, frame, residual)
     system = _star_system(scene.stars, optics, residual, rendered.columns)
     dense = _Dense(dense_gram, dense_rhs, _dense_damping(rendered.names), rendered.names)

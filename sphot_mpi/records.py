@@ -201,6 +201,9 @@ class FilterFit:
         Of the cutout.
     star_density_ratio : float
         Star light per area inside the galaxy over that outside.
+    faint_limits : tuple of float
+        Base-filter flux below which stars are not found on the galaxy, in annuli of 0.5 r_eff from the centre outwards;
+        empty where that was not measured.
     passes : int
         Passes of the main loop.
     converged : bool
@@ -230,6 +233,7 @@ class FilterFit:
     n_pix: int = 0
     masked_fraction: float = float("nan")
     star_density_ratio: float = float("nan")
+    faint_limits: tuple[float, ...] = ()
     passes: int = 0
     converged: bool = False
     flags: FitFlag = FitFlag(0)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sphot_mpi.joint import State, at, residual_of
+from sphot_mpi.joint import GALAXY_KEEP_SNR, State, at, residual_of
 from sphot_mpi.joint_galaxy import galaxy_radius
 from sphot_mpi.records import Image
 
@@ -137,6 +137,71 @@ def star_density(state: State, report_snr: float) -> StarDensity:
 def negative_tail(values: NDArray[np.float64]) -> float:
     """One-sigma width of the lower half of a distribution about zero, at least that about its median."""
     return float(max(-np.percentile(values, LOW), np.median(values) - np.percentile(values, LOW), 1e-9))
+
+
+def flux_limits(state: State, snr: float) -> tuple[float, ...]:
+    """Flux below which stars are not found, in each annulus of `EDGES`.
+
+    Parameters
+    ----------
+    state : State
+        With the errors as they were widened.
+    snr : float
+        S/N of the last detection.
+
+    Returns
+    -------
+    tuple of float
+        Infinite where the galaxy's centre keeps all stars away.
+    """
+    frame = state.optics.frame
+    if state.scene.galaxy is None:
+        return ()
+    radius = galaxy_radius(state.scene.galaxy, frame.shape)
+    limits = []
+    for low, high in zip(EDGES[:-1], EDGES[1:], strict=True):
+        ring = state.matched.covered & (radius >= low) & (radius < high)
+        needed = max(snr, GALAXY_KEEP_SNR) if high <= 1.0 else snr
+        precision = float(np.median(state.matched.precision[ring])) if ring.any() else 0.0
+        limits.append(COMPLETE * needed * frame.correlation / np.sqrt(precision) if precision > 0.0 else float("inf"))
+    return tuple(limits)
+
+
+def with_faint_stars(state: State, limits: tuple[float, ...]) -> State:
+    """Expect on the galaxy the light of those stars that only the field outside shows.
+
+    What is too faint to be found against the galaxy would otherwise be counted as its light, and the more so the
+    deeper the field is fitted.
+
+    Parameters
+    ----------
+    state : State
+        With stars.
+    limits : tuple of float
+        As of `flux_limits`, in the base filter's flux for stars that it anchors.
+
+    Returns
+    -------
+    State
+        With `Frame.faint` renewed.
+    """
+    frame, stars, galaxy = state.optics.frame, state.scene.stars, state.scene.galaxy
+    if galaxy is None or not limits or stars.size == 0:
+        return state
+    radius = galaxy_radius(galaxy, frame.shape)
+    field = state.matched.covered & frame.good & (radius > FIELD)
+    if field.sum() < 400:
+        return state
+    chosen = stars.take(at(field, stars))
+    measure = np.where(chosen.base_flux > 0.0, chosen.base_flux, chosen.flux)
+    faint = np.zeros(frame.shape)
+    for low, high, limit in zip(EDGES[:-1], EDGES[1:], limits, strict=True):
+        ring = (radius >= low) & (radius < high)
+        present = stars.take(at(ring, stars))
+        own = np.where(present.base_flux > 0.0, present.base_flux, present.flux)
+        missing = chosen.flux[measure < limit].sum() / field.sum() - present.flux[own < limit].sum() / ring.sum()
+        faint[ring] = max(missing, 0.0)
+    return replace(state, optics=state.optics.on(replace(frame, faint=faint)))
 
 
 def with_wider_errors(state: State, factor: float) -> State:
