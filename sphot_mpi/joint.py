@@ -1,16 +1,20 @@
 """The joint fit: find stars by falling signal-to-noise, and solve everything together at every step."""
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.detection import MatchedFilter, detect
 from sphot_mpi.joint_galaxy import galaxy_radius
+from sphot_mpi.joint_render import Freedom, render_galaxy, render_sky, render_stars
 from sphot_mpi.joint_scene import Frame, Optics, Scene, Stars
-from sphot_mpi.joint_solve import Freedom, Step, render_galaxy, render_sky, render_stars, solve_step
+from sphot_mpi.joint_solve import Step, solve_step
 from sphot_mpi.kernels import joint as kernels
 from sphot_mpi.records import Image
+
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 #: A change of the kernel's sigma, px, below which the PSF is not rendered anew.
 KERNEL_TOLERANCE = 0.003
@@ -75,7 +79,7 @@ def residual_of(state: State) -> Image:
     return optics.frame.residual(model)
 
 
-def at(image: NDArray[np.generic], stars: Stars) -> NDArray[np.generic]:
+def at(image: NDArray[Pixel], stars: Stars) -> NDArray[Pixel]:
     """Values of an image at the pixels nearest to the stars, the image's edge for those beyond it."""
     iy = np.clip(np.rint(stars.y).astype(np.int64), 0, image.shape[0] - 1)
     ix = np.clip(np.rint(stars.x).astype(np.int64), 0, image.shape[1] - 1)

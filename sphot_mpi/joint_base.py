@@ -15,8 +15,8 @@ from sphot_mpi.joint_galaxy import (
     second_component,
     start_galaxy,
 )
+from sphot_mpi.joint_render import Freedom, render_stars
 from sphot_mpi.joint_scene import Frame, Optics, Scene
-from sphot_mpi.joint_solve import Freedom, render_stars
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import Image
 from sphot_mpi.structure import flux_limits, star_density, with_faint_stars, with_structure_noise, with_wider_errors

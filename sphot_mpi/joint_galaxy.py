@@ -8,8 +8,8 @@ from scipy import ndimage
 
 from sphot_mpi.errors import FitError
 from sphot_mpi.isophotes import first_guess
+from sphot_mpi.joint_render import render_galaxy, render_sky
 from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Stars
-from sphot_mpi.joint_solve import render_galaxy, render_sky
 from sphot_mpi.noise import SIGMA_PER_MAD
 from sphot_mpi.records import Image, SersicParams, SkyPlane
 from sphot_mpi.sersic import from_vector, to_vector, total_flux

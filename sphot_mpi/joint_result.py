@@ -8,19 +8,10 @@ from sphot_mpi.flags import FitFlag, SourceFlag
 from sphot_mpi.joint import State, at
 from sphot_mpi.joint_base import BaseFit
 from sphot_mpi.joint_galaxy import components_of, galaxy_radius
+from sphot_mpi.joint_render import Freedom, render_galaxy, render_sky, render_stars
 from sphot_mpi.joint_scaled import ScaledFit
 from sphot_mpi.joint_scene import PAD, Galaxy, Stars
-from sphot_mpi.joint_solve import (
-    ETA_MAX,
-    LN_N_RANGE,
-    LN_R_RANGE,
-    VARIANCE_MAX,
-    Freedom,
-    render_galaxy,
-    render_sky,
-    render_stars,
-    solve_step,
-)
+from sphot_mpi.joint_solve import ETA_MAX, LN_N_RANGE, LN_R_RANGE, VARIANCE_MAX, solve_step
 from sphot_mpi.kernels import joint as kernels
 from sphot_mpi.records import SOURCE_DTYPE, Cutout, FilterFit, Image, KernelFit, SersicParams, SkyPlane
 from sphot_mpi.sersic import params_jacobian, total_flux

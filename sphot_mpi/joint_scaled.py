@@ -10,8 +10,8 @@ from sphot_mpi.flags import FitFlag
 from sphot_mpi.joint import LAST_BLEND, State, at, descend, settle, solve
 from sphot_mpi.joint_base import KERNEL_START, centre_caution, kernel_area
 from sphot_mpi.joint_galaxy import galaxy_of, galaxy_radius, robust_sigma
+from sphot_mpi.joint_render import Freedom
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
-from sphot_mpi.joint_solve import Freedom
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import FilterFit
 from sphot_mpi.structure import structure_factor, with_faint_stars

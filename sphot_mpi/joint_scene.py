@@ -8,6 +8,7 @@ light falls on it, have a place to be.
 import copy
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from sphot_mpi.sersic import SersicRenderer
 from sphot_mpi.star_field import StarField
 
 Vector = NDArray[np.float64]
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 #: Margin of the frame around the cutout, px.
 PAD = 12
@@ -91,7 +93,7 @@ class Frame:
         """Data minus `model` and the expected light of faint stars, 0 where masked."""
         return np.where(self.good, self.data - self.faint - model, 0.0)
 
-    def interior(self, image: Image) -> Image:
+    def interior(self, image: NDArray[Pixel]) -> NDArray[Pixel]:
         """Cut the margin off."""
         return image[PAD:-PAD, PAD:-PAD]
 

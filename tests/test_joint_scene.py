@@ -8,8 +8,8 @@ from analytic import stamp_on
 from scipy import sparse
 
 from sphot_mpi.joint_galaxy import galaxy_of
+from sphot_mpi.joint_render import render_sky
 from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Stars, sky_basis
-from sphot_mpi.joint_solve import render_sky
 from sphot_mpi.kernels import joint as kernels
 from sphot_mpi.records import SersicParams
 

@@ -8,18 +8,10 @@ from analytic import gaussian_library, gaussian_stars, stamp_on
 
 from sphot_mpi.errors import FitError
 from sphot_mpi.joint_galaxy import galaxy_of
+from sphot_mpi.joint_render import Freedom, render_columns, render_galaxy, render_sky, render_stars
 from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Scene, Stars
-from sphot_mpi.joint_solve import (
-    GALAXY_DAMPING,
-    STAR_DAMPING,
-    VARIANCE_MAX,
-    Freedom,
-    render_columns,
-    render_galaxy,
-    render_sky,
-    render_stars,
-    solve_step,
-)
+from sphot_mpi.joint_solve import GALAXY_DAMPING, VARIANCE_MAX, solve_step
+from sphot_mpi.joint_stars import STAR_DAMPING
 from sphot_mpi.records import SersicParams
 
 SHAPE = (75, 92)

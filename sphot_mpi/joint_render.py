@@ -1,0 +1,151 @@
+"""Renders a scene, and the derivatives of its model by the dense unknowns."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sphot_mpi.joint_scene import PAD, Galaxy, Optics, Scene, Stars, sky_basis
+from sphot_mpi.records import Image
+
+Vector = NDArray[np.float64]
+
+#: Parameters of one component's shape, in the order of `Galaxy.shapes`.
+SHAPE_NAMES = ("ln_r", "ln_n", "eta_1", "eta_2")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freedom:
+    """Which dense unknowns a step solves for; stars and sky always are.
+
+    Parameters
+    ----------
+    kernel, shift : bool
+        The PSF kernel's variance; a common displacement of galaxy and stars.
+    galaxy_flux, galaxy_shape : bool
+        Each component's flux; centre and shapes.
+    galaxy_scale : bool
+        One factor on all components' fluxes, in place of `galaxy_flux`.
+    """
+
+    kernel: bool = False
+    shift: bool = False
+    galaxy_flux: bool = False
+    galaxy_shape: bool = False
+    galaxy_scale: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rendered:
+    """Model images of a scene on the frame, and the dense columns.
+
+    Parameters
+    ----------
+    stars, galaxy, sky : (ny, nx) float64 ndarray
+        The three components.
+    names : tuple of str
+        Dense unknowns: sky0..2, kernel, shift_x, shift_y, scale, x_0, y_0, and for component c "c.flux", "c.ln_r" ...
+    columns : (ny, nx, m) float64 ndarray
+        Derivatives of the model by the dense unknowns.
+    """
+
+    stars: Image
+    galaxy: Image
+    sky: Image
+    names: tuple[str, ...]
+    columns: NDArray[np.float64]
+
+
+def render_galaxy(galaxy: Galaxy | None, optics: Optics) -> Image:
+    """Image of the galaxy on the frame."""
+    out = np.zeros(optics.frame.shape)
+    if galaxy is not None:
+        inside = optics.frame.interior(out)
+        for c in range(galaxy.size):
+            inside += galaxy.fluxes[c] * optics.renderer.render(galaxy.vector(c))
+    return out
+
+
+def render_stars(stars: Stars, optics: Optics) -> Image:
+    """Image of the stars on the frame."""
+    return optics.stars.render(stars.x, stars.y, stars.flux)
+
+
+def render_sky(sky: Vector, shape: tuple[int, int]) -> Image:
+    """Image of the sky plane on the frame."""
+    return np.asarray(np.tensordot(sky, sky_basis(shape), axes=1))
+
+
+def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
+    """Render the model and the derivatives that `freedom` asks for.
+
+    Parameters
+    ----------
+    scene : Scene
+        Stars, galaxy, sky.
+    optics : Optics
+        PSF and renderers.
+    freedom : Freedom
+        Which dense unknowns there are.
+    """
+    shape = optics.frame.shape
+    stars = scene.stars
+    basis = sky_basis(shape)
+    columns: dict[str, Image] = {f"sky{k}": basis[k] for k in range(3)}
+    if freedom.kernel or freedom.shift:
+        images = optics.stars.render_with_derivatives(stars.x, stars.y, stars.flux, optics.kernel_planes)
+        star_image = images.model
+        if freedom.kernel:
+            columns["kernel"] = images.dkernel
+        if freedom.shift:
+            columns["shift_x"], columns["shift_y"] = images.dx, images.dy
+    else:
+        star_image = render_stars(stars, optics)
+    galaxy_image = np.zeros(shape)
+    if scene.galaxy is not None:
+        galaxy_image = _galaxy_columns(scene.galaxy, optics, freedom, columns)
+    for name in ("kernel", "shift_x", "shift_y"):
+        if name in columns:
+            # where the base filter has no data, the stars are not known well enough to tell the PSF
+            columns[name] = np.where(optics.frame.anchored_area, columns[name], 0.0)
+    return Rendered(
+        stars=star_image,
+        galaxy=galaxy_image,
+        sky=render_sky(scene.sky, shape),
+        names=tuple(columns),
+        columns=np.ascontiguousarray(np.stack(list(columns.values()), axis=-1)),
+    )
+
+
+def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: dict[str, Image]) -> Image:
+    """Add the galaxy's derivatives to `columns`; returns its image."""
+    needs_derivatives = freedom.galaxy_shape or freedom.kernel or freedom.shift
+    if not needs_derivatives and not freedom.galaxy_flux and not freedom.galaxy_scale:
+        return render_galaxy(galaxy, optics)
+    image = np.zeros(optics.frame.shape)
+    unit = []
+    for c in range(galaxy.size):
+        vector = galaxy.vector(c)
+        jacobian = optics.renderer.jacobian(vector) if needs_derivatives else optics.renderer.render(vector)[np.newaxis]
+        unit.append(np.pad(jacobian, ((0, 0), (PAD, PAD), (PAD, PAD))))
+        image += galaxy.fluxes[c] * unit[c][0]
+    if needs_derivatives:
+        scaled = [flux * jacobian for flux, jacobian in zip(galaxy.fluxes, unit, strict=True)]
+        # the centre and the kernel are common to all components
+        common = np.sum(scaled, axis=0)
+        if freedom.kernel:
+            columns["kernel"] = columns["kernel"] + common[7]
+        if freedom.shift:
+            columns["shift_x"] = columns["shift_x"] + common[1]
+            columns["shift_y"] = columns["shift_y"] + common[2]
+    if freedom.galaxy_scale:
+        columns["scale"] = image / galaxy.fluxes.sum()
+    if freedom.galaxy_flux:
+        for c in range(galaxy.size):
+            columns[f"{c}.flux"] = unit[c][0]
+    if freedom.galaxy_shape:
+        columns["x_0"], columns["y_0"] = common[1], common[2]
+        for c in range(galaxy.size):
+            for k, name in enumerate(SHAPE_NAMES):
+                columns[f"{c}.{name}"] = scaled[c][3 + k]
+    return image

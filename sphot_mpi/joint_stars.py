@@ -1,0 +1,129 @@
+"""The stars' sparse normal equations: assembly, priors, factorisation."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse import linalg as sparse_linalg
+
+from sphot_mpi.errors import FitError
+from sphot_mpi.joint_scene import Optics, Stars
+from sphot_mpi.kernels import joint as kernels
+from sphot_mpi.kernels import sparse as sparse_kernels
+from sphot_mpi.records import Image
+
+Vector = NDArray[np.float64]
+
+#: Longest step of a star's position, px, and damping scale of that step.
+STAR_STEP, STAR_DAMPING = 0.7, 0.5
+#: Neighbours whose parameters are free in a star's error, and how far away they may be, px.
+ERROR_NEIGHBOURS, ERROR_REACH = 12, 12.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StarSystem:
+    """The stars' sparse normal equations."""
+
+    matrix: sparse.csc_array
+    rhs: Vector
+    cross: NDArray[np.float64]
+    first: NDArray[np.int64]
+    width: NDArray[np.int64]
+    factor: sparse_linalg.SuperLU | None
+
+    @classmethod
+    def of(
+        cls,
+        matrix: sparse.csc_array,
+        rhs: Vector,
+        cross: NDArray[np.float64],
+        first: NDArray[np.int64],
+        width: NDArray[np.int64],
+    ) -> "StarSystem":
+        """Factorise the matrix of a system."""
+        try:
+            factor = sparse_linalg.splu(
+                matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
+            )
+        except RuntimeError as error:
+            msg = f"the stars' normal equations are singular ({error})"
+            raise FitError(msg) from error
+        return cls(matrix, rhs, cross, first, width, factor)
+
+    def damped(self, excess: Vector) -> "StarSystem":
+        """Return the system with the positions of stars that step too far held back in proportion."""
+        diagonal = self.matrix.diagonal()
+        for axis in (1, 2):
+            rows = self.first[excess > 0.0] + axis
+            diagonal[rows] *= 1.0 + 3.0 * excess[excess > 0.0]
+        matrix = self.matrix.copy()
+        matrix.setdiag(diagonal)
+        return StarSystem.of(matrix, self.rhs, self.cross, self.first, self.width)
+
+    def too_far(self, step: Vector) -> Vector:
+        """How many times each star's step in position exceeds the longest allowed; 0 where it does not."""
+        excess = np.zeros(self.first.size)
+        free = np.flatnonzero(self.width == 3)
+        reach = np.maximum(np.abs(step[self.first[free] + 1]), np.abs(step[self.first[free] + 2])) / STAR_STEP
+        excess[free] = np.where(reach > 1.0, reach, 0.0)
+        return excess
+
+    def variances(self, stars: Stars) -> NDArray[np.float64]:
+        """Marginal variances (n, 3) of flux, x and y with the dense unknowns held, from each star's neighbourhood."""
+        neighbours = kernels.nearest_neighbours(stars.x, stars.y, ERROR_REACH, ERROR_NEIGHBOURS)
+        indptr, indices = self.matrix.indptr.astype(np.int64), self.matrix.indices.astype(np.int64)
+        return np.asarray(
+            kernels.local_variances(indptr, indices, self.matrix.data, self.first, self.width, neighbours)
+        )
+
+
+def star_system(stars: Stars, optics: Optics, residual: Image, columns: NDArray[np.float64]) -> StarSystem:
+    """Assemble and factorise the stars' normal equations, priors and damping included."""
+    n, frame = stars.size, optics.frame
+    empty = np.zeros(0, np.int64)
+    if n == 0:
+        return StarSystem(sparse.csc_array((0, 0)), np.zeros(0), np.zeros((0, columns.shape[2])), empty, empty, None)
+    stamps, corner_y, corner_x = optics.stars.stamps(stars.x, stars.y, optics.core_radius)
+    any_free = bool(stars.free.any())
+    if any_free:
+        stamps[:, 1:] *= stars.flux[:, None, None, None]
+    else:
+        stamps = np.ascontiguousarray(stamps[:, :1])
+    data, indices, indptr, rhs = sparse_kernels.gram_blocks(stamps, corner_y, corner_x, frame.weight, residual)
+    c = stamps.shape[1]
+    cross = np.empty((n, c, columns.shape[2]))
+    kernels.cross_products(cross, stamps, corner_y, corner_x, frame.weight, columns)
+    cross = cross.reshape(n * c, -1)
+    matrix = sparse.csc_array((data, indices, indptr), shape=(n * c, n * c))
+    diagonal, pull = _priors(stars, c)
+    matrix.setdiag(matrix.diagonal() + diagonal)
+    rhs = rhs + pull
+    width = np.where(stars.free, c, 1)
+    if any_free and not stars.free.all():
+        used = np.ones((n, 3), bool)
+        used[~stars.free, 1:] = False
+        keep = np.flatnonzero(used.ravel())
+        matrix, rhs, cross = matrix[keep][:, keep].tocsc(), rhs[keep], cross[keep]
+        matrix.sort_indices()
+    first = np.concatenate((np.zeros(1, np.int64), np.cumsum(width)[:-1]))
+    # a source without any usable pixel has an empty column; it stays as it is
+    bare = matrix.diagonal() <= 0.0
+    if bare.any():
+        matrix.setdiag(np.where(bare, 1.0, matrix.diagonal()))
+    return StarSystem.of(matrix, rhs, cross, first, width)
+
+
+def _priors(stars: Stars, columns: int) -> tuple[Vector, Vector]:
+    """Diagonal and right-hand side of the stars' priors, and the damping of their positions."""
+    n = stars.size
+    diagonal, pull = np.zeros((n, columns)), np.zeros((n, columns))
+    flux_weight = 1.0 / stars.prior_sigma**2
+    diagonal[:, 0] = flux_weight
+    pull[:, 0] = flux_weight * (stars.prior_flux - stars.flux)
+    if columns == 3:
+        weight = 1.0 / stars.anchor_sigma**2
+        diagonal[:, 1:] = (weight + 1.0 / STAR_DAMPING**2)[:, None]
+        pull[:, 1] = weight * (stars.anchor_x - stars.x)
+        pull[:, 2] = weight * (stars.anchor_y - stars.y)
+    return diagonal.ravel(), pull.ravel()
