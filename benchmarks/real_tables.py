@@ -22,6 +22,8 @@ MAD_RATIO, KERNEL_DEVIATION, COLOUR_RMS, TOTAL_MOVEMENT, COLOUR_MOVEMENT, SECOND
 #: Galaxies whose reference colours are held against the target; others are only reported.
 COLOUR_JUDGED = ("g232", "g260")
 DENSITY_RANGE = (0.8, 1.3)
+FIT_COLUMNS = """filter, mag, error, mag in cutout, r_eff px, n, components, kernel px, shift px, sources, density, \
+chi2, MAD in, MAD out, CPU s, flags"""
 
 References = Mapping[str, Mapping[str, tuple[float, float]]]
 ByDepth = Mapping[float, Sequence["GalaxyRun"]]
@@ -122,12 +124,9 @@ def deviations(values: Mapping[str, float]) -> dict[str, float]:
 def unflagged_densities(runs: Sequence[GalaxyRun]) -> list[str]:
     """Fits whose star density ratio is out of range though no flag says so."""
     low, high = DENSITY_RANGE
-    return [
-        f"{run.name} {name}"
-        for run in runs
-        for name, fit in run.fits.items()
-        if (fit.star_density_ratio < low or fit.star_density_ratio > high) and FitFlag.STAR_EXCESS not in fit.flags
-    ]
+    quiet = [(run.name, fit) for run in runs for fit in run.fits.values() if FitFlag.STAR_EXCESS not in fit.flags]
+    ratios = [(f"{galaxy} {fit.filter}", fit.star_density_ratio) for galaxy, fit in quiet]
+    return [f"{name} ({ratio:.2f})" for name, ratio in ratios if ratio < low or ratio > high]
 
 
 def flag_words(flags: FitFlag) -> str:
@@ -149,10 +148,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def galaxy_section(run: GalaxyRun) -> list[str]:
     """Return one galaxy's table."""
-    head = "filter, mag, error, mag in cutout, r_eff px, n, components, kernel px, shift px, sources, density, chi2"
-    head += ", MAD in, MAD out, CPU s, flags"
     cells = [[row.filter, *_cells(row)] for row in run.rows]
-    return [f"### {run.name}: {run.seconds:.1f} CPU s", "", *table(head.split(", "), cells)]
+    return [f"### {run.name}: {run.seconds:.1f} CPU s", "", *table(FIT_COLUMNS.split(", "), cells)]
 
 
 def _cells(row: FilterRow) -> list[str]:
@@ -240,8 +237,9 @@ def depth_section(by_depth: ByDepth) -> list[str]:
         name = runs[0].name
         totals, colours = moved[name]
         for k, row in enumerate(runs[0].rows):
-            values = [f"{run.rows[k].magnitude()[0]:.3f}" for run in runs]
-            rows.append([name, row.filter, *values, *(f"{m.get(row.filter, NAN):.3f}" for m in (totals, colours))])
+            values = [run.rows[k].magnitude()[0] for run in runs]
+            moves = [f"{m[row.filter]:.3f}" if row.filter in m else "-" for m in (totals, colours)]
+            rows.append([name, row.filter, *(f"{value:.3f}" for value in values), *moves])
         fine = largest(totals.values()) <= TOTAL_MOVEMENT and largest(colours.values()) <= COLOUR_MOVEMENT
         short.append([name, f"{largest(totals.values()):.3f}", f"{largest(colours.values()):.3f}", judged(fine)])
     head = ["galaxy", "filter", *(f"mag at S/N {depth:g}" for depth in by_depth), "moves", "colour moves"]
@@ -285,7 +283,9 @@ def render(runs: Sequence[GalaxyRun], references: References, by_depth: ByDepth)
     """Return all tables as Markdown."""
     lines = ["## Targets", "", "| | value | target | |", "|---|---|---|---|"]
     lines += [line.row() for line in target_lines(runs, references, by_depth)]
-    lines += ["", "## Fits", "", *(line for run in runs for line in galaxy_section(run))]
+    unflagged = ", ".join(unflagged_densities(runs))
+    lines += ["", *([f"Out of range without a flag: {unflagged}.", ""] if unflagged else [])]
+    lines += ["## Fits", "", *(line for run in runs for line in galaxy_section(run))]
     seen = [flag for flag in FitFlag if any(flag in fit.flags for run in runs for fit in run.fits.values())]
     lines += [*(f"* {flag_words(flag)}: {FIT_FLAG_DESCRIPTIONS[flag]}" for flag in seen if flag_words(flag)), ""]
     lines += mad_section(runs) if mad_ratios(runs) else []
