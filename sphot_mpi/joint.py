@@ -20,6 +20,8 @@ Pixel = TypeVar("Pixel", bound=np.generic)
 KERNEL_TOLERANCE = 0.003
 #: A new source must beat this part of the star light already there; early steps are stricter.
 BLEND_LADDER = (0.3, 0.1, 0.05, 0.02)
+#: Change of chi2, relative and at least 1, below which a fit is quiet: stars that come and go make more.
+QUIET_CHI2 = 1e-3
 #: Index of the strictest blend.
 LAST_BLEND = len(BLEND_LADDER) - 1
 #: Stars nearer to each other than this x FWHM become one.
@@ -71,12 +73,13 @@ def matched_filter(optics: Optics) -> MatchedFilter:
     return MatchedFilter(optics.frame.weight, optics.stars.sampled(optics.core_radius))
 
 
-def residual_of(state: State) -> Image:
-    """Data minus model of a state on the frame, 0 where masked."""
+def residual_of(state: State, star_image: Image | None = None) -> Image:
+    """Data minus model of a state on the frame, 0 where masked; the image of its stars may be at hand."""
     scene, optics = state.scene, state.optics
-    model = render_stars(scene.stars, optics) + render_galaxy(scene.galaxy, optics)
-    model += render_sky(scene.sky, optics.frame.shape)
-    return optics.frame.residual(model)
+    stars = render_stars(scene.stars, optics) if star_image is None else star_image
+    return optics.frame.residual(
+        stars + render_galaxy(scene.galaxy, optics) + render_sky(scene.sky, optics.frame.shape)
+    )
 
 
 def at(image: NDArray[Pixel], stars: Stars) -> NDArray[Pixel]:
@@ -101,12 +104,13 @@ def add_stars(state: State, threshold: float, blend: float, caution: Image) -> S
         Factor on the threshold at each pixel; inf where no new source may be.
     """
     stars = state.scene.stars
+    star_image = render_stars(stars, state.optics)
     found = detect(
         state.matched,
-        residual_of(state),
+        residual_of(state, star_image),
         threshold * state.optics.frame.correlation * caution,
         peak=state.optics.peak,
-        stars=render_stars(stars, state.optics),
+        stars=star_image,
         blend=blend,
         known=(stars.x, stars.y),
         fwhm=state.optics.fwhm,
@@ -168,12 +172,12 @@ def descend(
     return state
 
 
-def settle(state: State, freedom: Freedom, keep_snr: float, *, most: int, tolerance: float = 0.1) -> tuple[State, bool]:
-    """Solve without detection until chi2 falls by less than `tolerance`; returns whether it became quiet."""
+def settle(state: State, freedom: Freedom, keep_snr: float, *, most: int) -> tuple[State, bool]:
+    """Solve without detection until chi2 is quiet, by `QUIET_CHI2`; returns whether it became so."""
     for _ in range(most):
         before = state.step.chi2 if state.step is not None else np.inf
         state = prune(solve(state, freedom), keep_snr)
         assert state.step is not None
-        if abs(before - state.step.chi2) < tolerance:
+        if abs(before - state.step.chi2) < max(1.0, QUIET_CHI2 * state.step.chi2):
             return state, True
     return state, False

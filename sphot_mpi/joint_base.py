@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sphot_mpi.config import Config
-from sphot_mpi.joint import LAST_BLEND, State, descend, prune, settle, solve
+from sphot_mpi.joint import LAST_BLEND, State, at, descend, prune, settle, solve
 from sphot_mpi.joint_galaxy import (
     Smooth,
     centre_distance,
@@ -16,7 +16,7 @@ from sphot_mpi.joint_galaxy import (
     start_galaxy,
 )
 from sphot_mpi.joint_render import Freedom, render_stars
-from sphot_mpi.joint_scene import Frame, Optics, Scene
+from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Scene, Stars
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import Image
 from sphot_mpi.structure import flux_limits, star_density, with_faint_stars, with_structure_noise, with_wider_errors
@@ -31,8 +31,8 @@ PURGE_SNR = 6.0
 WIDENING, MOST_WIDENINGS = 1.6, 3
 #: Kernel and shift are measured on stars beyond this many r_eff, for a galaxy is no Sersic.
 KERNEL_CLEAR_RADIUS = 1.5
-#: Fewest pixels for that.
-LEAST_KERNEL_PIXELS = 2000
+#: Fewest pixels for that, and fewest stars above a S/N: without them nothing would hold the kernel.
+LEAST_KERNEL_PIXELS, LEAST_KERNEL_STARS, KERNEL_STAR_SNR = 2000, 5, 20.0
 #: Most solves after the last detection.
 SETTLE_PASSES = 4
 
@@ -50,7 +50,7 @@ class BaseFit:
     two_components : bool
         Whether a second component was needed.
     structured : bool
-        Whether errors on the galaxy were widened, because it is not smooth.
+        Whether errors on the galaxy were widened because too many stars were found on it.
     faint_limits : tuple of float
         As of `flux_limits`.
     """
@@ -92,7 +92,9 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
     joint = Freedom(kernel=calibrate, galaxy_flux=True, galaxy_shape=True)
     # what is not Sersic is measured before any star may explain it
     state = with_structure_noise(solve(state, joint))
-    state = state.with_frame(kernel_area(state.optics.frame, state.scene))
+    stars = state.scene.stars
+    bright_stars = stars.take(stars.snr(frame.correlation) > KERNEL_STAR_SNR)
+    state = state.with_frame(kernel_area(state.optics.frame, state.scene.galaxy, bright_stars))
     for index, threshold in enumerate(deep):
         state = descend(
             state, (threshold,), joint, keep, centre_caution(state, config), first_blend=len(bright) + index
@@ -100,24 +102,27 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
         if threshold == min(deep):
             break
     state = _second_descent(state, joint, config)
+    structured = False
     for _ in range(MOST_WIDENINGS):
         if not star_density(state, config.psf.report_snr).too_high:
             break
+        structured = True
         state = _second_descent(with_wider_errors(state, WIDENING), joint, config)
     limits = flux_limits(state, min(deep))
     state, converged = settle(with_faint_stars(state, limits), joint, keep, most=SETTLE_PASSES)
-    structured = bool((state.optics.frame.weight < frame.weight).any())
     return BaseFit(
         state=state, converged=converged, two_components=two_components, structured=structured, faint_limits=limits
     )
 
 
-def kernel_area(frame: Frame, scene: Scene) -> Frame:
-    """Frame whose kernel is measured off the galaxy, where there is enough of that."""
-    if scene.galaxy is None:
+def kernel_area(frame: Frame, galaxy: Galaxy | None, bright: Stars) -> Frame:
+    """Frame whose kernel is measured off the galaxy, where there is enough of that and of bright stars on it."""
+    if galaxy is None:
         return frame
-    area = frame.anchored_area & (galaxy_radius(scene.galaxy, frame.shape) > KERNEL_CLEAR_RADIUS)
-    return replace(frame, anchored_area=area) if (area & frame.good).sum() > LEAST_KERNEL_PIXELS else frame
+    area = frame.anchored_area & (galaxy_radius(galaxy, frame.shape) > KERNEL_CLEAR_RADIUS)
+    usable = area & frame.good
+    enough = usable.sum() > LEAST_KERNEL_PIXELS and at(usable, bright).sum() >= LEAST_KERNEL_STARS
+    return replace(frame, anchored_area=area) if enough else frame
 
 
 def _second_descent(state: State, freedom: Freedom, config: Config) -> State:

@@ -22,7 +22,7 @@ Vector = NDArray[np.float64]
 RADII = (5, 7, 10, 14, 20, 28, 40, 56)
 
 #: Light per pixel, in units of the noise, below which the coarse grid takes over.
-STAMP_EDGE = 0.03
+STAMP_EDGE = 0.1
 
 #: Pixels of the image along one side of a pixel of the coarse grid.
 COARSE = 4
