@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sphot_mpi.config import Config, Positions
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.joint import LAST_BLEND, State, at, descend, settle, solve
-from sphot_mpi.joint_base import KERNEL_START, centre_caution, kernel_area
+from sphot_mpi.joint_base import KERNEL_STAR_SNR, KERNEL_START, centre_caution, kernel_area
 from sphot_mpi.joint_galaxy import galaxy_of, galaxy_radius, robust_sigma
 from sphot_mpi.joint_render import Freedom
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
@@ -79,7 +79,10 @@ def fit_scaled_scene(
     covered = np.pad(covered, PAD, mode="edge")
     if (frame.good & covered).sum() > LEAST_COMMON * frame.good.sum():
         frame = replace(frame, anchored_area=covered)
-    frame = kernel_area(frame, _first_scene(frame, base))
+    # free stars follow any shift, so that the galaxy must tell it
+    bright = _sources_above(base, np.inf if positions == "free" else KERNEL_STAR_SNR)
+    bright_stars = Stars.new(bright["x_fit"] + PAD, bright["y_fit"] + PAD, bright["flux_fit"])
+    frame = kernel_area(frame, galaxy_of(base.components), bright_stars)
     optics = Optics.start(library, KERNEL_START if calibrate else 0.0, frame)
     state = State.start(_first_scene(frame, base), optics)
     if positions != "free":
@@ -130,9 +133,7 @@ def _first_scene(frame: Frame, base: FilterFit) -> Scene:
 
 def _with_anchors(state: State, base: FilterFit) -> State:
     """Put the base filter's sources into the scene, pinned, the most significant if there are too many."""
-    table = base.sources
-    finite = np.isfinite(table["x_fit"]) & np.isfinite(table["y_fit"]) & np.isfinite(table["flux_fit"])
-    table = table[finite & (table["snr"] > ANCHOR_SNR)]
+    table = _sources_above(base, ANCHOR_SNR)
     order = np.argsort(-table["snr"], kind="stable")
     stamp = state.optics.stars.sampled(state.optics.core_radius)
     most = int(ANCHORS_PER_PSF * state.optics.frame.good.sum() * (stamp**2).sum())
@@ -148,6 +149,13 @@ def _with_anchors(state: State, base: FilterFit) -> State:
     )
     usable = at(state.matched.covered, stars)
     return replace(state, scene=state.scene.with_stars(stars.take(usable)))
+
+
+def _sources_above(base: FilterFit, snr: float) -> NDArray[np.void]:
+    """The base filter's sources above a signal-to-noise."""
+    table = base.sources
+    finite = np.isfinite(table["x_fit"]) & np.isfinite(table["y_fit"]) & np.isfinite(table["flux_fit"])
+    return np.asarray(table[finite & (table["snr"] > snr)])
 
 
 def _free_bright(state: State) -> State:
