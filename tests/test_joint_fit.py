@@ -516,3 +516,24 @@ def test_a_frame_takes_its_noise_from_the_data():
     assert frame.noise == pytest.approx(NOISE[BASE], rel=0.05)
     assert frame.shape == (SHAPE[0] + 2 * PAD, SHAPE[1] + 2 * PAD)
     assert frame.anchored_area.all()
+
+
+# --- fields that say little about the kernel
+
+
+@pytest.mark.parametrize("n_stars", [0, 3])
+def test_few_stars_or_none_do_not_set_the_kernel_free(n_stars):
+    for seed in (0, 2):
+        field = make_field(n_stars, seed=seed)
+        cutout = make_cutout(field, with_error=True, seed=seed)
+        fit = fit_base_joint(cutout, library(BASE), CONFIG)
+        # a kernel that nothing holds ran to its bound, and the galaxy and chi2 with it
+        assert abs(fit.kernel.values[0] - KERNEL[BASE]) < 0.2
+        assert abs(magnitude_error(fit, total_flux(GALAXY))) < 0.02
+        assert fit.chi2_reduced < 1.2
+        assert FitFlag.KERNEL_FEW_ANCHORS in fit.flags
+        other = make_cutout(field, OTHER, with_error=True, seed=seed)
+        scaled = fit_scaled_joint(other, library(OTHER), fit, cutout, CONFIG)
+        colour = -2.5 * np.log10(scaled.total_flux / fit.total_flux)
+        assert colour == pytest.approx(GALAXY_COLOUR, abs=0.015)
+        assert abs(scaled.kernel.values[0] - KERNEL[OTHER]) < 0.2

@@ -1,0 +1,286 @@
+"""The stages of a joint fit one by one: finding, pruning, settling, the galaxy alone, structure that is not Sersic."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from analytic import gaussian_library, gaussian_stars
+
+from sphot_mpi.joint import State, add_stars, at, prune, residual_of, settle, solve
+from sphot_mpi.joint_galaxy import (
+    centre_distance,
+    clipped,
+    components_of,
+    fit_smooth,
+    galaxy_of,
+    galaxy_radius,
+    local_median,
+    no_stars,
+    robust_sigma,
+    second_component,
+    sky_vector,
+    start_galaxy,
+)
+from sphot_mpi.joint_render import Freedom, render_galaxy, render_sky
+from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
+from sphot_mpi.records import SersicParams, SkyPlane
+from sphot_mpi.sersic import total_flux
+from sphot_mpi.structure import negative_tail, structure_factor, with_structure_noise
+
+SHAPE = (133, 150)
+NOISE, SIGMA, KERNEL = 0.01, 0.9, 1.0
+LIBRARY = gaussian_library(SIGMA, (101, 90))
+GALAXY = SersicParams(amplitude=0.3, r_eff=9.0, n=1.4, x_0=73.3, y_0=66.8, ellip=0.35, theta=0.6)
+BULGE = SersicParams(amplitude=2.5, r_eff=2.4, n=1.7, x_0=73.3, y_0=66.8, ellip=0.1, theta=0.6)
+SKY = 0.5
+NEVER = np.full((SHAPE[0] + 2 * PAD, SHAPE[1] + 2 * PAD), np.inf)
+EVERYWHERE = np.ones(NEVER.shape)
+
+
+@cache
+def galaxy_image(*components):
+    frame = frame_of(np.zeros(SHAPE))
+    return frame.interior(render_galaxy(galaxy_of(components), optics_on(frame)))
+
+
+def frame_of(data, mask=None):
+    mask = np.zeros(SHAPE, bool) if mask is None else mask
+    return Frame.from_image(data, np.full(SHAPE, NOISE), mask, NOISE, 1.0)
+
+
+def optics_on(frame):
+    return Optics.start(LIBRARY, KERNEL, frame)
+
+
+def noise(seed=0):
+    return np.random.default_rng(seed).normal(0.0, NOISE, SHAPE)
+
+
+def stars_at(n=25, seed=0, low=0.8, high=5.0):
+    """Stars on a jittered grid, in the frame's coordinates."""
+    rng = np.random.default_rng(seed)
+    gy, gx = np.meshgrid(np.arange(12, 125, 22), np.arange(12, 145, 22), indexing="ij")
+    order = rng.permutation(gx.size)[:n]
+    x, y = (g.ravel()[order] + rng.uniform(-3, 3, n) + PAD for g in (gx, gy))
+    return Stars.new(x, y, rng.uniform(low, high, n))
+
+
+def image_of(stars):
+    return gaussian_stars(SHAPE, stars.x - PAD, stars.y - PAD, stars.flux, np.hypot(SIGMA, KERNEL))
+
+
+def state_of(data, stars=None, galaxy=None, mask=None):
+    frame = frame_of(data, mask)
+    sky = np.array([SKY, 0.0, 0.0])
+    scene = Scene(stars=no_stars() if stars is None else stars, galaxy=galaxy, sky=sky)
+    return State.start(scene, optics_on(frame))
+
+
+# --- finding, pruning, settling
+
+
+def test_stars_are_found_and_solved():
+    truth = stars_at()
+    state = state_of(SKY + image_of(truth) + noise())
+    state = add_stars(state, 10.0, 0.0, EVERYWHERE)
+    assert state.scene.stars.size == truth.size
+    state, quiet = settle(state, Freedom(), 3.0, most=20)
+    assert quiet
+    stars = state.scene.stars
+    distance = np.hypot(stars.x[:, None] - truth.x, stars.y[:, None] - truth.y)
+    nearest = distance.argmin(axis=1)
+    assert np.unique(nearest).size == truth.size
+    pull = (stars.flux - truth.flux[nearest]) / np.sqrt(stars.variance[:, 0])
+    # 25 pulls: 14 % of scatter about 1
+    assert np.abs(pull).max() < 4.5
+    assert np.sqrt((pull**2).mean()) < 1.6
+    assert residual_of(state)[state.optics.frame.good].std() == pytest.approx(NOISE, rel=0.03)
+    # nothing is left to find
+    assert add_stars(state, 6.0, 0.0, EVERYWHERE).scene.stars.size == truth.size
+
+
+def test_no_star_is_added_where_it_may_not_be():
+    state = state_of(SKY + image_of(stars_at()) + noise())
+    assert add_stars(state, 5.0, 0.0, NEVER).scene.stars.size == 0
+    left = np.where(np.arange(NEVER.shape[1])[None, :] < 80, EVERYWHERE, np.inf)
+    found = add_stars(state, 10.0, 0.0, left).scene.stars
+    assert 0 < found.size < 25
+    assert found.x.max() < 80.5
+
+
+def test_twins_merge_faint_stars_go_and_anchors_stay():
+    truth = stars_at(6)
+    x, y = truth.x, truth.y
+    fwhm = state_of(SKY + noise()).optics.fwhm
+    faint = Stars.new(np.array([x[0] + 11.0, x[1] + 11.0]), np.array([y[0], y[1]]), np.full(2, 0.01))
+    twin = Stars.new(x[2:3] + 0.2 * fwhm, y[2:3], np.array([0.3]))
+    beyond = Stars.new(np.array([-3.0]), np.array([50.0]), np.array([9.0]))
+    stars = replace(truth, flux=truth.flux + 1.0).join(faint).join(twin).join(beyond)
+    anchor = np.full(stars.size, np.inf)
+    anchor[7] = 0.1  # the second faint one
+    stars = replace(stars, anchor_sigma=anchor, variance=np.full((stars.size, 3), 0.02**2))
+    pruned = prune(state_of(SKY + noise(), stars), 1.5).scene.stars
+    np.testing.assert_allclose(np.sort(pruned.x), np.sort(np.append(x, x[1] + 11.0)))
+    assert pruned.anchored.sum() == 1
+    # without an error there is no significance
+    unknown = replace(stars, variance=np.full((stars.size, 3), np.inf))
+    assert prune(state_of(SKY + noise(), unknown), 1.5).scene.stars.size == 1
+
+
+def test_values_at_stars_are_those_of_the_nearest_pixel():
+    image = np.arange(20.0).reshape(4, 5)
+    stars = Stars.new(np.array([1.4, 2.6, -9.0, 99.0]), np.array([0.6, 2.4, 1.0, 99.0]), np.ones(4))
+    np.testing.assert_array_equal(at(image, stars), [image[1, 1], image[2, 3], image[1, 0], image[3, 4]])
+
+
+def test_solving_renews_the_kernel_and_its_filter():
+    truth = stars_at(low=3.0, high=20.0)
+    wide = gaussian_stars(SHAPE, truth.x - PAD, truth.y - PAD, truth.flux, np.hypot(SIGMA, 1.5))
+    state = state_of(SKY + wide + noise(), truth)
+    start = state.matched
+    for _ in range(6):
+        state = solve(state, Freedom(kernel=True))
+    assert np.sqrt(state.optics.variance) == pytest.approx(1.5, abs=0.02)
+    assert state.passes == 6
+    assert state.matched is not start
+    # a wider PSF collects more noise
+    assert state.matched.precision.max() < start.precision.max()
+
+
+# --- the galaxy alone
+
+
+def test_sky_vector_is_the_plane_in_the_cutout():
+    plane = SkyPlane(level=0.3, slope_x=1e-3, slope_y=-2e-3, x_ref=20.0, y_ref=70.0)
+    frame = frame_of(np.zeros(SHAPE))
+    image = frame.interior(render_sky(sky_vector(plane, frame.shape), frame.shape))
+    np.testing.assert_allclose(image, plane.render(SHAPE), atol=1e-12)
+
+
+def test_galaxy_and_components_are_the_same_thing():
+    two = components_of(galaxy_of((GALAXY, BULGE)))
+    for got, want in zip(two, (GALAXY, BULGE), strict=True):
+        for name in ("amplitude", "r_eff", "n", "x_0", "y_0", "ellip", "theta"):
+            assert getattr(got, name) == pytest.approx(getattr(want, name), rel=1e-9)
+
+
+def test_local_median_is_smooth_light_without_stars():
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    plane = 1.0 + 0.01 * x - 0.02 * y
+    stars = image_of(stars_at(high=50.0))
+    got = local_median(plane + stars, np.ones(SHAPE, bool))
+    inner = got[9:-9, 9:-9]
+    # a star covers a third of a block, which moves the median along the block's gradient of 0.2
+    assert np.abs(inner - plane[9:-9, 9:-9]).max() < 0.2
+    np.testing.assert_allclose(local_median(plane, np.ones(SHAPE, bool))[9:-13, 9:-13], plane[9:-13, 9:-13], atol=1e-9)
+    # blocks without data take their neighbours' value, and nothing at all is 0
+    good = np.ones(SHAPE, bool)
+    good[:, :60] = False
+    assert np.isfinite(local_median(np.where(good, plane, np.nan), good)).all()
+    np.testing.assert_array_equal(local_median(plane, ~np.ones(SHAPE, bool)), 0.0)
+
+
+def test_robust_sigma_is_that_of_a_gaussian():
+    values = np.random.default_rng(0).normal(3.0, 2.0, 20000)
+    assert robust_sigma(np.append(values, np.full(500, 1e6))) == pytest.approx(2.0, rel=0.05)
+
+
+def test_stars_are_clipped_and_the_galaxy_is_not():
+    stars = stars_at(high=30.0)
+    frame = frame_of(SKY + galaxy_image(GALAXY) + image_of(stars) + noise())
+    optics = optics_on(frame)
+    sky = np.array([SKY, 0.0, 0.0])
+    smooth = fit_smooth(frame_of(SKY + galaxy_image(GALAXY) + noise()), optics, (GALAXY,), most=5)
+    assert smooth.sky == pytest.approx(sky, abs=0.002)
+    kept = clipped(frame, optics, smooth)
+    far = centre_distance(smooth.galaxy, frame.shape) > 20.0
+    assert not kept.good[np.rint(stars.y).astype(int), np.rint(stars.x).astype(int)][
+        at(far, stars) & (stars.flux > 3.0)
+    ].any()
+    lost = frame.good & ~kept.good
+    assert lost.sum() < 0.2 * frame.good.sum()
+    assert not lost[centre_distance(smooth.galaxy, frame.shape) < 2.0].any()
+    # a galaxy that is modelled twice too faint is not taken for stars
+    half = replace(smooth, galaxy=replace(smooth.galaxy, fluxes=0.5 * smooth.galaxy.fluxes))
+    calm = frame_of(SKY + galaxy_image(GALAXY) + noise())
+    inside = galaxy_radius(smooth.galaxy, frame.shape) < 1.5
+    assert clipped(calm, optics, half).good[inside].mean() > 0.6
+
+
+def test_the_first_galaxy_is_near_the_true_one_among_many_stars():
+    frame = frame_of(SKY + galaxy_image(GALAXY) + image_of(stars_at(36, high=30.0)) + noise())
+    smooth = start_galaxy(frame, optics_on(frame))
+    (got,) = components_of(smooth.galaxy)
+    # stars are masked, not fitted: a start, to be good to a tenth of a magnitude
+    assert smooth.galaxy.fluxes.sum() == pytest.approx(total_flux(GALAXY), rel=0.1)
+    assert (got.x_0, got.y_0) == pytest.approx((GALAXY.x_0, GALAXY.y_0), abs=0.2)
+    assert got.r_eff == pytest.approx(GALAXY.r_eff, rel=0.15)
+
+
+@pytest.mark.parametrize("two", [True, False])
+def test_a_second_component_is_given_to_those_who_need_it(two):
+    components = (GALAXY, BULGE) if two else (GALAXY,)
+    for seed in range(3):
+        frame = frame_of(SKY + galaxy_image(*components) + noise(seed))
+        optics = optics_on(frame)
+        smooth = start_galaxy(frame, optics)
+        found = second_component(frame, optics, np.zeros(frame.shape), smooth)
+        if not two:
+            assert found is None
+            continue
+        assert found.galaxy.size == 2
+        assert found.chi2 / frame.good.sum() == pytest.approx(1.0, abs=0.05)
+        assert found.galaxy.fluxes.sum() == pytest.approx(total_flux(GALAXY) + total_flux(BULGE), rel=0.02)
+
+
+# --- structure
+
+
+def lumps(seed=0):
+    """Ripples of both signs on the galaxy, proportional to its light."""
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    angle = np.arctan2(y - GALAXY.y_0, x - GALAXY.x_0)
+    radius = np.hypot(x - GALAXY.x_0, y - GALAXY.y_0)
+    return 0.25 * galaxy_image(GALAXY) * np.sin(4 * angle + 0.9 * radius + seed)
+
+
+def test_a_smooth_galaxy_has_no_structure():
+    for seed in range(3):
+        state = state_of(SKY + galaxy_image(GALAXY) + noise(seed), galaxy=galaxy_of((GALAXY,)))
+        np.testing.assert_array_equal(structure_factor(state), 1.0)
+    without = state_of(SKY + noise())
+    np.testing.assert_array_equal(structure_factor(without), 1.0)
+
+
+def test_stars_are_no_structure_for_they_only_add_light():
+    state = state_of(SKY + galaxy_image(GALAXY) + image_of(stars_at(36)) + noise(), galaxy=galaxy_of((GALAXY,)))
+    np.testing.assert_array_equal(structure_factor(state), 1.0)
+
+
+def test_structure_widens_errors_on_the_galaxy_and_never_more_outside():
+    state = state_of(SKY + galaxy_image(GALAXY) + lumps() + noise(), galaxy=galaxy_of((GALAXY,)))
+    factor = structure_factor(state)
+    radius = galaxy_radius(state.scene.galaxy, factor.shape)
+    assert (factor >= 1.0).all()
+    assert factor.max() > 1.5
+    np.testing.assert_array_equal(factor[radius > 2.5], 1.0)
+    order = np.argsort(radius.ravel())
+    assert (np.diff(factor.ravel()[order]) <= 1e-12).all()
+    widened = with_structure_noise(state)
+    good = state.optics.frame.good
+    np.testing.assert_array_equal(widened.optics.frame.good, good)
+    ratio = state.optics.frame.weight[good] / widened.optics.frame.weight[good]
+    np.testing.assert_allclose(np.sqrt(ratio), factor[good])
+    # stronger structure, wider errors
+    strong = state_of(SKY + galaxy_image(GALAXY) + 2 * lumps() + noise(), galaxy=galaxy_of((GALAXY,)))
+    assert structure_factor(strong).max() > factor.max()
+
+
+def test_negative_tail_is_blind_to_what_adds_light():
+    rng = np.random.default_rng(0)
+    values = rng.normal(0.0, 1.7, 20000)
+    assert negative_tail(values) == pytest.approx(1.7, rel=0.03)
+    stars = np.where(rng.uniform(size=20000) < 0.1, 50.0, 0.0)
+    assert negative_tail(values + stars) == pytest.approx(1.7, rel=0.12)
+    assert negative_tail(np.where(values < 0, 3 * values, values)) > 3.0
