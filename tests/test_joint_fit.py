@@ -245,14 +245,16 @@ def check_rendering(fit, cutout, state):
     residual = images.residual(cutout.data)
     total = images.sersic + images.sources + images.sky + residual
     np.testing.assert_allclose(total, cutout.data, atol=1e-12 * cutout.data.max())
-    # the faintest wings lie on a coarse grid whose phase differs between cutout and frame, and the solver stops
-    # changing the PSF below 0.003 px of sigma: a hundredth of the noise
-    inner = state.optics.frame.interior(residual_of(state))
-    np.testing.assert_allclose(residual, inner, atol=0.02 * NOISE[cutout.filter])
+    # stars too faint to be found, whose mean light the fit expects, are in no table: they stay in the residual
+    frame = state.optics.frame
+    inner = frame.interior(residual_of(state) + frame.faint)
+    # the faintest wings lie on a coarse grid whose margin is another: a hundredth of the noise
+    np.testing.assert_allclose(residual, inner, atol=0.01 * NOISE[cutout.filter])
     assert images.sersic.sum() == pytest.approx(fit.flux_in_cutout, rel=1e-5)
     assert residual.std() == pytest.approx(NOISE[cutout.filter], rel=0.15)
     # the fit's own chi2 counts errors that are at least those of the map
-    assert fit.chi2_reduced <= ((residual / cutout.error) ** 2).mean() * (1.0 + 1e-3)
+    own = residual - frame.interior(frame.faint)
+    assert fit.chi2_reduced <= ((own / cutout.error) ** 2).mean() * (1.0 + 1e-3)
 
 
 def test_the_record_of_a_base_fit_renders_to_the_model_that_was_fitted():
