@@ -50,11 +50,11 @@ class MatchedFilter:
     def _transform(self, stamp: Image, radius: int) -> NDArray[np.complex128]:
         padded = np.zeros(self._shape)
         padded[: stamp.shape[0], : stamp.shape[1]] = stamp
-        return fft.rfft2(np.roll(padded, (-radius, -radius), (0, 1)))
+        return np.asarray(fft.rfft2(np.roll(padded, (-radius, -radius), (0, 1))))
 
     def _convolve(self, image: Image, transform: NDArray[np.complex128]) -> Image:
         ny, nx = image.shape
-        return fft.irfft2(fft.rfft2(image, self._shape) * transform, self._shape)[:ny, :nx]
+        return np.asarray(fft.irfft2(fft.rfft2(image, self._shape) * transform, self._shape)[:ny, :nx])
 
     def snr(self, residual: Image) -> Image:
         """Signal-to-noise map of a residual image; 0 where nothing is covered.

@@ -207,7 +207,7 @@ class _Summary:
         ny, nx = self.frame.shape
         unit = np.array([1.0, 2.0 / nx, 2.0 / ny])
         rows = [self.index[f"sky{k}"] for k in range(3)]
-        return self.covariance[np.ix_(rows, rows)] * unit * unit[:, None]
+        return np.asarray(self.covariance[np.ix_(rows, rows)] * unit * unit[:, None])
 
     def _free_covariance(self) -> tuple[Image, float]:
         """Covariance of the Sersic parameters, and the error of the total flux, where the shape was free."""

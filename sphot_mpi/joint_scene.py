@@ -296,7 +296,7 @@ class Galaxy:
         dx, dy = x - self.centre[0], y - self.centre[1]
         along = dx * np.cos(theta) + dy * np.sin(theta)
         across = dy * np.cos(theta) - dx * np.sin(theta)
-        return np.hypot(along, across / q) / self.half_light_radius()
+        return np.asarray(np.hypot(along, across / q) / self.half_light_radius())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -240,8 +240,8 @@ def _step_fluxes(fluxes: Vector, step: dict[str, float]) -> Vector:
     """Apply the steps of the components' fluxes, or of their common scale; a scale never turns negative."""
     if "scale" in step:
         total = fluxes.sum()
-        return fluxes * (max(total + step["scale"], LEAST_SCALE * total) / total)
-    return fluxes + np.array([step.get(f"{c}.flux", 0.0) for c in range(fluxes.size)])
+        return np.asarray(fluxes * (max(total + step["scale"], LEAST_SCALE * total) / total))
+    return np.asarray(fluxes + [step.get(f"{c}.flux", 0.0) for c in range(fluxes.size)])
 
 
 def _invert(matrix: NDArray[np.float64]) -> NDArray[np.float64]:

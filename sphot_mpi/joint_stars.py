@@ -92,9 +92,9 @@ def star_system(stars: Stars, optics: Optics, residual: Image, columns: NDArray[
         stamps = np.ascontiguousarray(stamps[:, :1])
     data, indices, indptr, rhs = sparse_kernels.gram_blocks(stamps, corner_y, corner_x, frame.weight, residual)
     c = stamps.shape[1]
-    cross = np.empty((n, c, columns.shape[2]))
-    kernels.cross_products(cross, stamps, corner_y, corner_x, frame.weight, columns)
-    cross = cross.reshape(n * c, -1)
+    products = np.empty((n, c, columns.shape[2]))
+    kernels.cross_products(products, stamps, corner_y, corner_x, frame.weight, columns)
+    cross = products.reshape(n * c, -1)
     matrix = sparse.csc_array((data, indices, indptr), shape=(n * c, n * c))
     diagonal, pull = _priors(stars, c)
     matrix.setdiag(matrix.diagonal() + diagonal)

@@ -39,9 +39,7 @@ class LibraryPSF:
     oversample: int
 
     @classmethod
-    def from_array(
-        cls, array: NDArray[np.floating], oversample: int, *, pixel_response: bool = True
-    ) -> "LibraryPSF":
+    def from_array(cls, array: NDArray[np.floating], oversample: int, *, pixel_response: bool = True) -> "LibraryPSF":
         """Normalise an array to unit sum and put the detector pixel in, where it is missing.
 
         Parameters
@@ -80,7 +78,7 @@ def _convolve_pixel(values: Image, oversample: int) -> Image:
     padded = np.pad(values, oversample)
     fy = fft.fftfreq(padded.shape[0], 1.0 / oversample)[:, None]
     fx = fft.rfftfreq(padded.shape[1], 1.0 / oversample)[None, :]
-    return fft.irfft2(fft.rfft2(padded) * np.sinc(fx) * np.sinc(fy), padded.shape)
+    return np.asarray(fft.irfft2(fft.rfft2(padded) * np.sinc(fx) * np.sinc(fy), padded.shape))
 
 
 class PSF:
@@ -138,7 +136,7 @@ class PSF:
     def array(self) -> Image:
         """Working PSF on the oversampled grid, unit sum."""
         fy, fx = self.frequencies()
-        return fft.irfft2(self.library_spectrum * self.kernel.transform(fx, fy), self.padded_shape)
+        return np.asarray(fft.irfft2(self.library_spectrum * self.kernel.transform(fx, fy), self.padded_shape))
 
     @cached_property
     def planes(self) -> NDArray[np.float64]:
@@ -204,7 +202,7 @@ class PSF:
     @property
     def sigma(self) -> float:
         """Standard deviation of the Gaussian with the same FWHM, px."""
-        return self.fwhm / FWHM_PER_SIGMA
+        return float(self.fwhm / FWHM_PER_SIGMA)
 
 
 def padded_shape(library: LibraryPSF) -> tuple[int, int]:
@@ -227,7 +225,7 @@ def library_spectrum(library: LibraryPSF) -> NDArray[np.complex128]:
     y0 = (shape[0] - library.array.shape[0]) // 2
     x0 = (shape[1] - library.array.shape[1]) // 2
     padded[y0 : y0 + library.array.shape[0], x0 : x0 + library.array.shape[1]] = library.array
-    return fft.rfft2(padded)
+    return np.asarray(fft.rfft2(padded))
 
 
 def gaussian_sigma(psf: PSF) -> float:
@@ -239,6 +237,7 @@ def gaussian_sigma(psf: PSF) -> float:
     y, x = np.mgrid[-half : half + 1, -half : half + 1] / psf.oversample
 
     def residual(p: Image) -> Image:
-        return (p[0] * np.exp(-0.5 * ((x - p[1]) ** 2 + (y - p[2]) ** 2) / p[3] ** 2) - core).ravel() / core.max()
+        model = p[0] * np.exp(-0.5 * ((x - p[1]) ** 2 + (y - p[2]) ** 2) / p[3] ** 2)
+        return np.asarray((model - core).ravel() / core.max())
 
     return float(optimize.least_squares(residual, [core.max(), 0.0, 0.0, psf.sigma]).x[3])

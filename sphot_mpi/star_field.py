@@ -125,7 +125,7 @@ class StarField:
         """Index into `radii` of the stamp that each star needs."""
         limit = STAMP_EDGE * self.noise
         # edges fall with the index: the first that is dim enough will do
-        return np.argmax(np.abs(flux)[:, None] * self._edge[None, :] <= limit, axis=1)
+        return np.asarray(np.argmax(np.abs(flux)[:, None] * self._edge[None, :] <= limit, axis=1))
 
     def render(self, x: Vector, y: Vector, flux: Vector) -> Image:
         """Image of point sources.
