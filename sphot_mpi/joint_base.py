@@ -33,6 +33,8 @@ WIDENING, MOST_WIDENINGS = 1.6, 3
 KERNEL_CLEAR_RADIUS = 1.5
 #: Fewest pixels for that, and fewest stars above a S/N: without them nothing would hold the kernel.
 LEAST_KERNEL_PIXELS, LEAST_KERNEL_STARS, KERNEL_STAR_SNR = 2000, 5, 20.0
+#: A star's position is solved this often, and afterwards only above this S/N.
+SETTLED_AGE, MOVING_SNR = 3, 20.0
 #: Most solves after the last detection.
 SETTLE_PASSES = 4
 
@@ -109,7 +111,7 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
         structured = True
         state = _second_descent(with_wider_errors(state, WIDENING), joint, config)
     limits = flux_limits(state, min(deep))
-    state, converged = settle(with_faint_stars(state, limits), joint, keep, most=SETTLE_PASSES)
+    state, converged = settle(free_all(with_faint_stars(state, limits)), joint, keep, most=SETTLE_PASSES)
     return BaseFit(
         state=state, converged=converged, two_components=two_components, structured=structured, faint_limits=limits
     )
@@ -131,8 +133,23 @@ def _second_descent(state: State, freedom: Freedom, config: Config) -> State:
     for threshold in config.psf.snr_ladder:
         if threshold < PURGE_SNR:
             caution = centre_caution(state, config)
-            state = descend(state, (threshold,), freedom, config.psf.keep_snr, caution, first_blend=LAST_BLEND)
+            state = descend(
+                hold_settled(state), (threshold,), freedom, config.psf.keep_snr, caution, first_blend=LAST_BLEND
+            )
     return state
+
+
+def hold_settled(state: State) -> State:
+    """Hold the positions of faint stars that have been solved often enough; they move no more, but cost as much."""
+    stars = state.scene.stars
+    moving = (stars.age < SETTLED_AGE) | (stars.snr(state.optics.frame.correlation) > MOVING_SNR)
+    return replace(state, scene=state.scene.with_stars(replace(stars, free=moving)))
+
+
+def free_all(state: State) -> State:
+    """Let all stars move."""
+    stars = state.scene.stars
+    return replace(state, scene=state.scene.with_stars(replace(stars, free=np.ones(stars.size, bool))))
 
 
 def centre_caution(state: State, config: Config) -> Image:

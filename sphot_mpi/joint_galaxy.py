@@ -30,7 +30,7 @@ CORE_SCATTER = 1.15
 #: Side, px, of the blocks whose medians tell stars from smooth light.
 BLOCK = 9
 #: A component with less than this share of the light is a star or a blemish.
-LEAST_SHARE = 0.03
+LEAST_SHARE = 0.1
 #: Starts of disk and bulge: bulge radius over that of one component, and the two n.
 SECOND_STARTS = ((0.25, 1.0, 2.0), (0.5, 0.7, 1.0))
 
@@ -222,7 +222,7 @@ def second_component(frame: Frame, optics: Optics, stars: Image, smooth: Smooth)
     Returns
     -------
     Smooth or None
-        The better fit of two starts with two components; None where one component is enough.
+        The first of the starts that is enough better; None where one component will do.
 
     Notes
     -----
@@ -236,19 +236,17 @@ def second_component(frame: Frame, optics: Optics, stars: Image, smooth: Smooth)
         return None
     unit = confusion_unit(used, optics, one)
     (main,) = components_of(one.galaxy)
-    best: Smooth | None = None
     for radius, n_disk, n_bulge in SECOND_STARTS:
         disk = replace(main, r_eff=1.1 * main.r_eff, n=n_disk)
         bulge = replace(main, r_eff=radius * main.r_eff, n=n_bulge, ellip=0.5 * main.ellip)
         try:
-            two = fit_smooth(used, optics, (disk, bulge), most=40)
+            two = fit_smooth(used, optics, (disk, bulge), most=30)
         except FitError:  # no two components of positive flux from this start
             continue
-        if (two.galaxy.fluxes > LEAST_SHARE * two.galaxy.fluxes.sum()).all() and (best is None or two.chi2 < best.chi2):
-            best = two
-    if best is None or (one.chi2 - best.chi2) / unit < SECOND_COMPONENT_GAIN:
-        return None
-    return best
+        enough = one.chi2 - two.chi2 > SECOND_COMPONENT_GAIN * unit
+        if enough and (two.galaxy.fluxes > LEAST_SHARE * two.galaxy.fluxes.sum()).all():
+            return two
+    return None
 
 
 def core_scatter(frame: Frame, optics: Optics, smooth: Smooth) -> float:

@@ -120,7 +120,7 @@ class Optics:
             if renderer is None
             else renderer.with_psf(psf)
         )
-        self.stars = StarField(psf, frame.shape, frame.noise)
+        self.stars = StarField(psf, frame.shape, frame.noise * frame.correlation)
 
     @classmethod
     def start(cls, library: LibraryPSF, sigma: float, frame: Frame) -> "Optics":
@@ -184,6 +184,8 @@ class Stars:
         Flux prior; sigma inf = none.
     free : (n,) bool ndarray
         Whether the position is solved for.
+    age : (n,) int64 ndarray
+        Solves that the star has been through.
     """
 
     x: Vector
@@ -198,6 +200,7 @@ class Stars:
     prior_flux: Vector
     prior_sigma: Vector
     free: NDArray[np.bool_]
+    age: NDArray[np.int64]
 
     @classmethod
     def new(cls, x: Vector, y: Vector, flux: Vector) -> "Stars":
@@ -216,6 +219,7 @@ class Stars:
             prior_flux=np.zeros(n),
             prior_sigma=np.full(n, np.inf),
             free=np.ones(n, bool),
+            age=np.zeros(n, np.int64),
         )
 
     @property

@@ -177,7 +177,7 @@ def _move_stars(stars: Stars, system: StarSystem, solution: _Solution) -> Stars:
     if free.size:
         for axis, position in ((1, x), (2, y)):
             position[free] += np.clip(step[system.first[free] + axis], -STAR_STEP, STAR_STEP)
-    return replace(stars, x=x, y=y, flux=flux, variance=variance)
+    return replace(stars, x=x, y=y, flux=flux, variance=variance, age=stars.age + 1)
 
 
 def _stem(name: str) -> str:

@@ -85,27 +85,23 @@ def star_system(stars: Stars, optics: Optics, residual: Image, columns: NDArray[
     if n == 0:
         return StarSystem(sparse.csc_array((0, 0)), np.zeros(0), np.zeros((0, columns.shape[2])), empty, empty, None)
     stamps, corner_y, corner_x = optics.stars.stamps(stars.x, stars.y, optics.core_radius)
-    any_free = bool(stars.free.any())
-    if any_free:
-        stamps[:, 1:] *= stars.flux[:, None, None, None]
-    else:
-        stamps = np.ascontiguousarray(stamps[:, :1])
+    stamps[:, 1:] *= stars.flux[:, None, None, None]
+    used = np.ones((n, 3), bool)
+    used[~stars.free, 1:] = False
+    keep = np.flatnonzero(used.ravel())
+    if keep.size < 3 * n:
+        # columns one by one, since not every star has three
+        stamps = stamps.reshape(3 * n, 1, *stamps.shape[2:])[keep]
+        corner_y, corner_x = np.repeat(corner_y, 3)[keep], np.repeat(corner_x, 3)[keep]
     data, indices, indptr, rhs = sparse_kernels.gram_blocks(stamps, corner_y, corner_x, frame.weight, residual)
-    c = stamps.shape[1]
-    products = np.empty((n, c, columns.shape[2]))
+    products = np.empty((*stamps.shape[:2], columns.shape[2]))
     kernels.cross_products(products, stamps, corner_y, corner_x, frame.weight, columns)
-    cross = products.reshape(n * c, -1)
-    matrix = sparse.csc_array((data, indices, indptr), shape=(n * c, n * c))
-    diagonal, pull = _priors(stars, c)
-    matrix.setdiag(matrix.diagonal() + diagonal)
-    rhs = rhs + pull
-    width = np.where(stars.free, c, 1)
-    if any_free and not stars.free.all():
-        used = np.ones((n, 3), bool)
-        used[~stars.free, 1:] = False
-        keep = np.flatnonzero(used.ravel())
-        matrix, rhs, cross = matrix[keep][:, keep].tocsc(), rhs[keep], cross[keep]
-        matrix.sort_indices()
+    cross = products.reshape(keep.size, -1)
+    matrix = sparse.csc_array((data, indices, indptr), shape=(keep.size, keep.size))
+    diagonal, pull = _priors(stars)
+    matrix.setdiag(matrix.diagonal() + diagonal[keep])
+    rhs = rhs + pull[keep]
+    width = np.where(stars.free, 3, 1)
     first = np.concatenate((np.zeros(1, np.int64), np.cumsum(width)[:-1]))
     # a source without any usable pixel has an empty column; it stays as it is
     bare = matrix.diagonal() <= 0.0
@@ -114,16 +110,14 @@ def star_system(stars: Stars, optics: Optics, residual: Image, columns: NDArray[
     return StarSystem.of(matrix, rhs, cross, first, width)
 
 
-def _priors(stars: Stars, columns: int) -> tuple[Vector, Vector]:
-    """Diagonal and right-hand side of the stars' priors, and the damping of their positions."""
-    n = stars.size
-    diagonal, pull = np.zeros((n, columns)), np.zeros((n, columns))
+def _priors(stars: Stars) -> tuple[Vector, Vector]:
+    """Diagonal and right-hand side, for flux, x and y of each star, of priors and of the positions' damping."""
+    diagonal, pull = np.zeros((stars.size, 3)), np.zeros((stars.size, 3))
     flux_weight = 1.0 / stars.prior_sigma**2
     diagonal[:, 0] = flux_weight
     pull[:, 0] = flux_weight * (stars.prior_flux - stars.flux)
-    if columns == 3:
-        weight = 1.0 / stars.anchor_sigma**2
-        diagonal[:, 1:] = (weight + 1.0 / STAR_DAMPING**2)[:, None]
-        pull[:, 1] = weight * (stars.anchor_x - stars.x)
-        pull[:, 2] = weight * (stars.anchor_y - stars.y)
+    weight = 1.0 / stars.anchor_sigma**2
+    diagonal[:, 1:] = (weight + 1.0 / STAR_DAMPING**2)[:, None]
+    pull[:, 1] = weight * (stars.anchor_x - stars.x)
+    pull[:, 2] = weight * (stars.anchor_y - stars.y)
     return diagonal.ravel(), pull.ravel()
