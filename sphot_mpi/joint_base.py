@@ -142,7 +142,8 @@ def _second_descent(state: State, freedom: Freedom, config: Config) -> State:
 def hold_settled(state: State) -> State:
     """Hold the positions of faint stars that have been solved often enough; they move no more, but cost as much."""
     stars = state.scene.stars
-    moving = (stars.age < SETTLED_AGE) | (stars.snr(state.optics.frame.correlation) > MOVING_SNR)
+    young = (stars.age < SETTLED_AGE) | (stars.snr(state.optics.frame.correlation) > MOVING_SNR)
+    moving = np.where(stars.anchored, stars.free, young)
     return replace(state, scene=state.scene.with_stars(replace(stars, free=moving)))
 
 

@@ -22,6 +22,8 @@ from sphot_mpi.star_field import StarField
 Vector = NDArray[np.float64]
 Pixel = TypeVar("Pixel", bound=np.generic)
 
+#: Half-size, in FWHM, of the stars' core stamps; the residual is that of whole stars, so it is no bias.
+CORE_FWHM = 1.5
 #: Margin of the frame around the cutout, px.
 PAD = 12
 
@@ -155,8 +157,8 @@ class Optics:
 
     @cached_property
     def core_radius(self) -> int:
-        """Half-size, px, of the stamps that carry the stars' equations: two FWHM."""
-        return int(np.clip(np.ceil(2.0 * self.fwhm), 4, 14))
+        """Half-size, px, of the stamps that carry the stars' equations."""
+        return int(np.clip(np.ceil(CORE_FWHM * self.fwhm), 4, 12))
 
     @cached_property
     def peak(self) -> float:
@@ -204,7 +206,7 @@ class Stars:
 
     @classmethod
     def new(cls, x: Vector, y: Vector, flux: Vector) -> "Stars":
-        """Sources without anchors, free to move."""
+        """Sources without anchors; their flux is solved once before they may move."""
         n = x.size
         return cls(
             x=x,
@@ -218,7 +220,7 @@ class Stars:
             base_flux=np.zeros(n),
             prior_flux=np.zeros(n),
             prior_sigma=np.full(n, np.inf),
-            free=np.ones(n, bool),
+            free=np.zeros(n, bool),
             age=np.zeros(n, np.int64),
         )
 

@@ -177,7 +177,9 @@ def _move_stars(stars: Stars, system: StarSystem, solution: _Solution) -> Stars:
     if free.size:
         for axis, position in ((1, x), (2, y)):
             position[free] += np.clip(step[system.first[free] + axis], -STAR_STEP, STAR_STEP)
-    return replace(stars, x=x, y=y, flux=flux, variance=variance, age=stars.age + 1)
+    # a new star may move once its flux is known: before that, its step would be a guess
+    released = stars.free | ((stars.age == 0) & ~stars.anchored)
+    return replace(stars, x=x, y=y, flux=flux, variance=variance, free=released, age=stars.age + 1)
 
 
 def _stem(name: str) -> str:
