@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sphot_mpi.config import Config, Positions
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.joint import LAST_BLEND, State, at, descend, settle, solve
-from sphot_mpi.joint_base import KERNEL_STAR_SNR, KERNEL_START, centre_caution, kernel_area
+from sphot_mpi.joint_base import KERNEL_STAR_SNR, KERNEL_START, centre_caution, hold_settled, kernel_area
 from sphot_mpi.joint_galaxy import galaxy_of, galaxy_radius, robust_sigma
 from sphot_mpi.joint_render import Freedom
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
@@ -36,7 +36,7 @@ LEAST_NEW_SNR = 4.5
 #: Anchored stars below this S/N are dropped: a dark star only makes room for somebody else's light.
 LEAST_ANCHORED_SNR = 0.0
 #: Solves of the pinned stars: without, then with kernel and shift.
-PINNED_PASSES = (2, 4)
+PINNED_PASSES = (2, 3)
 #: Most solves after the last detection: shape pinned, and shape free.
 SETTLE_PASSES, REFIT_PASSES = 3, 10
 
@@ -111,7 +111,7 @@ def fit_scaled_scene(
             caution[on_galaxy(state) & covered] = np.inf
         for threshold in _ladder(config):
             state = with_faint_stars(_drop_dark(state), base.faint_limits)
-            state = descend(state, (threshold,), joint, keep, caution, first_blend=LAST_BLEND)
+            state = descend(hold_settled(state), (threshold,), joint, keep, caution, first_blend=LAST_BLEND)
     if config.core.allow_refit:
         joint = replace(joint, galaxy_scale=False, shift=False, galaxy_flux=True, galaxy_shape=True)
     state, converged = settle(state, joint, keep, most=REFIT_PASSES if config.core.allow_refit else SETTLE_PASSES)
@@ -119,8 +119,9 @@ def fit_scaled_scene(
 
 
 def _ladder(config: Config) -> tuple[float, ...]:
-    """Detection steps of a filter whose faint stars are anchored."""
-    return tuple(dict.fromkeys(th for th in config.psf.snr_ladder if th >= LEAST_NEW_SNR))
+    """Detection steps of a filter whose faint stars are anchored: every other one, the last included."""
+    steps = tuple(dict.fromkeys(th for th in config.psf.snr_ladder if th >= LEAST_NEW_SNR))
+    return steps[::-2][::-1]
 
 
 def _first_scene(frame: Frame, base: FilterFit) -> Scene:
