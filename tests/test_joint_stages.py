@@ -284,3 +284,12 @@ def test_negative_tail_is_blind_to_what_adds_light():
     stars = np.where(rng.uniform(size=20000) < 0.1, 50.0, 0.0)
     assert negative_tail(values + stars) == pytest.approx(1.7, rel=0.12)
     assert negative_tail(np.where(values < 0, 3 * values, values)) > 3.0
+
+
+def test_errors_inside_are_widened_at_least_as_much_as_outside():
+    outer = state_of(SKY + galaxy_image(GALAXY) + noise(), galaxy=galaxy_of((GALAXY,)))
+    radius = galaxy_radius(outer.scene.galaxy, outer.optics.frame.shape)
+    ring = np.where((radius > 1.5) & (radius < 2.5), 1.0, 0.0)[PAD:-PAD, PAD:-PAD]
+    state = state_of(SKY + galaxy_image(GALAXY) + 12 * ring * lumps() + noise(), galaxy=galaxy_of((GALAXY,)))
+    factor = structure_factor(state)
+    assert factor[radius < 0.5].min() >= factor[(radius > 1.6) & (radius < 2.4)].max() > 1.25
