@@ -542,10 +542,10 @@ def test_few_stars_or_none_do_not_set_the_kernel_free(n_stars):
 
 
 def test_free_stars_leave_the_shift_to_the_galaxy():
-    # a field where stars alone would tell a shift that is wrong by 0.26 px
-    field = make_field(seed=4)
-    cutout = make_cutout(field, with_error=True, seed=4)
+    # a field where stars alone would tell a shift that is wrong by 0.13 px
+    field = make_field(seed=2)
+    cutout = make_cutout(field, with_error=True, seed=2)
     base = fit_base_joint(cutout, library(BASE), CONFIG)
-    other = make_cutout(field, OTHER, shift=SHIFT, with_error=True, seed=4)
+    other = make_cutout(field, OTHER, shift=SHIFT, with_error=True, seed=2)
     free = CONFIG.replaced({"core": {"scale_positions": "free"}})
-    assert fit_scaled_joint(other, library(OTHER), base, cutout, free).shift == pytest.approx(SHIFT, abs=0.08)
+    assert fit_scaled_joint(other, library(OTHER), base, cutout, free).shift == pytest.approx(SHIFT, abs=0.06)
