@@ -64,7 +64,7 @@ test-slow: $(READY)
 	@$(MPI_ENV); $(VENV)/bin/python -m pytest -m slow
 
 bench: $(READY)
-	$(VENV)/bin/python benchmarks/accuracy.py --kind typical crowded -n 8 --preset best
+	$(VENV)/bin/python benchmarks/accuracy.py --kind typical crowded -n 8 --preset best --exact-psf
 
 clean:
 	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache

@@ -164,13 +164,13 @@ def local_median(image: Image, good: NDArray[np.bool_], block: int = BLOCK) -> I
     nearest = ndimage.distance_transform_edt(~enough, return_distances=False, return_indices=True)
     medians = medians[tuple(nearest)]
     y, x = ((np.arange(side) - (block - 1) / 2) / block for side in image.shape)
-    return ndimage.map_coordinates(medians, np.meshgrid(y, x, indexing="ij"), order=1, mode="nearest")
+    return np.asarray(ndimage.map_coordinates(medians, np.meshgrid(y, x, indexing="ij"), order=1, mode="nearest"))
 
 
 def centre_distance(galaxy: Galaxy, shape: tuple[int, int]) -> Image:
     """Distance, px, of every frame pixel from the galaxy's centre."""
     y, x = np.ogrid[: shape[0], : shape[1]]
-    return np.hypot(x - PAD - galaxy.centre[0], y - PAD - galaxy.centre[1])
+    return np.asarray(np.hypot(x - PAD - galaxy.centre[0], y - PAD - galaxy.centre[1]))
 
 
 def start_galaxy(frame: Frame, optics: Optics, *, rounds: int = 3) -> Smooth:

@@ -53,7 +53,7 @@ def render_model(fit: FilterFit, cutout: Cutout, library: LibraryPSF) -> ModelIm
     """
     psf = PSF(library, Kernel(fit.kernel.family, fit.kernel.values))
     # the noise only decides how far out a star is rendered exactly; without one, go far
-    noise = fit.noise if np.isfinite(fit.noise) and fit.noise > 0.0 else 1e-12
+    noise = fit.noise * fit.correlation if np.isfinite(fit.noise) and fit.noise > 0.0 else 1e-12
     table = fit.sources
     found = table[np.isfinite(table["x_fit"]) & np.isfinite(table["y_fit"]) & np.isfinite(table["flux_fit"])]
     stars = StarField(psf, cutout.shape, noise)

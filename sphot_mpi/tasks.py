@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
+
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.config import Config
 from sphot_mpi.errors import InputError, SphotError
@@ -106,7 +108,9 @@ class TaskRunner:
         stages = ["read"]
         fit, frame, failure, status = None, None, None, Status.DONE
         try:
-            cutout, fit = self._fit(task, galaxy, base, stages)
+            # a rank owns one core: BLAS threads beyond it only wait for each other
+            with threadpool_limits(limits=1):
+                cutout, fit = self._fit(task, galaxy, base, stages)
             frame = Frame.of(cutout)
             if FitFlag.NO_DATA in fit.flags:
                 status = Status.NO_DATA
