@@ -97,7 +97,7 @@ def fit_scaled_scene(
         # stars where the base filter saw nothing must be known before the kernel is: it would make up for them
         caution = np.where(covered, np.inf, centre_caution(state, config))
         if (np.isfinite(caution) & frame.good).any():
-            for threshold in _ladder(config):
+            for threshold in _ladder(config, positions):
                 state = descend(state, (threshold,), alone, keep, caution, first_blend=LAST_BLEND)
     joint = Freedom(galaxy_scale=True, kernel=calibrate, shift=True)
     structured = bool(base.flags & FitFlag.STRUCTURED)
@@ -109,7 +109,7 @@ def fit_scaled_scene(
         caution = structure_factor(state) * centre_caution(state, config)
         if structured:
             caution[on_galaxy(state) & covered] = np.inf
-        for threshold in _ladder(config):
+        for threshold in _ladder(config, positions):
             state = with_faint_stars(_drop_dark(state), base.faint_limits)
             state = descend(hold_settled(state), (threshold,), joint, keep, caution, first_blend=LAST_BLEND)
     if config.core.allow_refit:
@@ -118,8 +118,10 @@ def fit_scaled_scene(
     return ScaledFit(state=state, converged=converged)
 
 
-def _ladder(config: Config) -> tuple[float, ...]:
-    """Detection steps of a filter whose faint stars are anchored: every other one, the last included."""
+def _ladder(config: Config, positions: Positions) -> tuple[float, ...]:
+    """Detection steps: all of them, or where faint stars are anchored every other one to `LEAST_NEW_SNR`."""
+    if positions == "free":
+        return config.psf.snr_ladder
     steps = tuple(dict.fromkeys(th for th in config.psf.snr_ladder if th >= LEAST_NEW_SNR))
     return steps[::-2][::-1]
 

