@@ -111,7 +111,9 @@ def fit_scaled_scene(
             caution[on_galaxy(state) & covered] = np.inf
         for threshold in _ladder(config, positions):
             state = with_faint_stars(_drop_dark(state), base.faint_limits)
-            state = descend(hold_settled(state), (threshold,), joint, keep, caution, first_blend=LAST_BLEND)
+            # free stars were found under the first kernel and shift: none is settled yet
+            state = state if positions == "free" else hold_settled(state)
+            state = descend(state, (threshold,), joint, keep, caution, first_blend=LAST_BLEND)
     if config.core.allow_refit:
         joint = replace(joint, galaxy_scale=False, shift=False, galaxy_flux=True, galaxy_shape=True)
     state, converged = settle(state, joint, keep, most=REFIT_PASSES if config.core.allow_refit else SETTLE_PASSES)
