@@ -21,7 +21,7 @@ KERNEL_TOLERANCE = 0.003
 #: A new source must beat this part of the star light already there; early steps are stricter.
 BLEND_LADDER = (0.3, 0.1, 0.05, 0.02)
 #: Change of chi2, relative and at least 1, below which a fit is quiet: stars that come and go make more.
-QUIET_CHI2 = 1e-3
+QUIET_CHI2 = 3e-3
 #: Index of the strictest blend.
 LAST_BLEND = len(BLEND_LADDER) - 1
 #: Stars nearer to each other than this x FWHM become one.

@@ -9,7 +9,7 @@ from scipy import ndimage
 from sphot_mpi.errors import FitError
 from sphot_mpi.isophotes import first_guess
 from sphot_mpi.joint_render import render_galaxy, render_sky
-from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Stars
+from sphot_mpi.joint_scene import LARGEST_COMPONENT, PAD, Frame, Galaxy, Optics, Stars
 from sphot_mpi.noise import SIGMA_PER_MAD
 from sphot_mpi.records import Image, SersicParams, SkyPlane
 from sphot_mpi.sersic import from_vector, to_vector, total_flux
@@ -23,8 +23,6 @@ SECOND_COMPONENT_GAIN = 40.0
 CLIP = 4.0
 #: Pixels within this many FWHM of the galaxy's centre are never clipped.
 CORE_FWHM = 2.0
-#: Largest r_eff of one of two components, in sides of the image.
-LARGEST_COMPONENT = 0.27
 #: Residual scatter in the core over that outside, above which a second component is tried.
 CORE_SCATTER = 1.15
 #: Side, px, of the blocks whose medians tell stars from smooth light.
@@ -97,10 +95,11 @@ def fit_smooth(frame: Frame, optics: Optics, components: tuple[SersicParams, ...
 
 
 def bounds_of(frame: Frame, n_components: int) -> SersicBounds:
-    """Ranges of the fit: a disk or bulge of two must not take over the field's own light."""
+    """Ranges of the fit: no component may take over the field's own light."""
+    largest = LARGEST_COMPONENT * max(frame.shape)
     if n_components == 1:
-        return SersicBounds()
-    return SersicBounds(r_eff=(0.5, LARGEST_COMPONENT * max(frame.shape)), n=(0.3, 5.0))
+        return SersicBounds(r_eff=(0.3, largest))
+    return SersicBounds(r_eff=(0.5, largest), n=(0.3, 5.0))
 
 
 def sky_vector(plane: SkyPlane, shape: tuple[int, int]) -> Vector:
@@ -232,7 +231,8 @@ def second_component(frame: Frame, optics: Optics, stars: Image, smooth: Smooth)
     cleaned = replace(frame, data=np.where(frame.good, frame.data - stars, 0.0))
     used = clipped(cleaned, optics, smooth)
     one = fit_smooth(used, optics, components_of(smooth.galaxy))
-    if core_scatter(used, optics, one) < CORE_SCATTER:
+    runaway = bounds_of(frame, 1).touched(components_of(one.galaxy), frame.interior(frame.data).shape)
+    if not runaway and core_scatter(used, optics, one) < CORE_SCATTER:
         return None
     unit = confusion_unit(used, optics, one)
     (main,) = components_of(one.galaxy)

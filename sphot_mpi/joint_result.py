@@ -10,8 +10,8 @@ from sphot_mpi.joint_base import BaseFit
 from sphot_mpi.joint_galaxy import components_of, galaxy_radius
 from sphot_mpi.joint_render import Freedom, render_galaxy, render_sky, render_stars
 from sphot_mpi.joint_scaled import ScaledFit
-from sphot_mpi.joint_scene import PAD, Galaxy, Stars
-from sphot_mpi.joint_solve import ETA_MAX, LN_N_RANGE, LN_R_RANGE, VARIANCE_MAX, solve_step
+from sphot_mpi.joint_scene import LARGEST_COMPONENT, PAD, Galaxy, Stars
+from sphot_mpi.joint_solve import ETA_MAX, LN_N_RANGE, SMALLEST_R, VARIANCE_MAX, solve_step
 from sphot_mpi.kernels import joint as kernels
 from sphot_mpi.records import SOURCE_DTYPE, Cutout, FilterFit, Image, KernelFit, SersicParams, SkyPlane
 from sphot_mpi.sersic import params_jacobian, total_flux
@@ -154,7 +154,7 @@ class _Summary:
             flags |= FitFlag.AT_BOUND
         if not report.any():
             flags |= FitFlag.NO_SOURCES
-        if density.too_high or density.too_low:
+        if density.unusual:
             flags |= FitFlag.STAR_EXCESS
         if self.config.psf_calib.in_mainloop:
             if self.state.optics.variance >= 0.99 * VARIANCE_MAX:
@@ -167,7 +167,9 @@ class _Summary:
         """Whether a shape parameter lies within 1 % of its range's end."""
         ln_r, ln_n = self.galaxy.shapes[:, 0], self.galaxy.shapes[:, 1]
         eta = np.hypot(self.galaxy.shapes[:, 2], self.galaxy.shapes[:, 3])
-        ends = [np.abs(ln_r - end) < 0.01 for end in LN_R_RANGE] + [np.abs(ln_n - end) < 0.01 for end in LN_N_RANGE]
+        largest = np.log(LARGEST_COMPONENT * max(self.frame.shape)) - 0.5 * eta
+        ends = [np.abs(ln_r - end) < 0.01 for end in (np.log(SMALLEST_R), largest)]
+        ends += [np.abs(ln_n - end) < 0.01 for end in LN_N_RANGE]
         return bool(np.any(ends) or (eta > 0.99 * ETA_MAX).any())
 
     def _kernel(self) -> KernelFit:

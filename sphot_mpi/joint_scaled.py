@@ -184,8 +184,8 @@ def with_colour_prior(state: State, structured: bool) -> State:
     """Expect of every anchored star the typical colour, within the scatter of the bright stars' colours.
 
     Where several anchors share one PSF only their sum is measured; the prior shares it out in proportion to the base
-    filter's fluxes instead of in pairs of huge fluxes of opposite sign. Stars on a galaxy with structure are held to
-    the typical colour: what stands out there in one filter is the galaxy's.
+    filter's fluxes instead of in pairs of huge fluxes of opposite sign. Stars on a galaxy with structure that are
+    brighter than that are held to it: the rest is a lump of the galaxy.
     """
     stars = state.scene.stars
     known = (stars.base_flux > 0.0) & stars.anchored
@@ -198,7 +198,8 @@ def with_colour_prior(state: State, structured: bool) -> State:
     expected = np.exp(centre) * stars.base_flux
     width = np.full(stars.size, scatter)
     if structured:
-        width[at(on_galaxy(state), stars)] = HELD_SCATTER
+        too_bright = stars.flux > expected * np.exp(scatter)
+        width[at(on_galaxy(state), stars) & too_bright] = HELD_SCATTER
     return replace(
         state,
         scene=state.scene.with_stars(

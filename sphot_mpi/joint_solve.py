@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sphot_mpi.errors import FitError
 from sphot_mpi.joint_render import SHAPE_NAMES, Freedom, Rendered, render_columns
-from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Scene, Stars
+from sphot_mpi.joint_scene import LARGEST_COMPONENT, Frame, Galaxy, Optics, Scene, Stars
 from sphot_mpi.joint_stars import STAR_STEP, StarSystem, star_system
 from sphot_mpi.records import Image
 
@@ -27,13 +27,13 @@ KERNEL_STEP = 1.5
 #: Longest steps of the galaxy's parameters, and the damping scales of those steps.
 GALAXY_STEP = {"x_0": 1.0, "y_0": 1.0, "ln_r": 0.4, "ln_n": 0.3, "eta_1": 0.3, "eta_2": 0.3}
 GALAXY_DAMPING = {"x_0": 1.0, "y_0": 1.0, "ln_r": 0.5, "ln_n": 0.5, "eta_1": 0.5, "eta_2": 0.5}
-#: Range of ln r_circ (px), ln n and the length of eta (ellip <= 0.95).
-LN_R_RANGE = (np.log(0.15), np.log(400.0))
+#: Smallest r_circ, px, and range of ln n and of the length of eta (ellip <= 0.95).
+SMALLEST_R = 0.15
 LN_N_RANGE = (np.log(0.3), np.log(8.0))
 ETA_MAX = float(-np.log(0.05))
 #: Largest variance of the kernel, px^2.
 VARIANCE_MAX = 16.0
-#: A galaxy that is scaled keeps at least this part of its flux in one step, and its sign.
+#: A galaxy that is scaled keeps at least this part of its flux in one step.
 LEAST_SCALE = 1e-3
 
 
@@ -104,7 +104,7 @@ def solve_step(scene: Scene, optics: Optics, freedom: Freedom) -> Step:
         solution = _solve_dense(system, dense)
     new_stars = _move_stars(scene.stars, system, solution)
     steps = dict(zip(rendered.names, solution.dense, strict=True))
-    new_scene, variance = _apply_dense(scene, new_stars, steps, optics.variance)
+    new_scene, variance = _apply_dense(scene, new_stars, steps, optics.variance, LARGEST_COMPONENT * max(frame.shape))
     return Step(
         scene=new_scene,
         variance=variance,
@@ -199,8 +199,10 @@ def _galaxy_limit(step: Vector, names: tuple[str, ...]) -> Vector:
     return np.array([factor if _stem(name) in (*GALAXY_STEP, "flux") else 1.0 for name in names])
 
 
-def _apply_dense(scene: Scene, stars: Stars, step: dict[str, float], variance: float) -> tuple[Scene, float]:
-    """Apply the dense steps within their ranges."""
+def _apply_dense(
+    scene: Scene, stars: Stars, step: dict[str, float], variance: float, largest: float
+) -> tuple[Scene, float]:
+    """Apply the dense steps within their ranges; `largest` is that of r_eff, px."""
     sky = scene.sky + np.array([step[f"sky{k}"] for k in range(3)])
     if "kernel" in step:
         variance = float(np.clip(variance + np.clip(step["kernel"], -KERNEL_STEP, KERNEL_STEP), 0.0, VARIANCE_MAX))
@@ -216,21 +218,22 @@ def _apply_dense(scene: Scene, stars: Stars, step: dict[str, float], variance: f
         )
     galaxy = scene.galaxy
     if galaxy is not None:
-        galaxy = _step_galaxy(galaxy, step, shift)
+        galaxy = _step_galaxy(galaxy, step, shift, largest)
     return Scene(stars=stars, galaxy=galaxy, sky=sky, shift=scene.shift + shift), variance
 
 
-def _step_galaxy(galaxy: Galaxy, step: dict[str, float], shift: Vector) -> Galaxy:
+def _step_galaxy(galaxy: Galaxy, step: dict[str, float], shift: Vector, largest: float) -> Galaxy:
     """Apply the galaxy's steps within their ranges."""
     shapes = galaxy.shapes.copy()
     for c in range(galaxy.size):
         for k, name in enumerate(SHAPE_NAMES):
             shapes[c, k] += step.get(f"{c}.{name}", 0.0)
-        shapes[c, 0] = np.clip(shapes[c, 0], *LN_R_RANGE)
-        shapes[c, 1] = np.clip(shapes[c, 1], *LN_N_RANGE)
         length = np.hypot(shapes[c, 2], shapes[c, 3])
         if length > ETA_MAX:
             shapes[c, 2:] *= ETA_MAX / length
+        # r_circ = r_eff sqrt(q)
+        shapes[c, 0] = np.clip(shapes[c, 0], np.log(SMALLEST_R), np.log(largest) - 0.5 * min(length, ETA_MAX))
+        shapes[c, 1] = np.clip(shapes[c, 1], *LN_N_RANGE)
     return Galaxy(
         centre=galaxy.centre + shift + np.array([step.get("x_0", 0.0), step.get("y_0", 0.0)]),
         shapes=shapes,
@@ -239,10 +242,11 @@ def _step_galaxy(galaxy: Galaxy, step: dict[str, float], shift: Vector) -> Galax
 
 
 def _step_fluxes(fluxes: Vector, step: dict[str, float]) -> Vector:
-    """Apply the steps of the components' fluxes, or of their common scale; a scale never turns negative."""
+    """Apply the steps of the components' fluxes, or of their common scale, which may turn negative."""
     if "scale" in step:
-        total = fluxes.sum()
-        return np.asarray(fluxes * (max(total + step["scale"], LEAST_SCALE * total) / total))
+        ratio = 1.0 + step["scale"] / fluxes.sum()
+        # at exactly zero the components would lose their proportions
+        return np.asarray(fluxes * (ratio if abs(ratio) > LEAST_SCALE else LEAST_SCALE))
     return np.asarray(fluxes + [step.get(f"{c}.flux", 0.0) for c in range(fluxes.size)])
 
 

@@ -269,7 +269,8 @@ def noise_smoothing(data: Image, mask: Mask, largest: float = LARGEST_SMOOTHING)
     """
     sigmas = np.array([patch_sigmas(pixel_differences(data, mask, steps)) for steps in (NEAR, DIAGONAL, FAR)])
     # chosen by all three alike, else the choice itself would change their ratios
-    emptiness = np.log(sigmas).mean(axis=0)
+    with np.errstate(divide="ignore"):  # patches without any noise
+        emptiness = np.log(sigmas).mean(axis=0)
     if np.isfinite(emptiness).sum() < 10:
         return float("nan"), float("nan")
     empty = emptiness <= np.nanpercentile(emptiness, 20.0)

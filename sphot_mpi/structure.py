@@ -23,9 +23,11 @@ FIELD = 2.5
 #: Percentile that stands for one sigma of the negative tail.
 LOW = 15.87
 #: Elliptical annulus, in r_eff, in which stars on the galaxy are counted.
-COUNT_INSIDE = (0.5, 2.0)
+COUNT_INSIDE = (0.5, 1.5)
 #: Star densities on the galaxy over that outside that are as they should be, and the Poisson sigmas of a deviation.
 LOWEST_RATIO, HIGHEST_RATIO, SIGNIFICANT = 0.8, 1.3, 3.0
+#: Fewest expected stars from which a density can be told.
+LEAST_EXPECTED = 5.0
 #: Stars are found completely above this x the flux of the reporting threshold.
 COMPLETE = 1.3
 #: Factors below this are chance.
@@ -75,7 +77,7 @@ class StarDensity:
     Parameters
     ----------
     inside : int
-        Stars between 0.5 and 2 r_eff.
+        Stars between 0.5 and 1.5 r_eff.
     expected : float
         What the field outside lets expect there.
     """
@@ -85,18 +87,18 @@ class StarDensity:
 
     @property
     def ratio(self) -> float:
-        """Inside over expected; NaN where nothing is expected."""
-        return self.inside / self.expected if self.expected > 0.0 else float("nan")
+        """Inside over expected; NaN where too few are expected to tell."""
+        return self.inside / self.expected if self.expected >= LEAST_EXPECTED else float("nan")
+
+    @property
+    def unusual(self) -> bool:
+        """Whether the ratio lies outside 0.8 to 1.3, by chance or not."""
+        return bool(self.ratio < LOWEST_RATIO or self.ratio > HIGHEST_RATIO)
 
     @property
     def too_high(self) -> bool:
         """More than 1.3 times the expected, and more than chance."""
         return self.inside > HIGHEST_RATIO * self.expected and self._excess() > SIGNIFICANT
-
-    @property
-    def too_low(self) -> bool:
-        """Less than 0.8 times the expected, and less than chance."""
-        return self.inside < LOWEST_RATIO * self.expected and self._excess() < -SIGNIFICANT
 
     def _excess(self) -> float:
         """Deviation in Poisson sigmas."""
@@ -205,10 +207,10 @@ def with_faint_stars(state: State, limits: tuple[float, ...]) -> State:
 
 
 def with_wider_errors(state: State, factor: float) -> State:
-    """Return the state with errors widened by `factor` on the galaxy, out to 2.5 r_eff."""
+    """Return the state with errors widened by `factor` on the galaxy, out to 1.5 r_eff."""
     assert state.scene.galaxy is not None
     frame = state.optics.frame
-    on_galaxy = galaxy_radius(state.scene.galaxy, frame.shape) < FIELD
+    on_galaxy = galaxy_radius(state.scene.galaxy, frame.shape) < COUNT_INSIDE[1]
     return state.with_frame(replace(frame, weight=np.where(on_galaxy, frame.weight / factor**2, frame.weight)))
 
 
