@@ -292,6 +292,8 @@ class _Summary:
         flags[stars.flux <= 0.0] |= SourceFlag.NEGATIVE
         flags[~np.isfinite(stars.variance[:, 0])] |= SourceFlag.NO_COVARIANCE
         flags[stars.anchored] |= SourceFlag.ANCHORED
+        # the variance contains the prior: half of the weight is the prior's where its own is half of it
+        flags[2.0 * stars.variance[:, 0] > stars.prior_sigma**2] |= SourceFlag.PRIOR_DRIVEN
         flags[at(galaxy_radius(self.galaxy, self.frame.shape), stars) < 1.0] |= SourceFlag.IN_GALAXY
         return flags
 

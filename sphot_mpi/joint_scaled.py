@@ -102,7 +102,9 @@ def fit_scaled_scene(
     joint = Freedom(galaxy_scale=True, kernel=calibrate, shift=True)
     structured = bool(base.flags & FitFlag.STRUCTURED)
     for _ in range(PINNED_PASSES[1]):
-        state = with_faint_stars(solve(with_colour_prior(state, structured), joint), base.faint_limits)
+        if config.psf.colour_prior:
+            state = with_colour_prior(state, structured)
+        state = with_faint_stars(solve(state, joint), base.faint_limits)
     if positions != "forced":
         state = _free_bright(state)
         # what the base filter's shape cannot follow in this filter must not be filled with stars
