@@ -13,7 +13,7 @@ from sphot_mpi.joint_galaxy import galaxy_of, galaxy_radius, robust_sigma
 from sphot_mpi.joint_render import Freedom
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
 from sphot_mpi.psf import LibraryPSF
-from sphot_mpi.records import FilterFit
+from sphot_mpi.records import FilterFit, Image
 from sphot_mpi.structure import structure_factor, with_faint_stars
 
 #: Base sources used as anchors: least S/N there, and range of their position error, px.
@@ -77,28 +77,14 @@ def fit_scaled_scene(
     """
     calibrate = config.psf_calib.in_mainloop
     covered = np.pad(covered, PAD, mode="edge")
-    if (frame.good & covered).sum() > LEAST_COMMON * frame.good.sum():
-        frame = replace(frame, anchored_area=covered)
-    # free stars follow any shift, so that the galaxy must tell it
-    bright = _sources_above(base, np.inf if positions == "free" else KERNEL_STAR_SNR)
-    bright_stars = Stars.new(bright["x_fit"] + PAD, bright["y_fit"] + PAD, bright["flux_fit"])
-    frame = kernel_area(frame, galaxy_of(base.components), bright_stars)
-    optics = Optics.start(library, KERNEL_START if calibrate else 0.0, frame)
-    state = State.start(_first_scene(frame, base), optics)
-    if positions != "free":
-        state = _with_anchors(state, base)
-    else:
+    state = _start(frame, library, base, covered, KERNEL_START if calibrate else 0.0, positions)
+    if positions == "free":
         covered = np.zeros_like(covered)
-    keep = config.psf.keep_snr
-    alone = Freedom(galaxy_scale=True)
+    pinned = Freedom(galaxy_scale=True)
     for _ in range(PINNED_PASSES[0]):
-        state = solve(state, alone)
+        state = solve(state, pinned)
     if positions != "forced":
-        # stars where the base filter saw nothing must be known before the kernel is: it would make up for them
-        caution = np.where(covered, np.inf, centre_caution(state, config))
-        if (np.isfinite(caution) & frame.good).any():
-            for threshold in _ladder(config, positions):
-                state = descend(state, (threshold,), alone, keep, caution, first_blend=LAST_BLEND)
+        state = _fill_uncovered(state, covered, pinned, config, positions)
     joint = Freedom(galaxy_scale=True, kernel=calibrate, shift=True)
     structured = bool(base.flags & FitFlag.STRUCTURED)
     for _ in range(PINNED_PASSES[1]):
@@ -106,20 +92,53 @@ def fit_scaled_scene(
             state = with_colour_prior(state, structured)
         state = with_faint_stars(solve(state, joint), base.faint_limits)
     if positions != "forced":
-        state = _free_bright(state)
         # what the base filter's shape cannot follow in this filter must not be filled with stars
         caution = structure_factor(state) * centre_caution(state, config)
         if structured:
             caution[on_galaxy(state) & covered] = np.inf
-        for threshold in _ladder(config, positions):
-            state = with_faint_stars(_drop_dark(state), base.faint_limits)
-            # free stars were found under the first kernel and shift: none is settled yet
-            state = state if positions == "free" else hold_settled(state)
-            state = descend(state, (threshold,), joint, keep, caution, first_blend=LAST_BLEND)
+        state = _add_new(_free_bright(state), base, joint, caution, config, positions)
     if config.core.allow_refit:
         joint = replace(joint, galaxy_scale=False, shift=False, galaxy_flux=True, galaxy_shape=True)
-    state, converged = settle(state, joint, keep, most=REFIT_PASSES if config.core.allow_refit else SETTLE_PASSES)
+    most = REFIT_PASSES if config.core.allow_refit else SETTLE_PASSES
+    state, converged = settle(state, joint, config.psf.keep_snr, most=most)
     return ScaledFit(state=state, converged=converged)
+
+
+def _start(
+    frame: Frame, library: LibraryPSF, base: FilterFit, covered: NDArray[np.bool_], sigma: float, positions: Positions
+) -> State:
+    """Put up the base filter's galaxy and stars, these only if not free, and say where the kernel is measured."""
+    if (frame.good & covered).sum() > LEAST_COMMON * frame.good.sum():
+        frame = replace(frame, anchored_area=covered)
+    # free stars follow any shift, so that the galaxy must tell it
+    bright = _sources_above(base, np.inf if positions == "free" else KERNEL_STAR_SNR)
+    bright_stars = Stars.new(bright["x_fit"] + PAD, bright["y_fit"] + PAD, bright["flux_fit"])
+    frame = kernel_area(frame, galaxy_of(base.components), bright_stars)
+    state = State.start(_first_scene(frame, base), Optics.start(library, sigma, frame))
+    return state if positions == "free" else _with_anchors(state, base)
+
+
+def _fill_uncovered(
+    state: State, covered: NDArray[np.bool_], freedom: Freedom, config: Config, positions: Positions
+) -> State:
+    """Find the stars where the base filter saw nothing; unknown, they would be made up for by the kernel."""
+    caution = np.where(covered, np.inf, centre_caution(state, config))
+    if (np.isfinite(caution) & state.optics.frame.good).any():
+        for threshold in _ladder(config, positions):
+            state = descend(state, (threshold,), freedom, config.psf.keep_snr, caution, first_blend=LAST_BLEND)
+    return state
+
+
+def _add_new(
+    state: State, base: FilterFit, freedom: Freedom, caution: Image, config: Config, positions: Positions
+) -> State:
+    """Find what the base filter's stars leave."""
+    for threshold in _ladder(config, positions):
+        state = with_faint_stars(_drop_dark(state), base.faint_limits)
+        # free stars were found under the first kernel and shift: none is settled yet
+        state = state if positions == "free" else hold_settled(state)
+        state = descend(state, (threshold,), freedom, config.psf.keep_snr, caution, first_blend=LAST_BLEND)
+    return state
 
 
 def _ladder(config: Config, positions: Positions) -> tuple[float, ...]:
@@ -131,7 +150,7 @@ def _ladder(config: Config, positions: Positions) -> tuple[float, ...]:
 
 
 def _first_scene(frame: Frame, base: FilterFit) -> Scene:
-    """The base galaxy with the flux that the light above the sky suggests, without stars."""
+    """The base filter's galaxy on the median as sky, without stars."""
     galaxy = galaxy_of(base.components)
     none = Stars.new(np.zeros(0), np.zeros(0), np.zeros(0))
     sky = float(np.median(frame.data[frame.good]))
