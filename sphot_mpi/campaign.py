@@ -16,7 +16,7 @@ from sphot_mpi.errors import OutputError
 from sphot_mpi.outcomes import Failure, Status, TaskOutcome, Timing
 from sphot_mpi.records import FilterFit
 from sphot_mpi.results import CampaignRecord, ImageItem, add_images, create, finish
-from sphot_mpi.schedule import Counts, GalaxyPlan, Schedule, Task, TaskKind
+from sphot_mpi.schedule import Counts, GalaxyPlan, Schedule, Task, TaskKind, TaskState
 from sphot_mpi.tasks import TaskRunner
 
 log = logging.getLogger(__name__)
@@ -144,13 +144,15 @@ class Conductor:
         self._log(outcome)
         self._store.add(outcome)
         if outcome.status is Status.FAILED:
-            for dropped in self._schedule.fail(task):
-                self._store.add(_never_started(dropped, outcome))
+            self._schedule.fail(task)
+            for other in self._schedule.tasks(task.galaxy):
+                if self._schedule.state(other) is TaskState.DROPPED:
+                    self._store.add(_never_started(other, outcome))
         else:
             if task.kind is TaskKind.BASE and outcome.fit is not None:
                 self._base[task.galaxy] = outcome.fit
             self._schedule.complete(task)
-        if self._schedule.galaxy_finished(task.galaxy):
+        if all(self._schedule.state(other).ended for other in self._schedule.tasks(task.galaxy)):
             self._base.pop(task.galaxy, None)
         self._progress.update(self._schedule.counts)
 
