@@ -10,6 +10,8 @@
     ├── FitError                   3   one fit; the others go on
     │   └── DegenerateCutoutError  3   nothing in the cutout to fit
     └── OutputError                1   the results file
+        └── JournalError           1   the journal beside it
+            └── CodecError         1   one record of it
 
 A message is one sentence that names the file, the row or key, what is wrong
 and the mend. Anything that is not a `SphotError` is a bug.
@@ -58,3 +60,11 @@ class DegenerateCutoutError(FitError):
 
 class OutputError(SphotError, RuntimeError):
     """A results file cannot be written or read."""
+
+
+class JournalError(OutputError):
+    """The journal of a campaign cannot be written or read."""
+
+
+class CodecError(JournalError, ValueError):
+    """Bytes are no record, or a record cannot be written as bytes."""

@@ -2,10 +2,19 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from sphot_mpi.photometry_record import AperturePhotometry
 from sphot_mpi.records import Cutout, FilterFit
-from sphot_mpi.schedule import Task
+from sphot_mpi.schedule import Task, TaskKind
+
+
+class TaskKey(NamedTuple):
+    """A task by its galaxy's name: what it is called in journals and files, where rows may come and go."""
+
+    name: str
+    kind: TaskKind
+    filter: str
 
 
 class Status(StrEnum):
