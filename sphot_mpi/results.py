@@ -26,6 +26,7 @@ from sphot_mpi.errors import OutputError
 from sphot_mpi.model_images import ModelImages
 from sphot_mpi.outcomes import TaskOutcome
 from sphot_mpi.records import Cutout
+from sphot_mpi.results_comm import Comm, together
 from sphot_mpi.results_rows import (
     covariance_stack,
     failure_table,
@@ -52,6 +53,7 @@ from sphot_mpi.results_schema import (
     column_unit,
     structured,
 )
+from sphot_mpi.results_source import OutcomeSource, Renderer
 
 _COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 4, "shuffle": True}
 _LIBRARIES = ("numpy", "scipy", "astropy", "h5py", "numba", "photutils", "pydantic")
@@ -97,6 +99,111 @@ class ImageItem:
     galaxy: int
     cutout: Cutout
     model: ModelImages
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CampaignInfo:
+    """What the results file tells of a campaign as a whole; the same on all ranks.
+
+    Parameters
+    ----------
+    catalogue : Catalogue
+        What was asked for.
+    config : Config
+        How.
+    command_line : str
+        As typed.
+    ranks : int
+        MPI ranks.
+    restarts : int
+        Times that the campaign was started again.
+    images : tuple of str
+        Names of `IMAGES` to store.
+    photometry : bool
+        Whether aperture photometry is part of the campaign.
+    compress : bool
+        Whether image stacks are compressed.
+    """
+
+    catalogue: Catalogue
+    config: Config
+    command_line: str = ""
+    ranks: int = 1
+    restarts: int = 0
+    images: tuple[str, ...] = ()
+    photometry: bool = False
+    compress: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What was written; the same on all ranks.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    rows : mapping of str to int
+        Rows of each table.
+    unrendered : int
+        Fits whose images could not be made, as their input could not be read again.
+    """
+
+    path: Path
+    rows: Mapping[str, int]
+    unrendered: int = 0
+
+
+def write_results(
+    path: Path, info: CampaignInfo, source: OutcomeSource, comm: Comm, render: Renderer | None = None
+) -> Written:
+    """Write the results file; every rank calls this, with the same arguments but its own `source`, `comm`, `render`.
+
+    Parameters
+    ----------
+    path : Path
+        Final name; it is written as ``NAME.partial``, checked, and renamed.
+    info : CampaignInfo
+        About the campaign.
+    source : OutcomeSource
+        Gives the outcomes.
+    comm : Comm
+        The ranks; `SoloComm` for one process.
+    render : callable or None
+        Makes the images; needed where `info.images` are asked for.
+
+    Returns
+    -------
+    Written
+        What is in the file.
+
+    Raises
+    ------
+    OutputError
+        On all ranks, if any of them cannot write; ``NAME.partial`` is left as it is.
+    """
+    galaxies = info.catalogue.galaxies
+    with together(comm, f"{partial_path(path)}: this cannot be written"):
+        outcomes = [source.load(task).outcome for galaxy in galaxies for task in source.tasks(galaxy.index)]
+        record = CampaignRecord(
+            catalogue=info.catalogue,
+            config=info.config,
+            outcomes=outcomes,
+            command_line=info.command_line,
+            ranks=info.ranks,
+            images=info.images,
+        )
+        create(path, record)
+        if render is not None and info.images:
+            items = (
+                ImageItem(galaxy=o.task.galaxy, cutout=cutout, model=model)
+                for o in outcomes
+                if o.fit is not None
+                for cutout, model in [render(o, galaxies[o.task.galaxy])]
+            )
+            add_images(path, info.images, items)
+        finish(path, record)
+    return Written(path=path, rows={"galaxies": len(galaxies), "sersic": len(fitted(outcomes))})
 
 
 def partial_path(path: Path) -> Path:
