@@ -20,6 +20,7 @@ from sphot_mpi.codec import decode, encode
 from sphot_mpi.errors import JournalError
 from sphot_mpi.journal_format import Closed, Ended, Head, Opened, Planned, Started, frame, unframe
 from sphot_mpi.outcomes import TaskKey, TaskOutcome
+from sphot_mpi.storable import storable
 
 _NAME = re.compile(r"(\d{4,9})-(\d{6,9})\.journal")
 
@@ -151,7 +152,7 @@ class Journal:
         name : str
             Name of the galaxy.
         outcome : TaskOutcome
-            What has ended, here or, if it never started, anywhere.
+            What has ended, here or, if it never started, anywhere. It is written as `storable` makes it.
         digest : str
             Digest of the task's inputs.
 
@@ -165,6 +166,7 @@ class Journal:
         JournalError
             If it cannot be written; what stood in the journal before is as it was.
         """
+        outcome = storable(outcome)
         task, failure = outcome.task, outcome.failure
         key = TaskKey(name, task.kind, task.filter)
         head = Ended(

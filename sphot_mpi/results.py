@@ -34,7 +34,9 @@ from sphot_mpi.results_rows import (
     galaxy_table,
     provenance_table,
     sersic_table,
+    sky_covariance_stack,
     source_tables,
+    wcs_table,
 )
 from sphot_mpi.results_schema import (
     DESCRIPTIONS,
@@ -49,6 +51,7 @@ from sphot_mpi.results_schema import (
     SOURCE_FLAGS,
     SOURCES,
     SOURCES_INDEX,
+    WCS,
     Column,
     column_unit,
     structured,
@@ -233,6 +236,7 @@ def create(path: Path, record: CampaignRecord) -> None:
     tables: list[tuple[str, Sequence[Column], NDArray[np.void]]] = [
         ("galaxies", GALAXIES, galaxy_table(galaxies, outcomes)),
         ("sersic", SERSIC, sersic_table(outcomes)),
+        ("wcs", WCS, wcs_table(outcomes)),
         ("sources", SOURCES, sources),
         ("sources_index", SOURCES_INDEX, index),
         ("failures", FAILURES, failure_table(galaxies, outcomes)),
@@ -246,8 +250,12 @@ def create(path: Path, record: CampaignRecord) -> None:
                 write_table(file, name, columns, array, unit)
             file["sersic"].attrs["flags"] = FIT_FLAGS
             file["sources"].attrs["flags"] = SOURCE_FLAGS
-            stack = file.create_dataset("sersic_covariance", data=covariance_stack(outcomes))
-            stack.attrs.update({"unit": "", "description": DESCRIPTIONS["sersic_covariance"]})
+            for name, stack in (
+                ("sersic_covariance", covariance_stack(outcomes)),
+                ("sky_covariance", sky_covariance_stack(outcomes)),
+            ):
+                dataset = file.create_dataset(name, data=stack)
+                dataset.attrs.update({"unit": "", "description": DESCRIPTIONS[name]})
             _create_stacks(file, record.images, outcomes, len(galaxies), unit)
     except OSError as error:
         msg = f"{partial_path(path)}: this cannot be written ({error}); free space or choose another -o."

@@ -14,7 +14,7 @@ from sphot_mpi.errors import OutputError, UsageError
 from sphot_mpi.records import Image
 from sphot_mpi.results_schema import DESCRIPTIONS, FORMAT
 
-TABLES = tuple(name for name in DESCRIPTIONS if name != "sersic_covariance")
+TABLES = tuple(name for name in DESCRIPTIONS if not name.endswith("_covariance"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

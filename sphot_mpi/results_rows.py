@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from astropy.wcs import WCS
+from astropy import wcs as astropy_wcs
 from numpy.typing import NDArray
 
 from sphot_mpi.catalogue_rows import Galaxy
@@ -14,15 +14,18 @@ from sphot_mpi.records import SERSIC_PARAMETERS, SOURCE_DTYPE, FilterFit
 from sphot_mpi.results_schema import (
     FAILURES,
     GALAXIES,
+    N_FAINT_LIMITS,
     PROVENANCE,
     SERSIC,
     SOURCES,
     SOURCES_INDEX,
+    WCS,
     Column,
     structured,
 )
 from sphot_mpi.schedule import TaskKind
 from sphot_mpi.sky_coordinates import ab_magnitude, parse_wcs, pixel_to_sky, position_angle
+from sphot_mpi.storable import LONGEST, SEPARATOR
 
 Row = dict[str, Any]
 NAN = float("nan")
@@ -30,12 +33,9 @@ NAN = float("nan")
 #: Parameters of one Sersic component.
 K = len(SERSIC_PARAMETERS)
 
-#: Longest text of a traceback or of a fit's remarks that is stored.
-_LONGEST = 4000
-
 
 @lru_cache(maxsize=64)
-def _wcs(text: str) -> WCS | None:
+def _wcs(text: str) -> astropy_wcs.WCS | None:
     return parse_wcs(text) if text else None
 
 
@@ -78,8 +78,10 @@ def _sersic_row(fit: FilterFit, frame: Frame) -> Row:
         "unit": frame.unit,
         "pixel_scale": frame.pixel_scale,
         "flags": int(fit.flags),
-        "messages": "; ".join(fit.messages)[:_LONGEST],
+        "messages": SEPARATOR.join(fit.messages)[:LONGEST],
     }
+    for k in range(N_FAINT_LIMITS):
+        row[f"faint_limit_{k + 1}"] = fit.faint_limits[k] if k < len(fit.faint_limits) else NAN
     same = ("chi2_reduced", "n_pix", "masked_fraction", "noise", "correlation", "star_density_ratio")
     for name in (*same, "passes", "converged", "seconds"):
         row[name] = getattr(fit, name)
@@ -137,6 +139,20 @@ def covariance_stack(outcomes: Sequence[TaskOutcome]) -> NDArray[np.float64]:
     for row, matrix in zip(stack, matrices, strict=True):
         row[: matrix.shape[0], : matrix.shape[1]] = matrix
     return stack
+
+
+def sky_covariance_stack(outcomes: Sequence[TaskOutcome]) -> NDArray[np.float64]:
+    """Return /sky_covariance, (rows of /sersic, 3, 3)."""
+    matrices = [fit.sky_covariance for _, fit, _ in fitted(outcomes)]
+    return np.array(matrices, dtype=np.float64).reshape(-1, 3, 3)
+
+
+def wcs_table(outcomes: Sequence[TaskOutcome]) -> NDArray[np.void]:
+    """Return /wcs."""
+    return _table(
+        WCS,
+        ({"name": fit.galaxy, "filter": fit.filter, "wcs": frame.wcs} for _, fit, frame in fitted(outcomes)),
+    )
 
 
 def source_tables(outcomes: Sequence[TaskOutcome]) -> tuple[NDArray[np.void], NDArray[np.void]]:
@@ -233,7 +249,7 @@ def failure_table(galaxies: Sequence[Galaxy], outcomes: Sequence[TaskOutcome]) -
                 "stage": o.failure.stage,
                 "error": o.failure.error,
                 "message": o.failure.message,
-                "traceback": o.failure.traceback[-_LONGEST:],
+                "traceback": o.failure.traceback[-LONGEST:],
                 "attempt": 1,
             }
             for o in outcomes

@@ -17,6 +17,9 @@ FORMAT_VERSION = "1.0"
 #: Stand for the unit of the data, of a flux and of a slope, until the unit of a campaign is known.
 DATA, FLUX, SLOPE = "<data>", "<data> pix", "<data> / pix"
 
+#: Annuli in which a fit says how faint the stars are that it can find.
+N_FAINT_LIMITS = 5
+
 #: Images that ``--images`` may store, with what they show.
 IMAGES = {
     "data": "the data that were fitted",
@@ -115,6 +118,16 @@ SERSIC = (
     Column("noise", "f8", DATA, "white pixel noise in the emptiest part of the image"),
     Column("correlation", "f8", "", "factor by which correlated noise widens a point source's error"),
     Column("star_density_ratio", "f8", "", "star light per area inside the galaxy over that outside"),
+    *(
+        Column(
+            f"faint_limit_{k + 1}",
+            "f8",
+            FLUX,
+            f"base-filter flux below which stars are not found at {k / 2} to "
+            f"{(k + 1) / 2} r_eff from the centre; NaN where that was not measured",
+        )
+        for k in range(N_FAINT_LIMITS)
+    ),
     Column("passes", "i4", "", "passes of the main loop"),
     Column("converged", "?", "", "whether the main loop became quiet"),
     Column("flags", "i8", "", f"bits: {FIT_FLAGS}"),
@@ -172,6 +185,12 @@ SOURCES = (
     Column("dec", "f8", "deg", "declination (ICRS)"),
 )
 
+WCS = (
+    _NAME,
+    _FILTER,
+    Column("wcs", "S", "", "header text of the full image's WCS, one card a line; empty: unknown"),
+)
+
 SOURCES_INDEX = (
     _NAME,
     _FILTER,
@@ -208,6 +227,8 @@ DESCRIPTIONS = {
     "sersic": "one row a galaxy and filter",
     "sersic_covariance": "covariance of the Sersic parameters, a matrix for each row of /sersic, component after "
     f"component in the order {', '.join(SERSIC_PARAMETERS)}; NaN beyond the fitted components",
+    "sky_covariance": "covariance of sky level and slopes along x and y, a matrix for each row of /sersic",
+    "wcs": "one row a row of /sersic: the WCS of its image",
     "sources": "all point sources, sorted by galaxy and filter",
     "sources_index": "where each galaxy's and filter's sources lie in /sources",
     "failures": "one row a task that failed, or could not start because of that",

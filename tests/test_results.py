@@ -40,7 +40,7 @@ def test_every_table_opens_with_astropy_and_every_dataset_says_what_it_is(files)
         seen = []
         file.visititems(lambda name, node: seen.append(node) if isinstance(node, h5py.Dataset) else None)
         assert all("unit" in node.attrs and node.attrs["description"] for node in seen)
-        assert len(seen) == 2 * len(TABLES) + 1 + len(FILTERS) * len(IMAGES)
+        assert len(seen) == 2 * len(TABLES) + 2 + len(FILTERS) * len(IMAGES)
         # variable-length text cannot be written in parallel
         assert all(h5py.check_string_dtype(node.dtype) is None or node.dtype.kind == "S" for node in seen)
     assert exit_status(record, strict=True) == 0
