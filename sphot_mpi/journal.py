@@ -260,6 +260,11 @@ def read_record(folder: Path, ref: RecordRef) -> TaskOutcome:
     JournalError
         If it cannot be read, or is damaged.
     """
+    return read_ended(folder, ref)[1]
+
+
+def read_ended(folder: Path, ref: RecordRef) -> tuple[Ended, TaskOutcome]:
+    """Read one outcome as `read_record` does, with the head of its record."""
     file_numbers(ref.file)
     path = folder / ref.file
     try:
@@ -272,7 +277,7 @@ def read_record(folder: Path, ref: RecordRef) -> TaskOutcome:
     if not isinstance(head, Ended):
         msg = f"{path}, byte {ref.offset}: no outcome stands here."
         raise JournalError(msg)
-    return decode(body)
+    return head, decode(body)
 
 
 def _sync_folder(folder: Path) -> None:
