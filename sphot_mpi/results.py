@@ -186,6 +186,9 @@ def write_results(
         On all ranks, if any of them cannot write; ``NAME.partial`` is left as it is.
     """
     galaxies = info.catalogue.galaxies
+    if comm.rank:
+        with together(comm, ""):
+            return Written(path=path, rows={})
     with together(comm, f"{partial_path(path)}: this cannot be written"):
         outcomes = [source.load(task).outcome for galaxy in galaxies for task in source.tasks(galaxy.index)]
         record = CampaignRecord(
