@@ -4,7 +4,7 @@ The serial run is a loop over `Conductor`; the MPI master drives the same object
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +15,9 @@ from sphot_mpi.config import Config
 from sphot_mpi.errors import OutputError
 from sphot_mpi.outcomes import Failure, Status, TaskOutcome, Timing
 from sphot_mpi.records import FilterFit
-from sphot_mpi.results import CampaignRecord, ImageItem, add_images, create, finish
+from sphot_mpi.results import CampaignInfo, write_results
+from sphot_mpi.results_comm import SoloComm
+from sphot_mpi.results_source import MemorySource
 from sphot_mpi.schedule import Counts, GalaxyPlan, Schedule, Task, TaskKind, TaskState
 from sphot_mpi.tasks import TaskRunner
 
@@ -214,6 +216,15 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         raise OutputError(msg) from error
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CampaignRecord:
+    """What a campaign was, and how it ended."""
+
+    catalogue: Catalogue
+    config: Config
+    outcomes: Sequence[TaskOutcome]
+
+
 def run_serial(campaign: Campaign, runner: TaskRunner, progress: Progress) -> CampaignRecord:
     """Run a campaign in this process, and write its results file.
 
@@ -235,33 +246,21 @@ def run_serial(campaign: Campaign, runner: TaskRunner, progress: Progress) -> Ca
     conductor = Conductor(campaign, store, progress)
     while (assignment := conductor.next_assignment()) is not None:
         conductor.take(runner.run(assignment.task, assignment.galaxy, assignment.base))
-    record = make_record(campaign, store, ranks=1)
-    create(campaign.output, record)
-    if campaign.images:
-        add_images(campaign.output, campaign.images, image_items(runner, record.outcomes, campaign.catalogue.galaxies))
-    finish(campaign.output, record)
-    return record
+    return write_alone(campaign, store, runner, ranks=1)
 
 
-def make_record(campaign: Campaign, store: ResultStore, ranks: int) -> CampaignRecord:
-    """Return what is to be written of a campaign."""
-    return CampaignRecord(
+def write_alone(campaign: Campaign, store: ResultStore, runner: TaskRunner, ranks: int) -> CampaignRecord:
+    """Write the results file from this process."""
+    info = CampaignInfo(
         catalogue=campaign.catalogue,
         config=campaign.config,
-        outcomes=store.outcomes(),
         command_line=campaign.command_line,
         ranks=ranks,
         images=campaign.images,
     )
-
-
-def image_items(runner: TaskRunner, outcomes: Iterable[TaskOutcome], galaxies: Iterable[Galaxy]) -> Iterator[ImageItem]:
-    """Yield the images of all fits, rendered one after another from the fits' records."""
-    by_index = {galaxy.index: galaxy for galaxy in galaxies}
-    for outcome in outcomes:
-        if outcome.fit is not None:
-            cutout, model = runner.images(outcome, by_index[outcome.task.galaxy])
-            yield ImageItem(galaxy=outcome.task.galaxy, cutout=cutout, model=model)
+    source = MemorySource(campaign.catalogue.galaxies, store.outcomes())
+    write_results(campaign.output, info, source, SoloComm(), runner.images)
+    return CampaignRecord(catalogue=campaign.catalogue, config=campaign.config, outcomes=store.outcomes())
 
 
 def exit_status(record: CampaignRecord, *, strict: bool) -> int:

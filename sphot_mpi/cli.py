@@ -15,13 +15,12 @@ from rich.logging import RichHandler
 
 import sphot_mpi
 from sphot_mpi import mpi
-from sphot_mpi.campaign import Campaign, check_output, exit_status, run_serial
+from sphot_mpi.campaign import Campaign, CampaignRecord, check_output, exit_status, run_serial
 from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.config import PRESETS, Config, load_config
 from sphot_mpi.errors import SphotError, UsageError
 from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS
 from sphot_mpi.progress import choose_progress
-from sphot_mpi.results import CampaignRecord
 from sphot_mpi.results_schema import IMAGES
 from sphot_mpi.tasks import TaskRunner, pipeline_fitters
 

@@ -13,16 +13,12 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn
 
-from sphot_mpi.campaign import Assignment, Campaign, Conductor, MemoryStore, Progress, image_items, make_record
-from sphot_mpi.catalogue_rows import Galaxy
+from sphot_mpi.campaign import Assignment, Campaign, CampaignRecord, Conductor, MemoryStore, Progress, write_alone
 from sphot_mpi.config import Config
 from sphot_mpi.errors import UsageError
-from sphot_mpi.outcomes import TaskOutcome
-from sphot_mpi.results import CampaignRecord, add_images, create, finish
-from sphot_mpi.tasks import TaskRunner
+from sphot_mpi.tasks import TaskRunner, pipeline_fitters
 
 log = logging.getLogger(__name__)
 
@@ -38,18 +34,9 @@ _SHORTEST, _LONGEST = 1e-4, 1e-2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """To a worker: the configuration, and whether its fits will be asked for again as images."""
+    """To a worker: the configuration."""
 
     config: Config
-    keep: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WriteImages:
-    """To a worker: it is its turn to write the images of its fits."""
-
-    output: Path
-    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +166,7 @@ def lead(world: World, campaign: Campaign, progress: Progress) -> CampaignRecord
     conductor = Conductor(campaign, store, progress)
     workers = range(1, world.size)
     for rank in workers:
-        world.send(Setup(config=campaign.config, keep=bool(campaign.images)), rank)
+        world.send(Setup(config=campaign.config), rank)
     idle = list(reversed(workers))
     while not conductor.finished:
         while idle and (assignment := conductor.next_assignment()) is not None:
@@ -187,15 +174,7 @@ def lead(world: World, campaign: Campaign, progress: Progress) -> CampaignRecord
         rank, outcome = world.receive()
         idle.append(rank)
         conductor.take(outcome)
-    record = make_record(campaign, store, ranks=world.size)
-    create(campaign.output, record)
-    if campaign.images:
-        # one after another: without parallel HDF5 a file has one writer at a time
-        for rank in workers:
-            world.send(WriteImages(output=campaign.output, names=campaign.images), rank)
-            world.receive()
-    finish(campaign.output, record)
-    return record
+    return write_alone(campaign, store, TaskRunner(campaign.config, pipeline_fitters()), ranks=world.size)
 
 
 def dismiss(world: World, status: int) -> None:
@@ -220,25 +199,16 @@ def serve(world: World, make_runner: Callable[[Config, int], TaskRunner]) -> int
         Exit status, the same on all ranks.
     """
     runner: TaskRunner | None = None
-    keep = False
-    kept: list[TaskOutcome] = []
-    galaxies: dict[int, Galaxy] = {}
     while True:
         _, message = world.receive()
         match message:
             case Stop():
                 return message.status
             case Setup():
-                runner, keep = make_runner(message.config, world.rank), message.keep
+                runner = make_runner(message.config, world.rank)
             case Assignment() if runner is not None:
                 outcome = runner.run(message.task, message.galaxy, message.base)
-                if keep:
-                    kept.append(outcome)
-                    galaxies[message.galaxy.index] = message.galaxy
                 world.send(outcome, 0)
-            case WriteImages() if runner is not None:
-                add_images(message.output, message.names, image_items(runner, kept, galaxies.values()))
-                world.send(message, 0)
             case _:
                 msg = f"rank {world.rank} cannot make sense of {message!r}"
                 raise TypeError(msg)
