@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from sphot_mpi.catalogue_rows import Galaxy
-from sphot_mpi.journal import RecordRef
 from sphot_mpi.ledger import Ledger
 from sphot_mpi.messages import Assignment, Report
+from sphot_mpi.outcome_index import RecordRef
 from sphot_mpi.outcomes import Status
 from sphot_mpi.schedule import Counts, Schedule, Task, TaskKind, TaskState
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sphot_mpi.journal import RecordRef, read_ended
+from sphot_mpi.journal import read_ended
+from sphot_mpi.outcome_index import RecordRef
 from sphot_mpi.outcomes import Failure, Status, TaskOutcome
 from sphot_mpi.results_source import KeptOutcome
 from sphot_mpi.schedule import Schedule, Task, TaskState

@@ -9,8 +9,8 @@ from signal import Signals
 
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.config import Config
-from sphot_mpi.journal import RecordRef
 from sphot_mpi.ledger import JournalSource
+from sphot_mpi.outcome_index import RecordRef
 from sphot_mpi.outcomes import Status
 from sphot_mpi.results import CampaignInfo
 from sphot_mpi.schedule import Task

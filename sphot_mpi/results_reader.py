@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 from sphot_mpi.errors import OutputError, UsageError
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.records import Image
-from sphot_mpi.results_schema import DESCRIPTIONS, FORMAT
-
-TABLES = tuple(name for name in DESCRIPTIONS if not name.endswith("_covariance"))
+from sphot_mpi.results_schema import FORMAT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -11,8 +11,9 @@ from contextlib import AbstractContextManager
 from sphot_mpi.config import Config
 from sphot_mpi.interrupts import Interrupts, TaskDropped
 from sphot_mpi.isolation import run_isolated
-from sphot_mpi.journal import Journal, RecordRef, read_record
+from sphot_mpi.journal import Journal, read_record
 from sphot_mpi.messages import Assignment, Handback, Report
+from sphot_mpi.outcome_index import RecordRef
 from sphot_mpi.outcomes import TaskKey, TaskOutcome
 from sphot_mpi.records import FilterFit
 from sphot_mpi.storable import storable

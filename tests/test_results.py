@@ -16,9 +16,8 @@ from sphot_mpi.flags import FitFlag
 from sphot_mpi.outcomes import Frame
 from sphot_mpi.progress import Quiet
 from sphot_mpi.records import SOURCE_DTYPE
-from sphot_mpi.results import CampaignRecord, finish, partial_path
-from sphot_mpi.results_reader import TABLES, ResultsReader
-from sphot_mpi.results_schema import FORMAT, IMAGES
+from sphot_mpi.results_reader import ResultsReader
+from sphot_mpi.results_schema import FORMAT, IMAGES, TABLES
 from sphot_mpi.sky_coordinates import wcs_text
 from sphot_mpi.storable import QUANTUM
 from sphot_mpi.tasks import Fitters
@@ -46,7 +45,7 @@ def test_every_table_opens_with_astropy_and_every_dataset_says_what_it_is(files)
         seen = []
         file.visititems(lambda name, node: seen.append(node) if isinstance(node, h5py.Dataset) else None)
         assert all("unit" in node.attrs and node.attrs["description"] for node in seen)
-        assert len(seen) == 2 * len(TABLES) + 2 + len(FILTERS) * len(IMAGES)
+        assert len(seen) == 2 * len(TABLES) + 3 + len(FILTERS) * len(IMAGES)
         # variable-length text cannot be written in parallel
         assert all(h5py.check_string_dtype(node.dtype) is None or node.dtype.kind == "S" for node in seen)
     assert end.exit_status(strict=True) == 0
@@ -285,17 +284,6 @@ def test_a_bug_is_a_failure_with_its_traceback_and_the_others_go_on(files, caplo
     assert b"a bug in the fit" in failures["message"][0]
     assert b"in fake_base" in failures["traceback"][0]
     assert [r.levelname for r in caplog.records if "a bug in the base task of 'bug'" in r.message] == ["ERROR"]
-
-
-def test_an_incomplete_file_is_not_renamed(files):
-    output, _ = run(files)
-    campaign = campaign_of(files)
-    output.rename(partial_path(output))
-    with h5py.File(partial_path(output), "r+") as file:
-        del file["sersic"]
-    with pytest.raises(OutputError, match="run again"):
-        finish(output, CampaignRecord(catalogue=campaign.catalogue, config=campaign.config, outcomes=[]))
-    assert not output.exists()
 
 
 def test_a_seed_changes_random_numbers_and_nothing_else_does(files):
