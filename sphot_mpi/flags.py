@@ -113,7 +113,7 @@ APERTURE_FLAG_DESCRIPTIONS: dict[ApertureFlag, str] = {
     ApertureFlag.BEYOND_CUTOUT: "part of the aperture lies outside the cutout and was filled with the model",
     ApertureFlag.FILLED: "pixels without data in the aperture were filled",
     ApertureFlag.MOSTLY_FILLED: "more than half of the model's light in the aperture stands where pixels were filled",
-    ApertureFlag.INDEX_NOT_REACHED: "the measured Petrosian index does not fall to aperture.petro; the model's sets it",
+    ApertureFlag.INDEX_NOT_REACHED: "the data do not tell the aperture's size; the model does, or else the cutout",
     ApertureFlag.MODEL_SIZES: "petro_radius or r20, r50, r80 come from the model, not the measured curve",
     ApertureFlag.SKY_EXTRAPOLATED: "few empty apertures fit; their scatter is extrapolated from smaller ones",
     ApertureFlag.SKY_NEAR: "too little sky lies outside aperture.center_mask; it was measured nearer to the galaxy",
