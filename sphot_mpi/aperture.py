@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sphot_mpi.aperture_flux import StarPlan, magnitude_of, plan_stars, with_flux
 from sphot_mpi.aperture_images import FilterImages, cover
-from sphot_mpi.aperture_plan import Plan, choose_base, clean_image, plan_aperture
-from sphot_mpi.aperture_sky import ApertureSky, measure_sky
+from sphot_mpi.aperture_plan import Plan, choose_base, clean_image, plan_aperture, sky_of
+from sphot_mpi.aperture_stars import Shot
 from sphot_mpi.config import Config
 from sphot_mpi.ellipses import Ellipse
 from sphot_mpi.flags import ApertureFlag, FitFlag
-from sphot_mpi.magnitudes import MAG_PER_LN, ab_magnitude
+from sphot_mpi.magnitudes import MAG_PER_LN
 from sphot_mpi.petrosian import GrowthCurve, Sizes, growth_curve, measure_sizes
 from sphot_mpi.photometry_record import AperturePhotometry
 from sphot_mpi.psf import LibraryPSF
@@ -29,23 +30,17 @@ from sphot_mpi.psf_correction import (
     psf_correction,
     total_light,
 )
-from sphot_mpi.records import Cutout, FilterFit, Image
-
-NAN = float("nan")
-
-#: Part of the aperture's area that may lie off the cutout, or be filled, without a flag.
-UNNOTICED = 1e-3
-#: Part of the model's light that may stand on filled pixels.
-MOSTLY = 0.5
+from sphot_mpi.records import Cutout, FilterFit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Measured:
-    """A record in the making, with what colours need."""
+    """A record in the making, with what colours need: the model's light and errors, the shot noise of stars."""
 
     record: AperturePhotometry
     total: Light | None = None
     errors: ShapeErrors | None = None
+    shot: Shot | None = None
 
 
 def measure_galaxy(
@@ -59,7 +54,9 @@ def measure_galaxy(
     if chosen is None:
         return tuple(_empty(fit, cutouts[name], ApertureFlag.NO_GALAXY) for name, fit in fits.items())
     base, base_flags = chosen
-    plan = plan_aperture(base, fits[base], cutouts[base], libraries[base], config)
+    widest = max(fit.kernel.fwhm for fit in fits.values() if fit.components)
+    least = config.aperture.min_fwhm * widest if np.isfinite(widest) else 0.0
+    plan = plan_aperture(base, fits[base], cutouts[base], libraries[base], config, least)
     plan = replace(plan, flags=plan.flags | base_flags)
     reference = config.aperture.PSF_corr_base_filter
     if not _has_psf(fits.get(reference)):
@@ -69,12 +66,15 @@ def measure_galaxy(
         for name, fit in fits.items()
         if fit.components or name == reference
     }
-    measured = {
-        name: _measure(views[name], views[reference], fits[base], cutouts[name], plan, config)
-        if fit.components
-        else _Measured(record=_empty(fit, cutouts[name], plan.flags | _why_empty(fit)))
-        for name, fit in fits.items()
-    }
+    base_images = FilterImages.of(views[base], cutouts[base], plan.margin)
+    stars = plan_stars(base_images, plan.aperture, config)
+    measured = {}
+    for name, fit in fits.items():
+        if fit.components:
+            images = base_images if name == base else FilterImages.of(views[name], cutouts[name], plan.margin)
+            measured[name] = _measure(images, views[reference], stars, plan, config)
+        else:
+            measured[name] = _Measured(record=_empty(fit, cutouts[name], plan.flags | _why_empty(fit)))
     return tuple(_with_colours(one, measured[base]) for one in measured.values())
 
 
@@ -102,19 +102,16 @@ def _empty(fit: FilterFit, cutout: Cutout, flags: ApertureFlag) -> AperturePhoto
     )
 
 
-def _measure(view: View, reference: View, base_fit: FilterFit, cutout: Cutout, plan: Plan, config: Config) -> _Measured:
+def _measure(images: FilterImages, reference: View, stars: StarPlan, plan: Plan, config: Config) -> _Measured:
     """Measure one filter."""
-    fit = view.fit
+    fit, base_fit, cutout = images.view.fit, stars.base.view.fit, images.cutout
     shift = fit.shift[0] - base_fit.shift[0], fit.shift[1] - base_fit.shift[1]
     aperture, family = plan.aperture.moved(*shift), plan.family.moved(*shift)
-    images = FilterImages.of(view, cutout, plan.margin)
     on_cutout = aperture.moved(-plan.margin, -plan.margin)
-    sky = measure_sky(images.stage(config.aperture.measure_sky_on, config.psf), on_cutout, config.aperture.center_mask)
-    if ApertureFlag.NO_SKY in sky.flags:
-        sky = replace(sky, level=0.0, level_err=float(np.sqrt(fit.sky_covariance[0, 0])))
+    sky = sky_of(images, on_cutout, config)
     image = clean_image(images, family, sky.level, plan.reach, config)
     ellipses = [family.at(float(radius)) for radius in plan.radii]
-    curves = growth_curve(image, ellipses), growth_curve(images.sersic, ellipses)
+    curve, model = growth_curve(image, ellipses), growth_curve(images.sersic, ellipses)
     record = replace(
         _empty(fit, cutout, plan.flags | sky.flags),
         x=on_cutout.x,
@@ -123,13 +120,13 @@ def _measure(view: View, reference: View, base_fit: FilterFit, cutout: Cutout, p
         ellip=aperture.ellip,
         theta=aperture.theta,
         area=aperture.area,
-        curve=np.stack([plan.radii, curves[0].flux, curves[0].index(), curves[1].flux]),
+        curve=np.stack([plan.radii, curve.flux, curve.index(), model.flux]),
     )
     errors = ShapeErrors(fit, base_fit)
-    record = _with_sizes(record, curves[0], curves[1], config.aperture.petro)
+    record = _with_sizes(record, curve, model, config.aperture.petro)
     record, total = _with_model(record, images, aperture, reference, errors)
-    record = _with_flux(record, images, aperture, image, sky, config)
-    return _Measured(record=_with_correction(record), total=total, errors=errors)
+    record, shot = with_flux(record, images, aperture, image, sky, stars, config)
+    return _Measured(record=_with_correction(record), total=total, errors=errors, shot=shot)
 
 
 def _with_sizes(record: AperturePhotometry, curve: GrowthCurve, model: GrowthCurve, petro: float) -> AperturePhotometry:
@@ -160,7 +157,7 @@ def _with_model(
     total = total_light(images.components)
     correction = psf_correction(images.view, reference, images.components, coverage, errors)
     total_err = errors.flux_err(total)
-    magnitude, magnitude_err = _magnitude(record, total.flux, total_err)
+    magnitude, magnitude_err = magnitude_of(record, total.flux, total_err)
     record = replace(
         record,
         fraction=correction.fraction,
@@ -179,70 +176,11 @@ def _with_model(
     return record, total
 
 
-def _with_flux(
-    record: AperturePhotometry, images: FilterImages, aperture: Ellipse, image: Image, sky: ApertureSky, config: Config
-) -> AperturePhotometry:
-    """Add the measured light with its error."""
-    coverage = cover(aperture, (image.shape[0], image.shape[1]))
-    stage = images.stage(config.aperture.measure_on, config.psf)
-    good = coverage * np.isfinite(images.canvas(stage))
-    covered = float(good.sum()) / aperture.area
-    record = replace(record, filled_fraction=max(1.0 - covered, 0.0), n_sky=sky.n_apertures, sky=sky.level,
-                     sky_err=sky.level_err, sky_scatter=sky.scatter)  # fmt: skip
-    flags = record.flags
-    if covered <= 0.0:
-        return replace(record, flags=flags | ApertureFlag.NO_DATA)
-    if record.filled_fraction > UNNOTICED:
-        flags |= ApertureFlag.FILLED
-    if aperture.area - float(coverage[images.inner].sum()) > UNNOTICED * aperture.area:
-        flags |= ApertureFlag.BEYOND_CUTOUT
-    if (good * images.sersic).sum() < MOSTLY * (coverage * images.sersic).sum():
-        flags |= ApertureFlag.MOSTLY_FILLED
-    flux = float((coverage * image).sum())
-    noise, background = _noise(images, good, covered)
-    scatter = sky.scatter if np.isfinite(sky.scatter) else 0.0
-    # the scatter of empty apertures contains the noise of the background
-    unexplained = max(scatter**2 - (background * aperture.area), 0.0)
-    level_err = sky.level_err if np.isfinite(sky.level_err) else 0.0
-    sky_err = float(np.sqrt(unexplained + (aperture.area * level_err) ** 2))
-    stars = float(np.sqrt(images.star_variance(coverage)))
-    parts = [noise, sky_err]
-    if config.aperture.error_on != "data_error":
-        parts.append(stars)
-    if config.aperture.error_on.startswith("residual"):
-        parts.append(record.model_flux_err)
-    error = float(np.sqrt(np.sum(np.square(parts))))
-    magnitude, magnitude_err = _magnitude(record, flux, error)
-    return replace(
-        record,
-        flags=flags if flux > 0.0 else flags | ApertureFlag.NEGATIVE,
-        flux=flux,
-        flux_err=error,
-        flux_err_noise=noise,
-        flux_err_sky=sky_err,
-        flux_err_stars=stars,
-        snr=flux / error if error > 0.0 else NAN,
-        mag_raw=magnitude,
-        mag_raw_err=magnitude_err,
-    )
-
-
-def _noise(images: FilterImages, good: Image, covered: float) -> tuple[float, float]:
-    """Error of the sum from pixel noise, and the variance of one pixel of the background, correlated noise included."""
-    error, widening = images.error(), images.view.fit.correlation
-    variance = np.nan_to_num(images.canvas(error) ** 2, nan=0.0)
-    # what stands for the missing part is as uncertain as what it comes from
-    inside = widening * np.sqrt(float((good**2 * variance).sum())) / covered
-    outside = error[(good[images.inner] == 0.0) & np.isfinite(error)]
-    background = float(np.median(outside)) if outside.size else 0.0
-    return float(inside), (widening * background) ** 2
-
-
 def _with_correction(record: AperturePhotometry) -> AperturePhotometry:
     """Add the flux that the reference PSF would leave in the aperture."""
     flux = record.flux * record.correction
     error = float(np.hypot(record.flux_err * record.correction, record.flux * record.correction_err))
-    magnitude, magnitude_err = _magnitude(record, flux, error)
+    magnitude, magnitude_err = magnitude_of(record, flux, error)
     return replace(record, flux_corr=flux, flux_corr_err=error, mag_corr=magnitude, mag_corr_err=magnitude_err)
 
 
@@ -259,12 +197,17 @@ def _with_colours(one: _Measured, base: _Measured) -> AperturePhotometry:
     return replace(
         record,
         colour=record.mag_corr - other.mag_corr,
-        colour_err=float(np.hypot(record.mag_corr_err, other.mag_corr_err)),
+        colour_err=_colour_error(one, base) + 0.0 * (record.mag_corr - other.mag_corr),
         colour_total=colour_total,
         colour_total_err=float(MAG_PER_LN * np.sqrt(variance) + 0.0 * colour_total),
     )
 
 
-def _magnitude(record: AperturePhotometry, flux: float, error: float) -> tuple[float, float]:
-    magnitude, magnitude_err = ab_magnitude(np.array(flux), np.array(error), record.unit, record.pixel_scale)
-    return float(magnitude), float(magnitude_err)
+def _colour_error(one: _Measured, base: _Measured) -> float:
+    """Error of the aperture's colour: stars that both filters leave to the field's mean change both fluxes."""
+    record, other = one.record, base.record
+    variance = (record.flux_corr_err / record.flux_corr) ** 2 + (other.flux_corr_err / other.flux_corr) ** 2
+    if one.shot is not None and base.shot is not None:
+        variance -= one.shot.variance() / record.flux**2 + base.shot.variance() / other.flux**2
+        variance += one.shot.colour_variance(record.flux, base.shot, other.flux)
+    return float(MAG_PER_LN * np.sqrt(variance))

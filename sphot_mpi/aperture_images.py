@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import signal
+from scipy import ndimage, signal
 
 from sphot_mpi.background import elliptical_radius, outlier_mask
 from sphot_mpi.config import ApertureConfig, PsfConfig, Stage
@@ -114,22 +114,21 @@ class FilterImages:
         """Return an image of the cutout on the canvas, NaN around it."""
         return np.pad(image, self.margin, constant_values=np.nan)
 
-    def star_variance(self, coverage: Image) -> float:
-        """Variance of the subtracted stars' light under a weight image of the canvas.
+    def star_parts(self, coverage: Image) -> tuple[NDArray[np.void], NDArray[np.float64]]:
+        """Return the stars with a position and a flux, and the part of each one's light that a weight image takes in.
 
-        Each star counts by the part of its light that the weights take in. Errors of blended stars are taken as
-        independent, which is too much for a blend that lies inside as a whole.
+        Parameters
+        ----------
+        coverage : (my, mx) float64 ndarray
+            Weights, on the canvas.
         """
         table = self.view.fit.sources
-        good = np.isfinite(table["flux_err"]) & np.isfinite(table["x_fit"]) & np.isfinite(table["y_fit"])
-        table = table[good]
+        table = table[np.isfinite(table["x_fit"]) & np.isfinite(table["y_fit"]) & np.isfinite(table["flux_fit"])]
         if table.size == 0:
-            return 0.0
-        stamp = _stamp(self.view)
-        part = signal.fftconvolve(coverage, stamp[::-1, ::-1], mode="same")
-        y, x = (np.rint(table[name]).astype(int) + self.margin for name in ("y_fit", "x_fit"))
-        inside = (x >= 0) & (y >= 0) & (x < coverage.shape[1]) & (y < coverage.shape[0])
-        return float(((table["flux_err"][inside] * part[y[inside], x[inside]]) ** 2).sum())
+            return table, np.zeros(0)
+        taken = signal.fftconvolve(coverage, _stamp(self.view)[::-1, ::-1], mode="same")
+        where = [table["y_fit"] + self.margin, table["x_fit"] + self.margin]
+        return table, ndimage.map_coordinates(taken, where, order=1, mode="constant")
 
 
 def _stamp(view: View) -> Image:
@@ -161,7 +160,7 @@ def faint_light(fit: FilterFit, cutout: Cutout) -> Image:
     table = fit.sources[np.isfinite(fit.sources["x_fit"]) & np.isfinite(fit.sources["y_fit"])]
     if not fit.components or not fit.faint_limits or table.size == 0:
         return image
-    radius = _half_light_distance(fit, cutout.shape)
+    radius = half_light_distance(fit, cutout.shape)
     field = ~cutout.mask & (radius > FIELD)
     if field.sum() < LEAST_FIELD:
         return image
@@ -182,7 +181,7 @@ def faint_light(fit: FilterFit, cutout: Cutout) -> Image:
     return image
 
 
-def _half_light_distance(fit: FilterFit, shape: tuple[int, int]) -> Image:
+def half_light_distance(fit: FilterFit, shape: tuple[int, int]) -> Image:
     """Elliptical radius over the components' mean r_eff, which counts as a quarter of the image at most."""
     fluxes = np.array([max(total_flux(c), 0.0) for c in fit.components])
     axes = np.array([c.r_eff for c in fit.components])

@@ -1,13 +1,13 @@
 """The aperture that all filters of a galaxy share, from the base filter's isophotes and Petrosian index."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.aperture_images import FilterImages, filled
-from sphot_mpi.aperture_sky import measure_sky
+from sphot_mpi.aperture_sky import ApertureSky, measure_sky
 from sphot_mpi.config import Config
 from sphot_mpi.ellipses import Ellipse, EllipseFamily, isophote_family
 from sphot_mpi.errors import FitError
@@ -44,7 +44,7 @@ class Plan:
     margin : int
         Of the canvas, px.
     flags : ApertureFlag
-        OTHER_BASE, INDEX_NOT_REACHED.
+        OTHER_BASE, INDEX_NOT_REACHED, ENLARGED.
     """
 
     base: str
@@ -71,7 +71,9 @@ def choose_base(fits: Mapping[str, FilterFit], config: Config) -> tuple[str, Ape
     return None
 
 
-def plan_aperture(base: str, fit: FilterFit, cutout: Cutout, library: LibraryPSF, config: Config) -> Plan:
+def plan_aperture(
+    base: str, fit: FilterFit, cutout: Cutout, library: LibraryPSF, config: Config, least: float = 0.0
+) -> Plan:
     """Set the aperture.
 
     Parameters
@@ -82,6 +84,8 @@ def plan_aperture(base: str, fit: FilterFit, cutout: Cutout, library: LibraryPSF
         Of the base filter.
     config : Config
         Section aperture rules.
+    least : float
+        Least semi-major axis, px.
 
     Returns
     -------
@@ -97,9 +101,12 @@ def plan_aperture(base: str, fit: FilterFit, cutout: Cutout, library: LibraryPSF
     if config.aperture.size == "radius":
         assert config.aperture.radius is not None
         reach = max(reach, config.aperture.radius)
+    reach = max(reach, least)
     plan = _plan_within(base, fit, cutout, library, config, reach)
     if plan.aperture.radius > reach:
         plan = _plan_within(base, fit, cutout, library, config, plan.aperture.radius)
+    if plan.aperture.radius < least and config.aperture.size != "radius":
+        plan = replace(plan, aperture=plan.family.at(least), flags=plan.flags | ApertureFlag.ENLARGED)
     return plan
 
 
@@ -169,13 +176,18 @@ def measured_curve(
     images: FilterImages, ellipses: list[Ellipse], family: EllipseFamily, aperture: Ellipse, config: Config
 ) -> GrowthCurve:
     """Growth curve of the data above the sky."""
-    sky = measure_sky(
-        images.stage(config.aperture.measure_sky_on, config.psf),
-        aperture.moved(-images.margin, -images.margin),
-        config.aperture.center_mask,
-    )
-    level = sky.level if np.isfinite(sky.level) else 0.0
-    return growth_curve(clean_image(images, family, level, ellipses[-1].radius, config), ellipses)
+    sky = sky_of(images, aperture.moved(-images.margin, -images.margin), config)
+    return growth_curve(clean_image(images, family, sky.level, ellipses[-1].radius, config), ellipses)
+
+
+def sky_of(images: FilterImages, aperture: Ellipse, config: Config) -> ApertureSky:
+    """Sky beside an aperture on the cutout; where none can be measured, level 0 with the error of the fit's sky."""
+    section = config.aperture
+    sky = measure_sky(images.stage(section.measure_sky_on, config.psf), aperture, section.center_mask)
+    if ApertureFlag.NO_SKY in sky.flags:
+        fitted = float(images.view.fit.sky_covariance[0, 0])
+        return replace(sky, level=0.0, level_err=float(np.sqrt(fitted)) if fitted >= 0.0 else float("nan"))
+    return sky
 
 
 def clean_image(images: FilterImages, family: EllipseFamily, level: float, reach: float, config: Config) -> Image:

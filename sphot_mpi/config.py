@@ -222,6 +222,9 @@ class ApertureConfig(_Section):
     petro_factor: Positive
     fraction: Fraction
     radius: Annotated[Positive | None, BeforeValidator(_none_text)]
+    min_fwhm: NotNegative
+    star_light: Literal["auto", "fitted", "field"]
+    stars_per_aperture: NotNegative
     center_mask: NotNegative
     plot: bool
     isophot_base_filter: FilterName

@@ -1,7 +1,7 @@
 """Growth curves in nested ellipses: Petrosian index, Petrosian radius, radii that hold a part of the light.
 
 The index is ``eta(a) = I(a) / <I>(a)``, the brightness on the isophote of semi-major axis a over the mean inside it
-(Petrosian 1976); it falls from 1 at the centre. With the light ``F`` and the area ``A`` inside, ``eta = (dF/dA) (A/F)``.
+(Petrosian 1976); it falls from 1 at the centre. With light ``F`` and area ``A`` inside, ``eta = (dF/dA) (A/F)``.
 """
 
 from collections.abc import Sequence
