@@ -5,17 +5,19 @@ The index is ``eta(a) = I(a) / <I>(a)``, the brightness on the isophote of semi-
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import interpolate, signal
+from scipy import interpolate, ndimage, signal
 
 from sphot_mpi.ellipses import Ellipse
 
 Image = NDArray[np.float64]
 Vector = NDArray[np.float64]
 
+#: Sub-pixels a side, inside ellipses smaller than this, px.
+FINE, FINE_RADIUS = 3, 15.0
 #: The index is smoothed by parabolas over this many radii.
 SMOOTHING = 5
 #: Index and factor of the radius within which a galaxy's light is counted for r20, r50 and r80 (Bershady et al. 2000).
@@ -49,9 +51,11 @@ class GrowthCurve:
             interpolate.CubicSpline(log_radius, values).derivative()(log_radius) for values in (self.flux, self.area)
         )
         positive = self.flux > 0.0
-        index = np.full(self.radius.size, np.nan)
+        index = np.zeros(self.radius.size)
         index[positive] = slope[positive] / growth[positive] * self.area[positive] / self.flux[positive]
-        return np.asarray(signal.savgol_filter(index, SMOOTHING, 2))
+        # whatever a radius without an index has touched is none either
+        known = ndimage.minimum_filter1d(positive.astype(np.int8), SMOOTHING, mode="nearest") == 1
+        return np.where(known, signal.savgol_filter(index, SMOOTHING, 2), np.nan)
 
     def petrosian_radius(self, threshold: float) -> float:
         """Semi-major axis, px, at which the index first falls to `threshold`; NaN: it does not."""
@@ -106,7 +110,10 @@ class Sizes:
 
 
 def growth_curve(image: Image, ellipses: Sequence[Ellipse]) -> GrowthCurve:
-    """Sum an image in ellipses, pixels at their edges by the part inside.
+    """Light of an image inside ellipses.
+
+    Pixels at an edge count by the part inside. That smooths the image by a pixel once more, which a small ellipse
+    would show: inside those below 15 px the image is interpolated to a third of a pixel, by cubic splines.
 
     Parameters
     ----------
@@ -123,8 +130,31 @@ def growth_curve(image: Image, ellipses: Sequence[Ellipse]) -> GrowthCurve:
     return GrowthCurve(
         radius=np.array([ellipse.radius for ellipse in ellipses]),
         area=np.array([ellipse.area for ellipse in ellipses]),
-        flux=np.array([ellipse.sum(image) for ellipse in ellipses]),
+        flux=_fluxes(image, ellipses),
     )
+
+
+def _fluxes(image: Image, ellipses: Sequence[Ellipse]) -> Vector:
+    """Sums, of the fine image in the small ellipses."""
+    small = [ellipse for ellipse in ellipses if ellipse.radius < FINE_RADIUS]
+    large = [ellipse.sum(image) for ellipse in ellipses[len(small) :]]
+    if not small or np.isnan(image).any():
+        return np.array([ellipse.sum(image) for ellipse in small] + large)
+    half = int(np.ceil(small[-1].radius)) + 2
+    x, y = round(small[0].x), round(small[0].y)
+    # sub-pixel k of the box lies at corner + (k - 1) / 3
+    y_fine, x_fine = ((c - half) + (np.arange(FINE * (2 * half + 1)) - (FINE - 1) / 2) / FINE for c in (y, x))
+    fine = ndimage.map_coordinates(image, np.meshgrid(y_fine, x_fine, indexing="ij"), order=3, mode="nearest")
+    inside = [
+        replace(
+            ellipse,
+            x=(ellipse.x - x_fine[0]) * FINE,
+            y=(ellipse.y - y_fine[0]) * FINE,
+            radius=ellipse.radius * FINE,
+        ).sum(fine)
+        for ellipse in small
+    ]
+    return np.array([value / FINE**2 for value in inside] + large)
 
 
 def measure_sizes(curve: GrowthCurve, petro: float) -> Sizes:
