@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
@@ -61,6 +62,7 @@ class World:
     def __init__(self, comm: Any, *, threads: bool = True) -> None:
         self._comm = comm
         self._lock = threading.Lock()
+        self._sending: deque[Any] = deque()
         self.threads = threads
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
@@ -71,9 +73,20 @@ class World:
         return self._comm
 
     def send(self, message: object, rank: int, *, urgent: bool = False) -> None:
-        """Send a small message; urgent ones are read by a busy rank, too."""
+        """Send a small message, and go on at once; urgent ones are read by a busy rank, too.
+
+        Notes
+        -----
+        A blocking send of Open MPI spins until a receiver on the same host has looked, which a sleeping or busy
+        rank does not.
+        """
         with self._lock:
-            self._comm.send(message, dest=rank, tag=_URGENT if urgent else _TAG)
+            self._sending.append(self._comm.isend(message, dest=rank, tag=_URGENT if urgent else _TAG))
+            self._forget_sent()
+
+    def _forget_sent(self) -> None:
+        while self._sending and self._sending[0].Test():
+            self._sending.popleft()
 
     def poll(self, *, urgent: bool = False) -> tuple[int, Any] | None:
         """Return sender and message if one has come, else None."""

@@ -1,7 +1,8 @@
 """Rank 0: hands out the conductor's assignments, watches the workers, and calls all ranks to write.
 
 Each worker holds the task that it does and, as long as there is more to do than there
-are workers, the next one, so that it never waits for an answer.
+are workers, the next one, so that it never waits for an answer; of tasks that take no
+time it holds several, as an answer takes longer than they do.
 """
 
 import logging
@@ -27,6 +28,11 @@ _TICK = 1.0
 _STUCK = 30.0
 
 
+#: Tasks that a worker holds; of tasks that take less than so many seconds, so many.
+_HELD = 2
+_BRIEF, _HELD_BRIEF = 0.02, 32
+
+
 @dataclass(slots=True)
 class _Desk:
     """What the master knows of a worker."""
@@ -35,6 +41,8 @@ class _Desk:
     heard: float = 0.0
     #: When the running task began, as far as the master can tell.
     since: float = 0.0
+    #: Seconds a task, lately.
+    pace: float = 1.0
 
 
 class Master:
@@ -113,14 +121,17 @@ class Master:
         """A worker has ended a task: give it the next ones."""
         desk = self._desks[rank]
         desk.tasks.remove(task)
+        desk.pace = 0.7 * desk.pace + 0.3 * (desk.heard - desk.since)
         desk.since = desk.heard
         self._held -= 1
         if self._interrupts.stopping:
             return
         if not desk.tasks and not self._give(rank):
             self._idle.append(rank)
-        elif len(desk.tasks) == 1 and self._conductor.n_ready >= self._world.size:
-            self._give(rank)
+            return
+        held = _HELD if desk.pace > _BRIEF else _HELD_BRIEF
+        while len(desk.tasks) < held and self._conductor.n_ready >= self._world.size and self._give(rank):
+            pass
 
     def _give(self, rank: int) -> bool:
         assignment = self._conductor.next_assignment()

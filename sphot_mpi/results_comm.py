@@ -127,9 +127,7 @@ class Watch:
         self._since = time.monotonic()
         try:
             yield
-        except (OSError, RuntimeError) as error:  # HDF5 raises both
-            # most often all ranks fail: then the first one speaks
-            time.sleep(0.5 * min(self._comm.rank, 1))
+        except (OSError, RuntimeError, ValueError) as error:  # HDF5 raises them all
             self._end(reason(error))
         finally:
             self._since = None
@@ -149,4 +147,6 @@ class Watch:
                 self._end("no space left on device")
 
     def _end(self, cause: str) -> NoReturn:
+        # most often all ranks fail: then the first one speaks
+        time.sleep(0.5 * min(self._comm.rank, 1))
         self._comm.abort(f"{self._path}: this cannot be written ({cause}); free space or choose another -o.")
