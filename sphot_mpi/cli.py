@@ -271,6 +271,17 @@ def check(
 
 @main.command()
 @click.argument("results", type=_PATH)
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON instead.")
+def status(results: Path, as_json: bool) -> None:
+    """Tell how far the campaign of a RESULTS file is: it may be running, stopped, killed or finished."""
+    from sphot_mpi.status import campaign_status
+
+    found = campaign_status(results)
+    click.echo(found.json() if as_json else found.text())
+
+
+@main.command()
+@click.argument("results", type=_PATH)
 @click.argument("name", required=False)
 def info(results: Path, name: str | None) -> None:
     """Show what a RESULTS file holds, or the numbers of the galaxy NAME."""
