@@ -14,6 +14,7 @@ its bits, so that a NaN keeps its sign.
 """
 
 import json
+import math
 import re
 import struct
 import types
@@ -132,7 +133,7 @@ def unpack(kind: type[R], data: bytes) -> R:
             msg = f"a record has format version {header['version']}, newer than {VERSION}; use a newer sphot-mpi"
             raise CodecError(msg)
         record: R = _coding(wanted).read(header["value"], _read_arrays(header["arrays"], data, start))
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, struct.error) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, struct.error) as error:
         if isinstance(error, CodecError):
             raise
         msg = f"these bytes hold no {kind.__name__} ({type(error).__name__}: {error})"
@@ -144,7 +145,7 @@ def _read_arrays(entries: list[Any], data: bytes, start: int) -> list[Array]:
     arrays: list[Array] = []
     for text, shape in entries:
         dtype = _read_dtype(text)
-        count = int(np.prod(shape, dtype=np.int64))
+        count = math.prod(shape)
         size = count * dtype.itemsize
         if min(shape, default=0) < 0 or start + size > len(data):
             msg = "an array is longer than the record"
@@ -251,6 +252,9 @@ def _record(kind: type[Any]) -> _Coding:
 
 
 def _write_float(value: Any, _: list[Array]) -> Any:
+    if not isinstance(value, float | int | np.floating | np.integer):
+        msg = f"{value!r} is no number"
+        raise CodecError(msg)
     number = float(value)
     return number if np.isfinite(number) else _FLOAT.pack(number).hex()
 

@@ -8,7 +8,8 @@
     ├── CatalogueError             2   the catalogue
     ├── InputError                 3   one galaxy's file; the others go on
     ├── FitError                   3   one fit; the others go on
-    │   └── DegenerateCutoutError  3   nothing in the cutout to fit
+    │   ├── DegenerateCutoutError  3   nothing in the cutout to fit
+    │   └── ProcessDiedError       3   the fit killed its process; it is not tried again
     └── OutputError                1   the results file
         └── JournalError           1   the journal beside it
             └── CodecError         1   one record of it
@@ -56,6 +57,10 @@ class FitError(SphotError, RuntimeError):
 
 class DegenerateCutoutError(FitError):
     """A cutout holds nothing that could be fitted."""
+
+
+class ProcessDiedError(FitError):
+    """The process that ran a task died of it, twice; the task is not tried again."""
 
 
 class OutputError(SphotError, RuntimeError):

@@ -10,7 +10,6 @@ import os
 import re
 import socket
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,19 +18,11 @@ import sphot_mpi
 from sphot_mpi.codec import decode, encode
 from sphot_mpi.errors import JournalError
 from sphot_mpi.journal_format import Closed, Ended, Head, Opened, Planned, Started, frame, unframe
+from sphot_mpi.outcome_index import RecordRef
 from sphot_mpi.outcomes import TaskKey, TaskOutcome
 from sphot_mpi.storable import storable
 
 _NAME = re.compile(r"(\d{4,9})-(\d{6,9})\.journal")
-
-
-@dataclass(frozen=True, slots=True)
-class RecordRef:
-    """Where the record of an outcome stands: file in the journal's folder, first byte, bytes."""
-
-    file: str
-    offset: int
-    length: int
 
 
 def journal_folder(output: Path) -> Path:
@@ -260,6 +251,11 @@ def read_record(folder: Path, ref: RecordRef) -> TaskOutcome:
     JournalError
         If it cannot be read, or is damaged.
     """
+    return read_ended(folder, ref)[1]
+
+
+def read_ended(folder: Path, ref: RecordRef) -> tuple[Ended, TaskOutcome]:
+    """Read one outcome as `read_record` does, with the head of its record."""
     file_numbers(ref.file)
     path = folder / ref.file
     try:
@@ -272,7 +268,7 @@ def read_record(folder: Path, ref: RecordRef) -> TaskOutcome:
     if not isinstance(head, Ended):
         msg = f"{path}, byte {ref.offset}: no outcome stands here."
         raise JournalError(msg)
-    return decode(body)
+    return head, decode(body)
 
 
 def _sync_folder(folder: Path) -> None:
