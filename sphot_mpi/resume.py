@@ -181,9 +181,8 @@ def known_outcomes(output: Path, anew: Anew = Anew.NO, *, verify: bool = True) -
         with _stored(output) as stored:
             for key, found in stored.ended():
                 ended.add(key, found)
-            file = stored.reader.file
-            complete = bool(file.attrs.get("complete", False))
-            images = tuple(next(iter(file["images"].values()), ())) if "images" in file else ()
+            complete = bool(stored.reader.file.attrs.get("complete", False))
+            images = stored.reader.image_names()
     folder = journal_folder(output)
     index = scan(folder, verify=verify, ended=ended)
     return Known(index, next_start(folder), complete and not journal_files(folder), images)
