@@ -25,8 +25,12 @@ from sphot_mpi.structure import flux_limits, star_density, with_faint_stars, wit
 KERNEL_START = 1.0
 #: Above this signal-to-noise the galaxy is refitted by itself; from it on, together with the stars.
 JOINT_FROM = 10.0
+#: The galaxy is solved with the stars above this signal-to-noise, whatever the ladder's end, and held afterwards.
+MEASURE_SNR = 6.0
 #: Stars below this signal-to-noise are forgotten once, when the galaxy has become right.
-PURGE_SNR = 6.0
+PURGE_SNR = 10.0
+#: Detections at `MEASURE_SNR` after that.
+MEASURE_PASSES = 2
 #: Where stars crowd on the galaxy they are its structure: errors there grow by this factor, at most so often.
 WIDENING, MOST_WIDENINGS = 1.6, 3
 #: Kernel and shift are measured on stars beyond this many r_eff, for a galaxy is no Sersic.
@@ -87,7 +91,6 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
     state = State.start(Scene(stars=no_stars(), galaxy=smooth.galaxy, sky=smooth.sky), optics)
     ladder, keep = config.psf.snr_ladder, config.psf.keep_snr
     bright = tuple(th for th in ladder if th > JOINT_FROM) or (JOINT_FROM,)
-    deep = tuple(th for th in ladder if th <= JOINT_FROM)
     for index, threshold in enumerate(bright):
         state = _bright_step(state, threshold, index, Freedom(kernel=calibrate), config)
     state, two_components = _choose_components(state, config)
@@ -97,24 +100,50 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
     stars = state.scene.stars
     bright_stars = stars.take(stars.snr(frame.correlation) > KERNEL_STAR_SNR)
     state = state.with_frame(kernel_area(state.optics.frame, state.scene.galaxy, bright_stars))
-    for index, threshold in enumerate(deep):
-        state = descend(
-            state, (threshold,), joint, keep, centre_caution(state, config), first_blend=len(bright) + index
-        )
-        if threshold == min(deep):
-            break
-    state = _second_descent(state, joint, config)
+    state, structured, quiet = _measure_galaxy(state, joint, config)
+    limits = flux_limits(state, MEASURE_SNR)
+    # from here on the galaxy is held: its light must not hang on how deep the stars are fitted
+    held = Freedom(kernel=calibrate)
+    for threshold in (th for th in ladder if th < MEASURE_SNR):
+        state = hold_settled(with_faint_stars(state, limits))
+        state = descend(state, (threshold,), held, keep, centre_caution(state, config), first_blend=LAST_BLEND)
+    state, converged = settle(free_all(with_faint_stars(state, limits)), held, keep, most=SETTLE_PASSES)
+    return BaseFit(
+        state=state,
+        converged=converged and quiet,
+        two_components=two_components,
+        structured=structured,
+        faint_limits=limits,
+    )
+
+
+def _measure_galaxy(state: State, joint: Freedom, config: Config) -> tuple[State, bool, bool]:
+    """Solve the galaxy with the stars above `MEASURE_SNR`; returns whether it has structure, and whether quiet."""
+    steps = tuple(th for th in config.psf.snr_ladder if MEASURE_SNR < th <= JOINT_FROM)
+    for index, threshold in enumerate((*steps, MEASURE_SNR)):
+        caution = centre_caution(state, config)
+        state = descend(state, (threshold,), joint, config.psf.keep_snr, caution, first_blend=2 + index)
+    state = _descend_again(state, joint, config)
     structured = False
     for _ in range(MOST_WIDENINGS):
-        if not star_density(state, config.psf.report_snr).too_high:
+        if not star_density(state, MEASURE_SNR).too_high:
             break
         structured = True
-        state = _second_descent(with_wider_errors(state, WIDENING), joint, config)
-    limits = flux_limits(state, min(deep))
-    state, converged = settle(free_all(with_faint_stars(state, limits)), joint, keep, most=SETTLE_PASSES)
-    return BaseFit(
-        state=state, converged=converged, two_components=two_components, structured=structured, faint_limits=limits
-    )
+        state = _descend_again(with_wider_errors(state, WIDENING), joint, config)
+    limits = flux_limits(state, MEASURE_SNR)
+    state, quiet = settle(free_all(with_faint_stars(state, limits)), joint, config.psf.keep_snr, most=SETTLE_PASSES)
+    return state, structured, quiet
+
+
+def _descend_again(state: State, freedom: Freedom, config: Config) -> State:
+    """Forget the faint stars and find them again around the galaxy as it is now known."""
+    state = purge(state, freedom, config.psf.keep_snr)
+    for _ in range(MEASURE_PASSES):
+        caution = centre_caution(state, config)
+        state = descend(
+            hold_settled(state), (MEASURE_SNR,), freedom, config.psf.keep_snr, caution, first_blend=LAST_BLEND
+        )
+    return state
 
 
 def kernel_area(frame: Frame, galaxy: Galaxy | None, bright: Stars) -> Frame:
@@ -125,18 +154,6 @@ def kernel_area(frame: Frame, galaxy: Galaxy | None, bright: Stars) -> Frame:
     usable = area & frame.good
     enough = usable.sum() > LEAST_KERNEL_PIXELS and at(usable, bright).sum() >= LEAST_KERNEL_STARS
     return replace(frame, anchored_area=area) if enough else frame
-
-
-def _second_descent(state: State, freedom: Freedom, config: Config) -> State:
-    """Forget the faint stars and find them again around the galaxy as it is now known."""
-    state = purge(state, freedom, config.psf.keep_snr)
-    for threshold in config.psf.snr_ladder:
-        if threshold < PURGE_SNR:
-            caution = centre_caution(state, config)
-            state = descend(
-                hold_settled(state), (threshold,), freedom, config.psf.keep_snr, caution, first_blend=LAST_BLEND
-            )
-    return state
 
 
 def hold_settled(state: State) -> State:

@@ -8,7 +8,14 @@ from numpy.typing import NDArray
 from sphot_mpi.config import Config, Positions
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.joint import LAST_BLEND, State, at, descend, settle, solve
-from sphot_mpi.joint_base import KERNEL_STAR_SNR, KERNEL_START, centre_caution, hold_settled, kernel_area
+from sphot_mpi.joint_base import (
+    KERNEL_STAR_SNR,
+    KERNEL_START,
+    MEASURE_SNR,
+    centre_caution,
+    hold_settled,
+    kernel_area,
+)
 from sphot_mpi.joint_galaxy import galaxy_of, galaxy_radius, robust_sigma
 from sphot_mpi.joint_render import Freedom
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
@@ -80,28 +87,64 @@ def fit_scaled_scene(
     state = _start(frame, library, base, covered, KERNEL_START if calibrate else 0.0, positions)
     if positions == "free":
         covered = np.zeros_like(covered)
+    measure, ladder = _ladders(config, positions)
+    state = _measure(state, base, covered, measure, config, positions)
+    free_shape = config.core.allow_refit
+    joint = Freedom(
+        kernel=calibrate, shift=not free_shape, galaxy_scale=not free_shape,
+        galaxy_flux=free_shape, galaxy_shape=free_shape,
+    )  # fmt: skip
+    state, quiet = settle(state, joint, config.psf.keep_snr, most=REFIT_PASSES if free_shape else SETTLE_PASSES)
+    # from here on the galaxy is held: its light must not hang on how deep the stars are fitted
+    held = Freedom(kernel=calibrate)
+    if positions != "free":
+        state = _with_anchors(state, base, (ANCHOR_SNR, MEASURE_SNR))
+        state = solve(_with_prior(solve(state, held), base, config), held)
+    if positions != "forced":
+        state = _add_new(state, base, held, _caution(state, base, covered, config), ladder, config, positions)
+    state, converged = settle(state, held, config.psf.keep_snr, most=SETTLE_PASSES)
+    return ScaledFit(state=state, converged=converged and quiet)
+
+
+def _measure(
+    state: State,
+    base: FilterFit,
+    covered: NDArray[np.bool_],
+    ladder: tuple[float, ...],
+    config: Config,
+    positions: Positions,
+) -> State:
+    """Solve the galaxy's scale, kernel and shift with the stars that are bright here or in the base filter."""
+    calibrate = config.psf_calib.in_mainloop
+    if positions != "free":
+        state = _with_anchors(state, base, (MEASURE_SNR, np.inf))
     pinned = Freedom(galaxy_scale=True)
     for _ in range(PINNED_PASSES[0]):
         state = solve(state, pinned)
     if positions != "forced":
-        state = _fill_uncovered(state, covered, pinned, config, positions)
+        state = _fill_uncovered(state, covered, pinned, ladder, config)
     joint = Freedom(galaxy_scale=True, kernel=calibrate, shift=True)
-    structured = bool(base.flags & FitFlag.STRUCTURED)
     for _ in range(PINNED_PASSES[1]):
-        if config.psf.colour_prior:
-            state = with_colour_prior(state, structured)
-        state = with_faint_stars(solve(state, joint), base.faint_limits)
+        state = with_faint_stars(solve(_with_prior(state, base, config), joint), base.faint_limits)
     if positions != "forced":
-        # what the base filter's shape cannot follow in this filter must not be filled with stars
-        caution = structure_factor(state) * centre_caution(state, config)
-        if structured:
-            caution[on_galaxy(state) & covered] = np.inf
-        state = _add_new(_free_bright(state), base, joint, caution, config, positions)
-    if config.core.allow_refit:
-        joint = replace(joint, galaxy_scale=False, shift=False, galaxy_flux=True, galaxy_shape=True)
-    most = REFIT_PASSES if config.core.allow_refit else SETTLE_PASSES
-    state, converged = settle(state, joint, config.psf.keep_snr, most=most)
-    return ScaledFit(state=state, converged=converged)
+        caution = _caution(state, base, covered, config)
+        state = _add_new(_free_bright(state), base, joint, caution, ladder, config, positions)
+    return state
+
+
+def _with_prior(state: State, base: FilterFit, config: Config) -> State:
+    """Return the state with the colour prior, if there is to be one."""
+    if not config.psf.colour_prior:
+        return state
+    return with_colour_prior(state, bool(base.flags & FitFlag.STRUCTURED))
+
+
+def _caution(state: State, base: FilterFit, covered: NDArray[np.bool_], config: Config) -> Image:
+    """Factor on detection thresholds: what the base filter's shape cannot follow must not be filled with stars."""
+    caution = structure_factor(state) * centre_caution(state, config)
+    if base.flags & FitFlag.STRUCTURED:
+        caution[on_galaxy(state) & covered] = np.inf
+    return caution
 
 
 def _start(
@@ -114,26 +157,31 @@ def _start(
     bright = _sources_above(base, np.inf if positions == "free" else KERNEL_STAR_SNR)
     bright_stars = Stars.new(bright["x_fit"] + PAD, bright["y_fit"] + PAD, bright["flux_fit"])
     frame = kernel_area(frame, galaxy_of(base.components), bright_stars)
-    state = State.start(_first_scene(frame, base), Optics.start(library, sigma, frame))
-    return state if positions == "free" else _with_anchors(state, base)
+    return State.start(_first_scene(frame, base), Optics.start(library, sigma, frame))
 
 
 def _fill_uncovered(
-    state: State, covered: NDArray[np.bool_], freedom: Freedom, config: Config, positions: Positions
+    state: State, covered: NDArray[np.bool_], freedom: Freedom, ladder: tuple[float, ...], config: Config
 ) -> State:
     """Find the stars where the base filter saw nothing; unknown, they would be made up for by the kernel."""
     caution = np.where(covered, np.inf, centre_caution(state, config))
     if (np.isfinite(caution) & state.optics.frame.good).any():
-        for threshold in _ladder(config, positions):
+        for threshold in ladder:
             state = descend(state, (threshold,), freedom, config.psf.keep_snr, caution, first_blend=LAST_BLEND)
     return state
 
 
 def _add_new(
-    state: State, base: FilterFit, freedom: Freedom, caution: Image, config: Config, positions: Positions
+    state: State,
+    base: FilterFit,
+    freedom: Freedom,
+    caution: Image,
+    ladder: tuple[float, ...],
+    config: Config,
+    positions: Positions,
 ) -> State:
     """Find what the base filter's stars leave."""
-    for threshold in _ladder(config, positions):
+    for threshold in ladder:
         state = with_faint_stars(_drop_dark(state), base.faint_limits)
         # free stars were found under the first kernel and shift: none is settled yet
         state = state if positions == "free" else hold_settled(state)
@@ -141,12 +189,17 @@ def _add_new(
     return state
 
 
-def _ladder(config: Config, positions: Positions) -> tuple[float, ...]:
-    """Detection steps: all of them, or where faint stars are anchored every other one to `LEAST_NEW_SNR`."""
+def _ladders(config: Config, positions: Positions) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Detection steps to `MEASURE_SNR` and below it.
+
+    Free stars take all of them; where faint stars are anchored it is every other one, to `LEAST_NEW_SNR`.
+    """
+    steps = config.psf.snr_ladder
+    above = (*(th for th in steps if th > MEASURE_SNR), MEASURE_SNR)
+    below = tuple(th for th in steps if th < MEASURE_SNR)
     if positions == "free":
-        return config.psf.snr_ladder
-    steps = tuple(dict.fromkeys(th for th in config.psf.snr_ladder if th >= LEAST_NEW_SNR))
-    return steps[::-2][::-1]
+        return above, below
+    return above[::-2][::-1], tuple(dict.fromkeys(th for th in below if th >= LEAST_NEW_SNR))[-1:]
 
 
 def _first_scene(frame: Frame, base: FilterFit) -> Scene:
@@ -157,14 +210,15 @@ def _first_scene(frame: Frame, base: FilterFit) -> Scene:
     return Scene(stars=none, galaxy=galaxy, sky=np.array([sky, 0.0, 0.0]))
 
 
-def _with_anchors(state: State, base: FilterFit) -> State:
-    """Put the base filter's sources into the scene, pinned, the most significant if there are too many."""
-    table = _sources_above(base, ANCHOR_SNR)
+def _with_anchors(state: State, base: FilterFit, snr: tuple[float, float]) -> State:
+    """Add the base filter's sources of a range of S/N, pinned, the most significant if there are too many."""
+    table = _sources_above(base, snr[0])
+    table = table[table["snr"] <= snr[1]]
     order = np.argsort(-table["snr"], kind="stable")
     stamp = state.optics.stars.sampled(state.optics.core_radius)
-    most = int(ANCHORS_PER_PSF * state.optics.frame.good.sum() * (stamp**2).sum())
-    table = table[np.sort(order[:most])]
-    x, y = table["x_fit"] + PAD, table["y_fit"] + PAD
+    most = int(ANCHORS_PER_PSF * state.optics.frame.good.sum() * (stamp**2).sum()) - state.scene.stars.size
+    table = table[np.sort(order[: max(most, 0)])]
+    x, y = (table[name] + PAD + moved for name, moved in zip(("x_fit", "y_fit"), state.scene.shift, strict=True))
     sigma = np.clip(np.nan_to_num(np.hypot(table["x_err"], table["y_err"]) / np.sqrt(2.0), nan=0.5), *ANCHOR_SIGMA)
     stars = replace(
         Stars.new(x, y, np.zeros(x.size)),
@@ -174,7 +228,7 @@ def _with_anchors(state: State, base: FilterFit) -> State:
         free=np.zeros(x.size, bool),
     )
     usable = at(state.matched.covered, stars)
-    return replace(state, scene=state.scene.with_stars(stars.take(usable)))
+    return replace(state, scene=state.scene.with_stars(state.scene.stars.join(stars.take(usable))))
 
 
 def _sources_above(base: FilterFit, snr: float) -> NDArray[np.void]:
