@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sphot_mpi.config import Config
-from sphot_mpi.joint import LAST_BLEND, State, at, descend, prune, settle, solve
+from sphot_mpi.joint import LAST_BLEND, Keep, State, at, descend, prune, settle, solve
 from sphot_mpi.joint_galaxy import (
     Smooth,
     centre_distance,
@@ -15,6 +15,7 @@ from sphot_mpi.joint_galaxy import (
     second_component,
     start_galaxy,
 )
+from sphot_mpi.joint_measure import Measurement, measure
 from sphot_mpi.joint_render import Freedom, render_stars
 from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Scene, Stars
 from sphot_mpi.psf import LibraryPSF
@@ -51,6 +52,8 @@ class BaseFit:
     ----------
     state : State
         The converged state.
+    measurement : Measurement
+        Covariance of the galaxy.
     converged : bool
         Whether the last solves were quiet.
     two_components : bool
@@ -62,6 +65,7 @@ class BaseFit:
     """
 
     state: State
+    measurement: Measurement
     converged: bool
     two_components: bool
     structured: bool
@@ -89,10 +93,10 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
     optics = Optics.start(library, KERNEL_START if calibrate else 0.0, frame)
     smooth = start_galaxy(frame, optics)
     state = State.start(Scene(stars=no_stars(), galaxy=smooth.galaxy, sky=smooth.sky), optics)
-    ladder, keep = config.psf.snr_ladder, config.psf.keep_snr
+    ladder, keep = config.psf.snr_ladder, Keep.beside_free_galaxy(config.psf.keep_snr)
     bright = tuple(th for th in ladder if th > JOINT_FROM) or (JOINT_FROM,)
     for index, threshold in enumerate(bright):
-        state = _bright_step(state, threshold, index, Freedom(kernel=calibrate), config)
+        state = _bright_step(state, threshold, index, Freedom(kernel=calibrate), keep, config)
     state, two_components = _choose_components(state, config)
     joint = Freedom(kernel=calibrate, galaxy_flux=True, galaxy_shape=True)
     # what is not Sersic is measured before any star may explain it
@@ -100,48 +104,62 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
     stars = state.scene.stars
     bright_stars = stars.take(stars.snr(frame.correlation) > KERNEL_STAR_SNR)
     state = state.with_frame(kernel_area(state.optics.frame, state.scene.galaxy, bright_stars))
-    state, structured, quiet = _measure_galaxy(state, joint, config)
+    state, structured = _find_galaxy(state, joint, keep, config)
     limits = flux_limits(state, MEASURE_SNR)
+    state = free_all(with_faint_stars(state, limits))
+    state, measurement = measure(state, joint, keep, most=SETTLE_PASSES)
+    state = with_measured_stars(state)
     # from here on the galaxy is held: its light must not hang on how deep the stars are fitted
-    held = Freedom(kernel=calibrate)
+    held, keep = Freedom(kernel=calibrate), Keep.beside_held_galaxy(config.psf.keep_snr)
     for threshold in (th for th in ladder if th < MEASURE_SNR):
         state = hold_settled(with_faint_stars(state, limits))
         state = descend(state, (threshold,), held, keep, centre_caution(state, config), first_blend=LAST_BLEND)
     state, converged = settle(free_all(with_faint_stars(state, limits)), held, keep, most=SETTLE_PASSES)
     return BaseFit(
         state=state,
-        converged=converged and quiet,
+        measurement=measurement,
+        converged=converged and measurement.quiet,
         two_components=two_components,
         structured=structured,
         faint_limits=limits,
     )
 
 
-def _measure_galaxy(state: State, joint: Freedom, config: Config) -> tuple[State, bool, bool]:
-    """Solve the galaxy with the stars above `MEASURE_SNR`; returns whether it has structure, and whether quiet."""
+def with_measured_stars(state: State) -> State:
+    """Remember places and fluxes: other filters are measured with these, however deep the stars are fitted."""
+    stars = state.scene.stars
+    stars = replace(stars, anchor_x=stars.x.copy(), anchor_y=stars.y.copy(), base_flux=np.maximum(stars.flux, 0.0))
+    return replace(state, scene=state.scene.with_stars(stars))
+
+
+def _find_galaxy(state: State, joint: Freedom, keep: Keep, config: Config) -> tuple[State, bool]:
+    """Solve the galaxy with the stars above `MEASURE_SNR`; returns whether it has structure."""
     steps = tuple(th for th in config.psf.snr_ladder if MEASURE_SNR < th <= JOINT_FROM)
     for index, threshold in enumerate((*steps, MEASURE_SNR)):
         caution = centre_caution(state, config)
-        state = descend(state, (threshold,), joint, config.psf.keep_snr, caution, first_blend=2 + index)
-    state = _descend_again(state, joint, config)
+        state = descend(state, (threshold,), joint, keep, caution, first_blend=2 + index)
+    state = _descend_again(state, joint, keep, config)
     structured = False
     for _ in range(MOST_WIDENINGS):
         if not star_density(state, MEASURE_SNR).too_high:
             break
         structured = True
-        state = _descend_again(with_wider_errors(state, WIDENING), joint, config)
-    limits = flux_limits(state, MEASURE_SNR)
-    state, quiet = settle(free_all(with_faint_stars(state, limits)), joint, config.psf.keep_snr, most=SETTLE_PASSES)
-    return state, structured, quiet
+        state = _descend_again(with_wider_errors(state, WIDENING), joint, keep, config)
+    return state, structured
 
 
-def _descend_again(state: State, freedom: Freedom, config: Config) -> State:
+def _descend_again(state: State, freedom: Freedom, keep: Keep, config: Config) -> State:
     """Forget the faint stars and find them again around the galaxy as it is now known."""
-    state = purge(state, freedom, config.psf.keep_snr)
+    state = purge(state, freedom, keep)
     for _ in range(MEASURE_PASSES):
         caution = centre_caution(state, config)
         state = descend(
-            hold_settled(state), (MEASURE_SNR,), freedom, config.psf.keep_snr, caution, first_blend=LAST_BLEND
+            hold_settled(state),
+            (MEASURE_SNR,),
+            freedom,
+            keep,
+            caution,
+            first_blend=LAST_BLEND,
         )
     return state
 
@@ -179,9 +197,16 @@ def centre_caution(state: State, config: Config) -> Image:
     return np.where(centre_distance(galaxy, state.optics.frame.shape) >= radius, 1.0, np.inf)
 
 
-def _bright_step(state: State, threshold: float, index: int, freedom: Freedom, config: Config) -> State:
+def _bright_step(state: State, threshold: float, index: int, freedom: Freedom, keep: Keep, config: Config) -> State:
     """Find and solve bright stars, then refit the galaxy on what they leave."""
-    state = descend(state, (threshold,), freedom, config.psf.keep_snr, centre_caution(state, config), first_blend=index)
+    state = descend(
+        state,
+        (threshold,),
+        freedom,
+        keep,
+        centre_caution(state, config),
+        first_blend=index,
+    )
     return with_smooth(state, refit(state.optics.frame, state.optics, star_image(state), smooth_of(state)))
 
 
@@ -209,11 +234,11 @@ def _choose_components(state: State, config: Config) -> tuple[State, bool]:
     return (state, False) if two is None else (with_smooth(state, two), True)
 
 
-def purge(state: State, freedom: Freedom, keep_snr: float) -> State:
+def purge(state: State, freedom: Freedom, keep: Keep) -> State:
     """Forget faint stars that were made while the galaxy was wrong, and settle twice."""
     stars = state.scene.stars
     bright = (stars.snr(state.optics.frame.correlation) > PURGE_SNR) | stars.anchored
     state = replace(state, scene=state.scene.with_stars(stars.take(bright)))
     for _ in range(2):
-        state = prune(solve(state, freedom), keep_snr)
+        state = prune(solve(state, freedom), keep)
     return state

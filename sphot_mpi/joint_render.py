@@ -24,6 +24,8 @@ class Freedom:
         The PSF kernel's variance; a common displacement of galaxy and stars.
     galaxy_flux, galaxy_shape : bool
         Each component's flux; centre and shapes.
+    galaxy_profile : bool
+        r_eff and n of each component; contained in `galaxy_shape`.
     galaxy_scale : bool
         One factor on all components' fluxes, in place of `galaxy_flux`.
     """
@@ -32,6 +34,7 @@ class Freedom:
     shift: bool = False
     galaxy_flux: bool = False
     galaxy_shape: bool = False
+    galaxy_profile: bool = False
     galaxy_scale: bool = False
 
 
@@ -119,7 +122,7 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
 
 def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: dict[str, Image]) -> Image:
     """Add the galaxy's derivatives to `columns`; returns its image."""
-    needs_derivatives = freedom.galaxy_shape or freedom.kernel or freedom.shift
+    needs_derivatives = freedom.galaxy_shape or freedom.galaxy_profile or freedom.kernel or freedom.shift
     if not needs_derivatives and not freedom.galaxy_flux and not freedom.galaxy_scale:
         return render_galaxy(galaxy, optics)
     image = np.zeros(optics.frame.shape)
@@ -147,5 +150,9 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
         columns["x_0"], columns["y_0"] = common[1], common[2]
         for c in range(galaxy.size):
             for k, name in enumerate(SHAPE_NAMES):
+                columns[f"{c}.{name}"] = scaled[c][3 + k]
+    elif freedom.galaxy_profile:
+        for c in range(galaxy.size):
+            for k, name in enumerate(SHAPE_NAMES[:2]):
                 columns[f"{c}.{name}"] = scaled[c][3 + k]
     return image

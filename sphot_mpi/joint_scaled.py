@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from sphot_mpi.config import Config, Positions
 from sphot_mpi.flags import FitFlag
-from sphot_mpi.joint import LAST_BLEND, State, at, descend, settle, solve
+from sphot_mpi.joint import LAST_BLEND, Keep, State, at, descend, settle, solve
 from sphot_mpi.joint_base import (
     KERNEL_STAR_SNR,
     KERNEL_START,
@@ -17,6 +17,7 @@ from sphot_mpi.joint_base import (
     kernel_area,
 )
 from sphot_mpi.joint_galaxy import galaxy_of, galaxy_radius, robust_sigma
+from sphot_mpi.joint_measure import Measurement, measure, measured_chi2
 from sphot_mpi.joint_render import Freedom
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
 from sphot_mpi.psf import LibraryPSF
@@ -42,6 +43,10 @@ LEAST_COMMON = 0.1
 LEAST_NEW_SNR = 4.5
 #: Anchored stars below this S/N are dropped: a dark star only makes room for somebody else's light.
 LEAST_ANCHORED_SNR = 0.0
+#: Chi2, in units of its chance, that a profile of its own must gain a filter's galaxy, within this many r_eff.
+PROFILE_GAIN, PROFILE_REACH = 20.0, 2.5
+#: Most solves of a profile.
+PROFILE_PASSES = 6
 #: Solves of the pinned stars: without, then with kernel and shift.
 PINNED_PASSES = (2, 3)
 #: Most solves after the last detection: shape pinned, and shape free.
@@ -50,10 +55,24 @@ SETTLE_PASSES, REFIT_PASSES = 3, 10
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScaledFit:
-    """Result of another filter's joint fit: the converged state, and whether it was quiet."""
+    """Result of another filter's joint fit.
+
+    Parameters
+    ----------
+    state : State
+        The converged state.
+    measurement : Measurement
+        Covariance of the galaxy.
+    converged : bool
+        Whether the last solves were quiet.
+    own_profile : bool
+        Whether the galaxy's radial profile is this filter's own.
+    """
 
     state: State
+    measurement: Measurement
     converged: bool
+    own_profile: bool
 
 
 def fit_scaled_scene(
@@ -87,26 +106,69 @@ def fit_scaled_scene(
     state = _start(frame, library, base, covered, KERNEL_START if calibrate else 0.0, positions)
     if positions == "free":
         covered = np.zeros_like(covered)
-    measure, ladder = _ladders(config, positions)
-    state = _measure(state, base, covered, measure, config, positions)
-    free_shape = config.core.allow_refit
-    joint = Freedom(
-        kernel=calibrate, shift=not free_shape, galaxy_scale=not free_shape,
-        galaxy_flux=free_shape, galaxy_shape=free_shape,
-    )  # fmt: skip
-    state, quiet = settle(state, joint, config.psf.keep_snr, most=REFIT_PASSES if free_shape else SETTLE_PASSES)
+    upper, lower = _ladders(config, positions)
+    keep = Keep.beside_free_galaxy(config.psf.keep_snr)
+    state = _find_scale(state, base, covered, upper, config, positions)
+    if config.core.allow_refit:
+        joint, most = Freedom(kernel=calibrate, galaxy_flux=True, galaxy_shape=True), REFIT_PASSES
+    else:
+        joint, most = Freedom(kernel=calibrate, shift=True, galaxy_scale=True), SETTLE_PASSES
+    state, measurement = measure(state, joint, keep, most=most)
+    own_profile = False
+    if config.core.profile_by_filter and not config.core.allow_refit:
+        state, measurement, own_profile = with_own_profile(state, measurement, joint, keep)
     # from here on the galaxy is held: its light must not hang on how deep the stars are fitted
-    held = Freedom(kernel=calibrate)
+    held, keep = Freedom(kernel=calibrate), Keep.beside_held_galaxy(config.psf.keep_snr)
     if positions != "free":
-        state = _with_anchors(state, base, (ANCHOR_SNR, MEASURE_SNR))
+        state = _with_anchors(state, base, measured=False)
         state = solve(_with_prior(solve(state, held), base, config), held)
     if positions != "forced":
-        state = _add_new(state, base, held, _caution(state, base, covered, config), ladder, config, positions)
-    state, converged = settle(state, held, config.psf.keep_snr, most=SETTLE_PASSES)
-    return ScaledFit(state=state, converged=converged and quiet)
+        state = _add_new(state, base, held, keep, _caution(state, base, covered, config), lower, positions)
+    state, converged = settle(state, held, keep, most=SETTLE_PASSES)
+    return ScaledFit(
+        state=state, measurement=measurement, converged=converged and measurement.quiet, own_profile=own_profile
+    )
 
 
-def _measure(
+def with_own_profile(
+    state: State, measurement: Measurement, freedom: Freedom, keep: Keep
+) -> tuple[State, Measurement, bool]:
+    """Free the galaxy's radial profile where the base filter's does not fit this filter's data.
+
+    Real galaxies have colour gradients. What the base filter's profile leaves of them would hang on the weights, and
+    would be filled with stars.
+
+    Parameters
+    ----------
+    state, measurement
+        Of the fit with the base filter's profile.
+    freedom : Freedom
+        What was free in it.
+    keep : Keep
+        Which stars stay.
+
+    Returns
+    -------
+    state : State
+        With the profile that is to be used.
+    measurement : Measurement
+        Its covariance.
+    taken : bool
+        Whether that is this filter's own.
+    """
+    galaxy = state.scene.galaxy
+    if galaxy is None or not galaxy.fluxes.sum() > 0.0:
+        return state, measurement, False
+    own = replace(freedom, galaxy_scale=False, galaxy_flux=True, galaxy_profile=True)
+    trial, trial_measurement = measure(state, own, keep, most=PROFILE_PASSES)
+    gain = measured_chi2(state, PROFILE_REACH) - measured_chi2(trial, PROFILE_REACH)
+    sane = trial.scene.galaxy is not None and bool((trial.scene.galaxy.fluxes > 0.0).all())
+    if sane and gain > PROFILE_GAIN:
+        return trial, trial_measurement, True
+    return state, measurement, False
+
+
+def _find_scale(
     state: State,
     base: FilterFit,
     covered: NDArray[np.bool_],
@@ -115,20 +177,20 @@ def _measure(
     positions: Positions,
 ) -> State:
     """Solve the galaxy's scale, kernel and shift with the stars that are bright here or in the base filter."""
-    calibrate = config.psf_calib.in_mainloop
+    calibrate, keep = config.psf_calib.in_mainloop, Keep.beside_free_galaxy(config.psf.keep_snr)
     if positions != "free":
-        state = _with_anchors(state, base, (MEASURE_SNR, np.inf))
+        state = _with_anchors(state, base, measured=True)
     pinned = Freedom(galaxy_scale=True)
     for _ in range(PINNED_PASSES[0]):
         state = solve(state, pinned)
     if positions != "forced":
-        state = _fill_uncovered(state, covered, pinned, ladder, config)
+        state = _fill_uncovered(state, covered, pinned, keep, ladder, config)
     joint = Freedom(galaxy_scale=True, kernel=calibrate, shift=True)
     for _ in range(PINNED_PASSES[1]):
         state = with_faint_stars(solve(_with_prior(state, base, config), joint), base.faint_limits)
     if positions != "forced":
         caution = _caution(state, base, covered, config)
-        state = _add_new(_free_bright(state), base, joint, caution, ladder, config, positions)
+        state = _add_new(_free_bright(state), base, joint, keep, caution, ladder, positions)
     return state
 
 
@@ -161,13 +223,20 @@ def _start(
 
 
 def _fill_uncovered(
-    state: State, covered: NDArray[np.bool_], freedom: Freedom, ladder: tuple[float, ...], config: Config
+    state: State, covered: NDArray[np.bool_], freedom: Freedom, keep: Keep, ladder: tuple[float, ...], config: Config
 ) -> State:
     """Find the stars where the base filter saw nothing; unknown, they would be made up for by the kernel."""
     caution = np.where(covered, np.inf, centre_caution(state, config))
     if (np.isfinite(caution) & state.optics.frame.good).any():
         for threshold in ladder:
-            state = descend(state, (threshold,), freedom, config.psf.keep_snr, caution, first_blend=LAST_BLEND)
+            state = descend(
+                state,
+                (threshold,),
+                freedom,
+                keep,
+                caution,
+                first_blend=LAST_BLEND,
+            )
     return state
 
 
@@ -175,9 +244,9 @@ def _add_new(
     state: State,
     base: FilterFit,
     freedom: Freedom,
+    keep: Keep,
     caution: Image,
     ladder: tuple[float, ...],
-    config: Config,
     positions: Positions,
 ) -> State:
     """Find what the base filter's stars leave."""
@@ -185,7 +254,7 @@ def _add_new(
         state = with_faint_stars(_drop_dark(state), base.faint_limits)
         # free stars were found under the first kernel and shift: none is settled yet
         state = state if positions == "free" else hold_settled(state)
-        state = descend(state, (threshold,), freedom, config.psf.keep_snr, caution, first_blend=LAST_BLEND)
+        state = descend(state, (threshold,), freedom, keep, caution, first_blend=LAST_BLEND)
     return state
 
 
@@ -210,21 +279,26 @@ def _first_scene(frame: Frame, base: FilterFit) -> Scene:
     return Scene(stars=none, galaxy=galaxy, sky=np.array([sky, 0.0, 0.0]))
 
 
-def _with_anchors(state: State, base: FilterFit, snr: tuple[float, float]) -> State:
-    """Add the base filter's sources of a range of S/N, pinned, the most significant if there are too many."""
-    table = _sources_above(base, snr[0])
-    table = table[table["snr"] <= snr[1]]
-    order = np.argsort(-table["snr"], kind="stable")
+def _with_anchors(state: State, base: FilterFit, *, measured: bool) -> State:
+    """Add the base filter's sources that its galaxy was measured with, or the others, pinned.
+
+    If there are too many to be told apart, it is the brightest.
+    """
+    table = _sources_above(base, ANCHOR_SNR)
+    known = table["flux_init"] > 0.0
+    table = table[known if measured else ~known]
+    stem = "init" if measured else "fit"
+    order = np.argsort(-table[f"flux_{stem}"], kind="stable")
     stamp = state.optics.stars.sampled(state.optics.core_radius)
     most = int(ANCHORS_PER_PSF * state.optics.frame.good.sum() * (stamp**2).sum()) - state.scene.stars.size
     table = table[np.sort(order[: max(most, 0)])]
-    x, y = (table[name] + PAD + moved for name, moved in zip(("x_fit", "y_fit"), state.scene.shift, strict=True))
+    x, y = (table[f"{axis}_{stem}"] + PAD + moved for axis, moved in zip("xy", state.scene.shift, strict=True))
     sigma = np.clip(np.nan_to_num(np.hypot(table["x_err"], table["y_err"]) / np.sqrt(2.0), nan=0.5), *ANCHOR_SIGMA)
     stars = replace(
         Stars.new(x, y, np.zeros(x.size)),
         anchor_sigma=sigma,
         base_id=table["id"].astype(np.int64),
-        base_flux=table["flux_fit"].astype(np.float64),
+        base_flux=table[f"flux_{stem}"].astype(np.float64),
         free=np.zeros(x.size, bool),
     )
     usable = at(state.matched.covered, stars)
