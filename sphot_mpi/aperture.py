@@ -18,7 +18,7 @@ from sphot_mpi.config import Config
 from sphot_mpi.ellipses import Ellipse
 from sphot_mpi.flags import ApertureFlag, FitFlag
 from sphot_mpi.magnitudes import MAG_PER_LN
-from sphot_mpi.petrosian import GrowthCurve, Sizes, growth_curve, measure_sizes
+from sphot_mpi.petrosian import GrowthCurve, Sizes, growth_curves, measure_sizes
 from sphot_mpi.photometry_record import AperturePhotometry
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.psf_correction import (
@@ -111,7 +111,7 @@ def _measure(images: FilterImages, reference: View, stars: StarPlan, plan: Plan,
     sky = sky_of(images, on_cutout, config)
     image = clean_image(images, family, sky.level, plan.reach, config)
     ellipses = [family.at(float(radius)) for radius in plan.radii]
-    curve, model = growth_curve(image, ellipses), growth_curve(images.sersic, ellipses)
+    curve, model = growth_curves((image, images.sersic), ellipses)
     record = replace(
         _empty(fit, cutout, plan.flags | sky.flags),
         x=on_cutout.x,

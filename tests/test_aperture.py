@@ -223,24 +223,23 @@ def test_fitted_stars_leave_the_galaxy():
     assert ApertureFlag.FIELD_STARS not in record.flags
 
 
-def test_the_fields_mean_is_right_within_its_error_and_knows_no_lumps():
-    pulls, moves, fitted_moves = [], [], []
-    set_by = {mode: config(star_light=mode, size="radius", radius=12.0) for mode in ("field", "fitted")}
-    for seed in range(5):
-        with_lump, without = (
-            {mode: measured([starry(seed=seed, lump=lump)], set_by[mode])["F150W"] for mode in set_by}
-            for lump in (3.0, 0.0)
-        )
-        record = without["field"]
+def test_the_fields_mean_is_right_within_its_error():
+    field, pulls = config(star_light="field", size="radius", radius=12.0), []
+    for seed in range(14):
+        record = measured([starry(seed=seed)], field)["F150W"]
         assert ApertureFlag.FIELD_STARS in record.flags
         pulls.append((record.flux - record.model_flux) / record.flux_err)
-        # a lump of 3 that was taken for a star is the galaxy's light again
-        moves.append(with_lump["field"].flux - record.flux)
-        fitted_moves.append(with_lump["fitted"].flux - without["fitted"].flux)
-    assert abs(np.mean(pulls)) < 4.0 / np.sqrt(5)
-    assert 0.3 < np.std(pulls) < 2.0
-    assert np.mean(moves) == pytest.approx(3.0, abs=0.6)
-    assert np.abs(fitted_moves).max() < 0.1
+    # 14 pulls: mean to 0.27, deviation to 19 %
+    assert abs(np.mean(pulls)) < 1.0
+    assert 0.4 < np.std(pulls) < 1.6
+
+
+def test_a_lump_that_was_taken_for_a_star_is_the_galaxys_light_again():
+    for mode, expected in (("field", 3.0), ("fitted", 0.0)):
+        set_by = config(star_light=mode, size="radius", radius=12.0)
+        with_lump, without = (measured([starry(lump=lump)], set_by)["F150W"].flux for lump in (3.0, 0.0))
+        # a little of the lump counts as a star by itself
+        assert with_lump - without == pytest.approx(expected, abs=0.5)
 
 
 def test_star_noise_cancels_in_colours_of_stars_as_red_as_the_galaxy():
