@@ -54,8 +54,8 @@ def measure_galaxy(
     if chosen is None:
         return tuple(_empty(fit, cutouts[name], ApertureFlag.NO_GALAXY) for name, fit in fits.items())
     base, base_flags = chosen
-    widest = max(fit.kernel.fwhm for fit in fits.values() if fit.components)
-    least = config.aperture.min_fwhm * widest if np.isfinite(widest) else 0.0
+    widths = [fit.kernel.fwhm for fit in fits.values() if fit.components and np.isfinite(fit.kernel.fwhm)]
+    least = config.aperture.min_fwhm * max(widths, default=0.0)
     plan = plan_aperture(base, fits[base], cutouts[base], libraries[base], config, least)
     plan = replace(plan, flags=plan.flags | base_flags)
     reference = config.aperture.PSF_corr_base_filter
