@@ -16,6 +16,7 @@ import sphot_mpi
 from sphot_mpi import mpi
 from sphot_mpi.campaign import Campaign, check_output, exit_status, run_serial
 from sphot_mpi.catalogue import read_catalogue
+from sphot_mpi.cli_compare import compare
 from sphot_mpi.cli_export import export
 from sphot_mpi.config import PRESETS, Config, load_config
 from sphot_mpi.errors import SphotError, UsageError
@@ -60,6 +61,7 @@ def main() -> None:
     """Fit galaxies behind crowded star fields: Sersic, point sources and sky, in many filters."""
 
 
+main.add_command(compare)
 main.add_command(export)
 
 
