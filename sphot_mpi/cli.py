@@ -18,6 +18,7 @@ from sphot_mpi.campaign import Campaign, check_output, exit_status, run_serial
 from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.cli_compare import compare
 from sphot_mpi.cli_export import export
+from sphot_mpi.cli_inject import inject
 from sphot_mpi.config import PRESETS, Config, load_config
 from sphot_mpi.errors import SphotError, UsageError
 from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS
@@ -63,6 +64,7 @@ def main() -> None:
 
 main.add_command(compare)
 main.add_command(export)
+main.add_command(inject)
 
 
 def _names(value: str | None) -> tuple[str, ...]:

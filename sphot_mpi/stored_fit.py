@@ -99,6 +99,11 @@ class StoredFits:
             pixel_scale=float(row["pixel_scale"]),
         )
 
+    def errors(self, name: str, filter_name: str) -> dict[str, float]:
+        """Return the 1-sigma errors of a fit's first component and total flux; the fit must be there."""
+        row = self._sersic[name, filter_name]
+        return {key: float(row[f"{key}_err"]) for key in (*SERSIC_PARAMETERS, "total_flux")}
+
 
 def _fit_of(row: np.void, sources: NDArray[np.void], origin: tuple[int, int]) -> FilterFit:
     components = []
