@@ -9,15 +9,17 @@ explains the columns.
 import csv
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
 from astropy.io.fits.verify import VerifyWarning
-from astropy.table import Table
+from astropy.table import Column, Table
+from astropy.table.meta import get_header_from_yaml
 from astropy.units import Unit, UnitBase
 
 from sphot_mpi.errors import OutputError, UsageError
@@ -31,6 +33,9 @@ MAGNITUDES = "magnitudes"
 
 #: Explains the columns of the CSV files.
 COLUMNS = "columns"
+
+#: Rows of a table that are in memory at a time, for the formats that can be written in parts: CSV and Parquet.
+_CHUNK = 100_000
 
 _ORIGIN = ("creator", "creator_version", "git_commit", "created", "catalogue", "configuration_sha256")
 _SERSIC_COLUMNS = (
@@ -88,16 +93,20 @@ def export_tables(
     _check(folder, targets, overwrite=overwrite)
     explained = []
     for name, target in zip(chosen, targets, strict=False):
-        table = magnitudes_table(reader) if name == MAGNITUDES else annotated_table(reader, name)
+        if name == MAGNITUDES:
+            parts = iter([magnitudes_table(reader)])
+        else:
+            parts = _parts(reader, name, _CHUNK if target.suffix in (".csv", ".parquet") else None)
+        first = next(parts)
         if target.suffix == ".csv":
-            explained.append((name, table))
-        _write(table, name, target)
+            explained.append((name, first))
+        _write(first, parts, name, target)
     if explained:
-        _write(_columns_table(explained), COLUMNS, targets[-1])
+        _write(_columns_table(explained), iter(()), COLUMNS, targets[-1])
     return targets
 
 
-def annotated_table(reader: ResultsReader, name: str) -> Table:
+def annotated_table(reader: ResultsReader, name: str, rows: slice = slice(None)) -> Table:
     """Return a table with units, descriptions, the meaning of its flags and its origin in `meta`.
 
     Parameters
@@ -106,6 +115,8 @@ def annotated_table(reader: ResultsReader, name: str) -> Table:
         Open results file.
     name : str
         One of `ResultsReader.tables`.
+    rows : slice
+        Which rows; default: all.
 
     Returns
     -------
@@ -113,7 +124,15 @@ def annotated_table(reader: ResultsReader, name: str) -> Table:
         Text as text, columns plain with a unit; ``meta`` has "description", "flags" (a list of text, one a bit),
         "results_file" and the file's own attributes on its origin.
     """
-    table = Table.read(reader.file, path=name, format="hdf5", character_as_bytes=False)
+    array = reader.file[name][rows]
+    header = get_header_from_yaml(line.decode() for line in reader.file[f"{name}.__table_column_meta__"][:])
+    table = Table(meta=header.get("meta"))
+    for column in header["datatype"]:
+        values = array[column["name"]]
+        if values.dtype.kind == "S":
+            # as wide in every part of a table, however short the longest text in it is
+            values = np.char.decode(values, "utf-8").astype(f"U{values.dtype.itemsize}")
+        table[column["name"]] = Column(values, unit=column.get("unit"), description=column.get("description"))
     flags = str(reader.file[name].attrs.get("flags", ""))
     if flags:
         # what a bit means may itself hold a semicolon
@@ -173,22 +192,49 @@ def _check(folder: Path, targets: Sequence[Path], *, overwrite: bool) -> None:
         raise OutputError(msg)
 
 
-def _write(table: Table, name: str, target: Path) -> None:
+def _parts(reader: ResultsReader, name: str, size: int | None) -> Iterator[Table]:
+    """Yield a table in parts of `size` rows, at least one part; None: as a whole."""
+    count = int(reader.file[name].shape[0])
+    for start in range(0, max(count, 1), size or max(count, 1)):
+        yield annotated_table(reader, name, slice(start, start + size if size else None))
+
+
+def _write(first: Table, others: Iterator[Table], name: str, target: Path) -> None:
     """Write a table under another name first, so that `target` is whole or not there."""
     partial = target.with_name(f"{target.stem}.partial{target.suffix}")
     try:
-        if target.suffix in (".ecsv", ".fits"):
-            table = _on_one_line(table)
         if target.suffix == ".csv":
-            _write_csv(table, partial)
+            _write_csv(first, others, partial)
+        elif target.suffix == ".parquet":
+            _write_parquet(first, others, partial)
         elif target.suffix == ".fits":
-            _write_fits(table, name, partial)
+            _write_fits(_on_one_line(first), name, partial)
         else:
-            table.write(partial, format=FORMATS[target.suffix[1:]], overwrite=True)
+            _on_one_line(first).write(partial, format=FORMATS[target.suffix[1:]], overwrite=True)
         partial.replace(target)
     except OSError as error:
         msg = f"{target}: this cannot be written ({error.strerror or error}); free space or choose another folder."
         raise OutputError(msg) from error
+
+
+def _write_parquet(first: Table, others: Iterator[Table], path: Path) -> None:
+    """Write parts one after another; astropy makes the first, with its metadata, and the others follow its schema."""
+    from pyarrow import parquet
+
+    first.write(path, format="parquet", overwrite=True)
+    following = next(others, None)
+    if following is None:
+        return
+    part = path.with_name(f"{path.stem}.part{path.suffix}")
+    path.replace(part)
+    whole = parquet.read_table(part)
+    with parquet.ParquetWriter(path, whole.schema) as writer:
+        writer.write_table(whole)
+        while following is not None:
+            following.write(part, format="parquet", overwrite=True)
+            writer.write_table(parquet.read_table(part).replace_schema_metadata(whole.schema.metadata))
+            following = next(others, None)
+    part.unlink()
 
 
 def _on_one_line(table: Table) -> Table:
@@ -203,13 +249,13 @@ def _on_one_line(table: Table) -> Table:
     return table
 
 
-def _write_csv(table: Table, path: Path) -> None:
+def _write_csv(first: Table, others: Iterator[Table], path: Path) -> None:
     """Write a CSV as RFC 4180 has it: text with line ends in quotes, numbers with all their digits."""
-    columns = [table[name].tolist() for name in table.colnames]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(table.colnames)
-        writer.writerows(zip(*columns, strict=True))
+        writer.writerow(first.colnames)
+        for table in chain([first], others):
+            writer.writerows(zip(*(table[name].tolist() for name in table.colnames), strict=True))
 
 
 def _write_fits(table: Table, name: str, path: Path) -> None:

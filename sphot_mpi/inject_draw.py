@@ -273,8 +273,8 @@ class Move:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, r_eff: float) -> "Move":
-        """Any angle, and up to half of r_eff (at least 2 px) in any direction: another pixel phase, other stars."""
-        radius = max(2.0, 0.5 * r_eff) * np.sqrt(rng.uniform())
+        """Any angle, and up to a quarter of r_eff (2 to 5 px) in any direction: another pixel phase, other stars."""
+        radius = float(np.clip(0.25 * r_eff, 2.0, 5.0)) * np.sqrt(rng.uniform())
         direction, turn = rng.uniform(0.0, 2.0 * np.pi), rng.uniform(0.0, np.pi)
         return cls(dx=float(radius * np.cos(direction)), dy=float(radius * np.sin(direction)), turn=float(turn))
 

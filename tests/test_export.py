@@ -121,6 +121,24 @@ def test_parquet_reads_back_equal_in_pandas(results, tmp_path):
             assert_equal(original, Table.from_pandas(pandas.read_parquet(path)))
 
 
+@pytest.mark.parametrize("format_name", ["csv", "parquet"])
+def test_a_long_table_is_written_in_parts_and_reads_back_whole(format_name, results, tmp_path, monkeypatch):
+    pandas = pytest.importorskip("pandas")
+    monkeypatch.setattr("sphot_mpi.export._CHUNK", 7)  # of 30 rows; names of different lengths fall in different parts
+    with ResultsReader(results) as reader:
+        (path, *_) = export_tables(reader, tmp_path / "out", format_name, ["sources"])
+        original = Table.read(reader.file, path="sources", format="hdf5", character_as_bytes=False)
+    assert len(original) == 30
+    if format_name == "csv":
+        assert_equal(original, Table.from_pandas(pandas.read_csv(path, engine="python")))
+    else:
+        found = Table.read(path)
+        assert_equal(original, found)
+        assert found["flux_fit"].description == original["flux_fit"].description
+        assert_equal(original, Table.from_pandas(pandas.read_parquet(path)))
+    assert [p.name for p in (tmp_path / "out").glob("sources*")] == [f"sources.{format_name}"]
+
+
 def test_flags_and_origin_go_along(results, tmp_path):
     with ResultsReader(results) as reader:
         sersic, sources = (
