@@ -44,7 +44,7 @@ _KERNEL_NAMES = {
 }
 
 #: Columns of /photometry that are attributes there, too.
-_PHOTOMETRY = ("aper_petro", "mag_raw", "mag_raw_err", "dmag_PSFcorr", "dmag_PSFcorr_err", "mag_corr", "mag_corr_err")
+_PHOTOMETRY = ("mag_raw", "mag_raw_err", "mag_corr", "mag_corr_err")
 
 
 def export_sphot(reader: ResultsReader, name: str, output: Path, *, overwrite: bool = False) -> bool:
@@ -96,7 +96,7 @@ def export_sphot(reader: ResultsReader, name: str, output: Path, *, overwrite: b
         assert stored is not None  # filters() has it
         data, model = _images(reader, stored)
         groups[filter_name] = _attributes(stored, data, model, config)
-        groups[filter_name].update(_photometry(reader, name, filter_name))
+        groups[filter_name].update(_photometry(reader, name, filter_name, config))
         if filter_name in libraries:
             groups[filter_name].update(_psf_attributes(stored, libraries[filter_name]))
     root = {
@@ -176,13 +176,17 @@ def _attributes(stored: StoredFit, data: Image, model: ModelImages, config: Conf
     }
 
 
-def _photometry(reader: ResultsReader, name: str, filter_name: str) -> dict[str, float]:
+def _photometry(reader: ResultsReader, name: str, filter_name: str, config: Config) -> dict[str, float]:
     if "photometry" not in reader.tables():
         return {}
     table = reader.array("photometry")
     chosen = table[(table["name"] == name.encode()) & (table["filter"] == filter_name.encode())]
     columns = [column for column in _PHOTOMETRY if column in (table.dtype.names or ())]
-    return {column: float(chosen[column][0]) for column in columns if chosen.size}
+    values = {column: float(chosen[column][0]) for column in columns if chosen.size}
+    if "mag_raw" in values and "mag_corr" in values:
+        values["dmag_PSFcorr"] = values["mag_raw"] - values["mag_corr"]
+        values["aper_petro"] = config.aperture.petro
+    return values
 
 
 def _psf_table(fit: FilterFit) -> NDArray[np.void]:

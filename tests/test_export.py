@@ -261,6 +261,24 @@ def test_the_psf_of_the_one_galaxy_file_is_the_working_psf(results, files, monke
             assert cd["psf"].max() == pytest.approx(working.array.max(), rel=0.05)  # the crop has lost a little
 
 
+def test_aperture_magnitudes_go_into_the_one_galaxy_file(results, files, monkeypatch):
+    monkeypatch.chdir(files.folder)
+    monkeypatch.setitem(DESCRIPTIONS, "photometry", "one row a galaxy and filter")
+    names = ("mag_raw", "mag_raw_err", "mag_corr", "mag_corr_err")
+    columns = [Column("name", "S", "", "n"), Column("filter", "S", "", "f"), *(Column(n, "f8", "", n) for n in names)]
+    values = {"name": ["gc"], "filter": ["F555W"], "mag_raw": [21.0], "mag_raw_err": [0.1], "mag_corr": [20.7]}
+    with h5py.File(results, "r+") as file:
+        write_table(file, "photometry", columns, structured(columns, {**values, "mag_corr_err": [0.2]}))
+    assert call("export", "results.h5", "--sphot", "gc").exit_code == 0
+    galaxy = read_like_the_single_machine_program("gc_sphot.h5")
+    cd = galaxy["F555W"]
+    assert [cd[name] for name in names] == [21.0, 0.1, 20.7, 0.2]
+    # there, mag_corr = mag_raw - dmag_PSFcorr
+    assert cd["dmag_PSFcorr"] == pytest.approx(0.3)
+    assert cd["aper_petro"] == load_config(files.config).aperture.petro
+    assert "mag_raw" not in galaxy["F277W"]
+
+
 def test_images_that_are_not_stored_are_made_anew(files, monkeypatch):
     monkeypatch.chdir(files.folder)
     run(files)
