@@ -9,24 +9,16 @@ import pytest
 from astropy import units as u
 from astropy.table import QTable, Table
 from astropy.wcs import WCS
-from click.testing import CliRunner
-from fakes import FAKES
+from campaigns import call, put_table, run_campaign
 
-from sphot_mpi import cli
-from sphot_mpi.campaign import Campaign, run_serial
-from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.config import load_config
 from sphot_mpi.export import FORMATS, export_tables, magnitudes_table
 from sphot_mpi.export_sphot import PSF_TABLE_COLUMNS
 from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS, SOURCE_FLAG_DESCRIPTIONS
-from sphot_mpi.progress import Quiet
 from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.psf_kernel import Kernel
-from sphot_mpi.results import write_table
-from sphot_mpi.results_reader import TABLES, ResultsReader
-from sphot_mpi.results_schema import DESCRIPTIONS, Column, structured
+from sphot_mpi.results_reader import ResultsReader
 from sphot_mpi.sky_coordinates import wcs_text
-from sphot_mpi.tasks import TaskRunner
 
 NAME = 'gä 1,"2"'  # a name is any printable text
 
@@ -42,19 +34,7 @@ def results(files):
         file.attrs["wcs"] = wcs_text(wcs)
     with files.catalogue.open("w", newline="") as file:
         csv.writer(file).writerows([("name", "path"), (NAME, "ga.h5"), ("bad", "gb.h5"), ("gc", "gc.h5")])
-    return run(files)
-
-
-def run(files, images=("data", "sersic_model", "psf_model", "residual")):
-    config = load_config(files.config)
-    campaign = Campaign(
-        catalogue=read_catalogue(files.catalogue, config),
-        config=config,
-        output=files.folder / "results.h5",
-        images=images,
-    )
-    run_serial(campaign, TaskRunner(config, FAKES), Quiet())
-    return campaign.output
+    return run_campaign(files, images="all")
 
 
 def text(column):
@@ -77,8 +57,10 @@ def assert_equal(original: Table, found: Table):
 def test_a_table_reads_back_equal_in_astropy(format_name, results, tmp_path):
     with ResultsReader(results) as reader:
         paths = export_tables(reader, tmp_path / "out", format_name)
-        assert [p.stem for p in paths] == [*TABLES, "magnitudes", "columns"]
-        for name, path in zip(TABLES, paths, strict=False):
+        names = reader.tables()
+        assert {"catalogue", "galaxies", "sersic", "sources", "sources_index", "failures", "provenance"} <= set(names)
+        assert [p.stem for p in paths] == [*names, "magnitudes", "columns"]
+        for name, path in zip(names, paths, strict=False):
             original = Table.read(reader.file, path=name, format="hdf5", character_as_bytes=False)
             found = Table.read(path, format=FORMATS[format_name])
             if name == "failures":
@@ -95,20 +77,21 @@ def test_a_table_reads_back_equal_in_astropy(format_name, results, tmp_path):
                     # what FITS has no unit for is named in words
                     assert format_name == "fits"
                     assert words.endswith(f"; in {original[column].unit}")
-    assert QTable.read(paths[TABLES.index("sersic")], format=FORMATS[format_name])["r_eff"].unit == u.pix
+    assert QTable.read(paths[names.index("sersic")], format=FORMATS[format_name])["r_eff"].unit == u.pix
 
 
 def test_a_csv_reads_back_equal_in_pandas_and_its_columns_are_explained(results, tmp_path):
     pandas = pytest.importorskip("pandas")
     with ResultsReader(results) as reader:
         paths = export_tables(reader, tmp_path / "out", "csv")
-        for name, path in zip(TABLES, paths, strict=False):
+        names = reader.tables()
+        for name, path in zip(names, paths, strict=False):
             original = Table.read(reader.file, path=name, format="hdf5", character_as_bytes=False)
             frame = pandas.read_csv(path, keep_default_na=False, na_values=["nan"], engine="python")
             assert_equal(original, Table.from_pandas(frame.fillna(np.nan)))
         explained = Table.read(paths[-1], format="ascii.csv")
         described = set(zip(explained["table"], explained["column"], strict=True))
-        assert described >= {(name, column) for name in TABLES for column in reader.array(name).dtype.names}
+        assert described >= {(name, column) for name in names for column in reader.array(name).dtype.names}
     assert explained["unit"][list(explained["column"]).index("r_eff")] == "pix"
 
 
@@ -164,16 +147,10 @@ def test_position_on_the_sky_is_there_where_a_wcs_is(results, tmp_path):
         assert np.isnan(table[column][~of_first]).all()
 
 
-def test_magnitudes_have_a_row_a_galaxy_and_filter_and_take_photometry_along(results, monkeypatch):
-    monkeypatch.setitem(DESCRIPTIONS, "photometry", "one row a galaxy and filter")
-    columns = [
-        Column("name", "S", "", "name"), Column("filter", "S", "", "filter"),
-        Column("mag_corr", "f8", "mag(AB)", "corrected"), Column("sky", "f8", "", "of the aperture"),
-        Column("n", "i8", "", "apertures"),
-    ]  # fmt: skip
-    values = {"name": ["gc", NAME], "filter": ["F150W"] * 2, "mag_corr": [21.5, 20.5], "sky": [1.0, 2.0], "n": [7, 8]}
-    with h5py.File(results, "r+") as file:
-        write_table(file, "photometry", columns, structured(columns, values))
+def test_magnitudes_have_a_row_a_galaxy_and_filter_and_take_photometry_along(results):
+    photometry = Table({"name": ["gc", NAME], "filter": ["F150W"] * 2, "mag_corr": [21.5, 20.5], "sky": [1.0, 2.0]})
+    photometry["mag_corr"].unit = "mag(AB)"
+    put_table(results, "photometry", photometry)
     with ResultsReader(results) as reader:
         table = magnitudes_table(reader)
         rows = list(zip(table["name"], table["filter"], strict=True))
@@ -196,10 +173,6 @@ def read_like_the_single_machine_program(path):
             key: {k: value(d) for k, d in node.items()} if isinstance(node, h5py.Group) else value(node)
             for key, node in file.items()
         }
-
-
-def call(*arguments):
-    return CliRunner().invoke(cli.main, [str(a) for a in arguments])
 
 
 def test_the_one_galaxy_file_has_the_single_machine_layout(results, files, monkeypatch):
@@ -263,12 +236,9 @@ def test_the_psf_of_the_one_galaxy_file_is_the_working_psf(results, files, monke
 
 def test_aperture_magnitudes_go_into_the_one_galaxy_file(results, files, monkeypatch):
     monkeypatch.chdir(files.folder)
-    monkeypatch.setitem(DESCRIPTIONS, "photometry", "one row a galaxy and filter")
     names = ("mag_raw", "mag_raw_err", "mag_corr", "mag_corr_err")
-    columns = [Column("name", "S", "", "n"), Column("filter", "S", "", "f"), *(Column(n, "f8", "", n) for n in names)]
-    values = {"name": ["gc"], "filter": ["F555W"], "mag_raw": [21.0], "mag_raw_err": [0.1], "mag_corr": [20.7]}
-    with h5py.File(results, "r+") as file:
-        write_table(file, "photometry", columns, structured(columns, {**values, "mag_corr_err": [0.2]}))
+    numbers = dict(zip(names, ([21.0], [0.1], [20.7], [0.2]), strict=True))
+    put_table(results, "photometry", Table({"name": ["gc"], "filter": ["F555W"], **numbers}))
     assert call("export", "results.h5", "--sphot", "gc").exit_code == 0
     galaxy = read_like_the_single_machine_program("gc_sphot.h5")
     cd = galaxy["F555W"]
@@ -281,9 +251,9 @@ def test_aperture_magnitudes_go_into_the_one_galaxy_file(results, files, monkeyp
 
 def test_images_that_are_not_stored_are_made_anew(files, monkeypatch):
     monkeypatch.chdir(files.folder)
-    run(files)
+    run_campaign(files, images="all")
     assert call("export", "results.h5", "--sphot", "gc", "-o", "stored.h5").exit_code == 0
-    run(files, images=())
+    run_campaign(files)
     assert call("export", "results.h5", "--sphot", "gc", "-o", "anew.h5").exit_code == 0
     stored, anew = (read_like_the_single_machine_program(name) for name in ("stored.h5", "anew.h5"))
     for key in ("_rawdata", "sersic_modelimg", "psf_modelimg", "residual", "psf"):

@@ -6,34 +6,26 @@ import h5py
 import numpy as np
 import pytest
 from astropy.table import Table
-from click.testing import CliRunner
+from campaigns import call, run_campaign
 from fakes import FAKES, FILTERS, fake_base, gaussian_psf
 
 from sphot_mpi import cli
-from sphot_mpi.campaign import Campaign, run_serial
-from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.config import load_config
 from sphot_mpi.inject import inject_campaign
 from sphot_mpi.inject_draw import Injection, Move, StarPopulation, draw_fluxes, light_noise, scene_psf
 from sphot_mpi.inject_score import score_injection, score_table
 from sphot_mpi.inputs import read_galaxy
-from sphot_mpi.progress import Quiet
 from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import SOURCE_DTYPE, Cutout, SersicParams
 from sphot_mpi.simulate_render import render_stars, total_flux
-from sphot_mpi.tasks import Fitters, TaskRunner
+from sphot_mpi.tasks import Fitters
 
 QUIET = Injection(stars=5, photon_noise=False, snr=(50.0, 500.0))
 
 
 def run(files, fitters=FAKES, catalogue=None, config=None, output="results.h5"):
-    config = load_config(config or files.config)
-    campaign = Campaign(
-        catalogue=read_catalogue(catalogue or files.catalogue, config), config=config, output=files.folder / output
-    )
-    run_serial(campaign, TaskRunner(config, fitters), Quiet())
-    return campaign.output
+    return run_campaign(files, fitters, catalogue=catalogue, config=config, output=output)
 
 
 def one_filter(files):
@@ -297,10 +289,6 @@ def test_moved_galaxies_are_scored(files):
     assert rows["r_eff"]["bias"] == pytest.approx(0.02)
     assert rows["n"]["pull"] == pytest.approx(-2.0)  # the fakes' error is 0.1
     assert rows["theta"]["bias"] == pytest.approx(0.05)
-
-
-def call(*arguments):
-    return CliRunner().invoke(cli.main, [str(a) for a in arguments])
 
 
 def test_the_command_injects_the_unmodified_program_runs_and_the_command_scores(files, monkeypatch):
