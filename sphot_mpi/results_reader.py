@@ -82,10 +82,8 @@ class ResultsReader:
         self.file.close()
 
     def tables(self) -> list[str]:
-        """Names of the tables in this file, which need not be this version's: in the schema's order, then others."""
-        found = [name for name in self.file if f"{name}.__table_column_meta__" in self.file]
-        order = {name: k for k, name in enumerate(DESCRIPTIONS)}
-        return sorted(found, key=lambda name: (order.get(name, len(order)), name))
+        """Names of the tables in this file, sorted; they need not be those of this version."""
+        return sorted(name for name in self.file if f"{name}.__table_column_meta__" in self.file)
 
     def array(self, name: str) -> NDArray[np.void]:
         """Return a table as the structured array in the file (text as bytes)."""

@@ -281,7 +281,7 @@ def test_without_a_psf_library_the_file_says_so(results, files, monkeypatch):
         (["none.h5", "-o", "x"], 1, "there is no such file"),
         (["results.h5"], 2, "-o DIR"),
         (["results.h5", "-o", "x", "--format", "xls"], 2, "xls"),
-        (["results.h5", "-o", "x", "--table", "stars"], 2, "there is no table stars; it holds catalogue, galaxies"),
+        (["results.h5", "-o", "x", "--table", "stars"], 2, "there is no table stars; it holds catalogue, failures, galaxies"),
         (["results.h5", "-o", "results.h5"], 1, "this folder cannot be made"),
         (["results.h5", "--sphot", "gx"], 2, "there is no galaxy 'gx'"),
         (["results.h5", "--sphot", "bad"], 2, "has no fit"),
