@@ -39,8 +39,8 @@ def describe_comparison(comparison: Comparison, limit: float, n_worst: int) -> G
         if keys:
             parts.append(Text(f"fits {label}: {len(keys)} ({_some([' '.join(key) for key in keys])})"))
     summary = Table(
-        "quantity", "compared", "median b - a", "rms", "largest", "rms sigma", "largest", f"> {limit:g}", "no sigma", "in one only",
-        box=box.SIMPLE, title="Differences, absolute and in sigma",
+        "quantity", "compared", "median b - a", "rms", "largest", "rms sigma", "largest", f"> {limit:g}", "no sigma",
+        "in one only", box=box.SIMPLE, title="Differences, absolute and in sigma",
     )  # fmt: skip
     for d in comparison.differences:
         summary.add_row(*_row(d, limit))
