@@ -1,7 +1,6 @@
 """The command line: options, logging, exit statuses."""
 
 import logging
-import re
 import shlex
 import sys
 import tempfile
@@ -17,6 +16,9 @@ import sphot_mpi
 from sphot_mpi import mpi
 from sphot_mpi.campaign import Campaign, check_output, exit_status, run_serial
 from sphot_mpi.catalogue import read_catalogue
+from sphot_mpi.cli_compare import compare
+from sphot_mpi.cli_export import export
+from sphot_mpi.cli_inject import inject
 from sphot_mpi.config import PRESETS, Config, load_config
 from sphot_mpi.errors import SphotError, UsageError
 from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS
@@ -58,6 +60,11 @@ class _Commands(click.Group):
 @click.version_option(sphot_mpi.__version__, prog_name="sphot-mpi")
 def main() -> None:
     """Fit galaxies behind crowded star fields: Sersic, point sources and sky, in many filters."""
+
+
+main.add_command(compare)
+main.add_command(export)
+main.add_command(inject)
 
 
 def _names(value: str | None) -> tuple[str, ...]:
@@ -256,12 +263,11 @@ def info(results: Path, name: str | None) -> None:
 def plot(results: Path, name: str, output: Path | None, filters: str | None) -> None:
     """Draw the galaxy NAME of a RESULTS file: data, models, residual, profile."""
     from sphot_mpi.qa.plots import plot_galaxy
-    from sphot_mpi.results_reader import ResultsReader
+    from sphot_mpi.results_reader import ResultsReader, file_stem
 
     with ResultsReader(results) as reader:
         reader.row(name)
-    # a name is any text; only its harmless characters get into a path
-    target = output or Path(re.sub(r"[^A-Za-z0-9_+-]", "_", name) + ".png")
+    target = output or Path(f"{file_stem(name)}.png")
     plot_galaxy(results, name, target, filters=list(_names(filters)) or None)
     click.echo(f"Picture: {target}")
 

@@ -1,5 +1,6 @@
 """Read a results file: tables with units, and the images of one galaxy."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,11 @@ from sphot_mpi.records import Image
 from sphot_mpi.results_schema import DESCRIPTIONS, FORMAT
 
 TABLES = tuple(name for name in DESCRIPTIONS if name != "sersic_covariance")
+
+
+def file_stem(name: str) -> str:
+    """Return a galaxy's name as part of a file's name: a name is any text, and only its harmless characters stay."""
+    return re.sub(r"[^A-Za-z0-9_+-]", "_", name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -74,6 +80,10 @@ class ResultsReader:
     ) -> None:
         """Close the file."""
         self.file.close()
+
+    def tables(self) -> list[str]:
+        """Names of the tables in this file, sorted; they need not be those of this version."""
+        return sorted(name for name in self.file if f"{name}.__table_column_meta__" in self.file)
 
     def array(self, name: str) -> NDArray[np.void]:
         """Return a table as the structured array in the file (text as bytes)."""
