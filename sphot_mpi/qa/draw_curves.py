@@ -1,0 +1,116 @@
+"""Draw the curves of a filter: brightness profile, Petrosian index and growth, PSF and anchors."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
+
+from sphot_mpi.qa.panels import Panel
+from sphot_mpi.qa.profile import MJY_SR_ZERO_POINT, elliptical_profile, growth_curve
+from sphot_mpi.qa.style import BLACK, BLUE, GREEN, ORANGE, plain
+
+_MAGNITUDE = 2.5 / np.log(10.0)
+#: Least and largest range of the profile's residuals, mag.
+_RESIDUAL_RANGE = (0.2, 1.0)
+
+
+def _prepared(ax: Axes, x_label: str) -> None:
+    ax.tick_params(labelsize=8.5)
+    ax.grid(alpha=0.3)
+    ax.set_xlabel(x_label, fontsize=9, labelpad=1)
+
+
+def draw_profile(top: Axes, bottom: Axes, panel: Panel) -> None:
+    """Draw brightness against semi-major axis, and data minus model below."""
+    for ax in (top, bottom):
+        _prepared(ax, "semi-major axis, arcsec")
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(FuncFormatter(plain))
+        ax.xaxis.set_minor_formatter(FuncFormatter(lambda _value, _position: ""))
+    top.tick_params(labelbottom=False)
+    top.set_xlabel("")
+    galaxy = panel.components[0]
+    profile = elliptical_profile(panel.cleaned, panel.sersic, galaxy)
+    in_magnitudes = panel.unit == "MJy/sr"
+    zero = MJY_SR_ZERO_POINT if in_magnitudes else 0.0
+    good = (profile.data > 0.0) & (profile.model > 0.0)
+    # error bars to the zero line would swallow the axis: show points of 1 sigma and better
+    good &= ~(profile.data_err > profile.data)
+    radius = profile.radius[good] * panel.pixel_scale
+    error = _MAGNITUDE * profile.data_err[good] / profile.data[good]
+    brightness = zero - 2.5 * np.log10(np.stack([profile.data[good], profile.model[good]]))
+    top.errorbar(radius, brightness[0], error, fmt="o", ms=4, color=BLACK, label="cleaned data", zorder=3)
+    top.plot(radius, brightness[1], color=ORANGE, lw=2.0, label="Sersic model")
+    for ax in (top, bottom):
+        ax.axvline(galaxy.r_eff * panel.pixel_scale, color=BLUE, lw=1.2, ls="--", label="r_eff")
+    bottom.axhline(0.0, color=ORANGE, lw=1.5)
+    bottom.errorbar(radius, brightness[0] - brightness[1], error, fmt="o", ms=4, color=BLACK)
+    largest = float(np.nanmax(np.abs(brightness[0] - brightness[1]), initial=0.0))
+    half = float(np.clip(1.2 * largest, *_RESIDUAL_RANGE))
+    bottom.set_ylim(half, -half)
+    top.invert_yaxis()
+    bottom.set_xlim(top.get_xlim())
+    label = "mag / arcsec$^2$" if in_magnitudes else f"-2.5 log10({panel.unit})"
+    top.set_ylabel(label, fontsize=9)
+    bottom.set_ylabel("difference, mag", fontsize=9)
+    top.set_title("surface brightness", fontsize=10, pad=4)
+    top.legend(fontsize=8, loc="lower left", framealpha=0.85)
+
+
+def draw_petrosian(ax: Axes, panel: Panel) -> None:
+    """Draw the Petrosian index and the enclosed part of the total flux; both run from 0 to 1."""
+    _prepared(ax, "semi-major axis, arcsec")
+    galaxy = panel.components[0]
+    for image, style, label in ((panel.cleaned, "o", "data"), (panel.sersic, "-", "model")):
+        curve = growth_curve(image, galaxy)
+        radius = curve.radius * panel.pixel_scale
+        colour = BLACK if style == "o" else ORANGE
+        ax.plot(radius, curve.index, style, ms=3.5, lw=2.0, color=colour, label=f"Petrosian index, {label}")
+        if panel.total_flux > 0.0:
+            share = curve.enclosed / panel.total_flux
+            marker = "^" if style == "o" else "--"
+            ax.plot(radius, share, marker, ms=3.5, lw=1.5, color=GREEN, label=f"flux inside / total, {label}")
+    _mark_aperture(ax, panel)
+    ax.set_ylim(0.0, 1.5)
+    ax.set_xlim(left=0.0)
+    ax.set_title("Petrosian curve and growth", fontsize=10, pad=4)
+    ax.legend(fontsize=8, loc="upper center", ncols=2, framealpha=0.85, columnspacing=1.2)
+
+
+def _mark_aperture(ax: Axes, panel: Panel) -> None:
+    """Mark what /photometry says of the science aperture."""
+    radius = panel.photometry.get("petro_radius", float("nan"))
+    if np.isfinite(radius):
+        ax.axvline(radius * panel.pixel_scale, color=BLUE, lw=1.2, ls="--", label="Petrosian radius")
+
+
+def draw_psf(ax: Axes, panel: Panel) -> None:
+    """Draw the anchors' light against the PSF before and after its kernel."""
+    _prepared(ax, "distance from the star, px")
+    ax.set_title("PSF and its anchors", fontsize=10, pad=4)
+    check = panel.check
+    if check is None:
+        ax.text(0.5, 0.5, "\n".join(_broken(panel.check_note)), transform=ax.transAxes, fontsize=8, ha="center")
+        return
+    label = f"library PSF, FWHM {check.library_fwhm:.2f} px"
+    ax.plot(check.psf_radius, check.psf_library, color=BLUE, lw=1.6, ls="--", label=label)
+    label = f"with kernel, FWHM {check.working_fwhm:.2f} px"
+    ax.plot(check.psf_radius, check.psf_working, color=ORANGE, lw=2.0, label=label)
+    if check.radius.size:
+        # on a logarithmic axis a point needs light; its bar may end at the axis
+        seen = check.light > 0.0
+        bars = np.stack([check.light - check.light_low, check.light_high - check.light])[:, seen]
+        label = f"{check.x.size} brightest anchors of {check.n_anchors}" if check.n_anchors else "bright stars"
+        ax.errorbar(
+            check.radius[seen], check.light[seen], np.maximum(bars, 0.0), fmt="o", ms=3.5, lw=0.8, color=BLACK,
+            label=label, zorder=3,
+        )  # fmt: skip
+    top = max(check.psf_library.max(), check.psf_working.max())
+    ax.set_yscale("log")
+    ax.set_ylim(1e-4 * top, 2.0 * top)
+    ax.set_xlim(0.0, check.half)
+    ax.set_ylabel("light per flux, 1 / px", fontsize=9)
+    ax.legend(fontsize=8, loc="upper right", framealpha=0.85)
+
+
+def _broken(text: str, width: int = 48) -> list[str]:
+    return [text[k : k + width] for k in range(0, len(text), width)]
