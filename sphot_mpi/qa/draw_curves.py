@@ -77,10 +77,13 @@ def draw_petrosian(ax: Axes, panel: Panel) -> None:
 
 
 def _mark_aperture(ax: Axes, panel: Panel) -> None:
-    """Mark what /photometry says of the science aperture."""
-    radius = panel.photometry.get("petro_radius", float("nan"))
-    if np.isfinite(radius):
-        ax.axvline(radius * panel.pixel_scale, color=BLUE, lw=1.2, ls="--", label="Petrosian radius")
+    """Mark the index that is asked for, and the radii that /photometry holds."""
+    if np.isfinite(panel.petrosian):
+        ax.axhline(panel.petrosian, color="0.5", lw=1.0, ls=":")
+    for key, label, style in (("radius", "aperture", "--"), ("petro_radius", "Petrosian radius", ":")):
+        radius = panel.photometry.get(key, float("nan"))
+        if np.isfinite(radius):
+            ax.axvline(radius * panel.pixel_scale, color=BLUE, lw=1.4, ls=style, label=label)
 
 
 def draw_psf(ax: Axes, panel: Panel) -> None:

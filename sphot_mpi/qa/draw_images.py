@@ -1,6 +1,7 @@
 """Draw the images of a filter: data, models, residual, isophotes, and the PSF before and after its kernel."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def draw_images(axes: Sequence[Axes], panel: Panel) -> None:
     if panel.check is not None and panel.check.x.size:
         axes[2].scatter(panel.check.x, panel.check.y, s=42, facecolors="none", edgecolors="white", linewidths=0.9)
         _caption(axes[2], f"circles: {panel.check.x.size} PSF anchors", "white")
-    _caption(axes[0], "ellipse: half light", "white")
+    _mark_aperture(axes[0], panel)
     _scale_bar(axes[0], panel.pixel_scale, "white")
 
 
@@ -87,12 +88,23 @@ def _colour_bar(ax: Axes, colours: Any, unit: str, ticks: list[float]) -> None:
     bar.ax.set_xticks(ticks, [f"0 {unit}".rstrip() if tick == 0.0 else f"{tick:g}" for tick in ticks])
 
 
-def _mark_ellipse(ax: Axes, galaxy: SersicParams, colour: str) -> None:
+def _mark_aperture(ax: Axes, panel: Panel) -> None:
+    """Draw the aperture of the photometry, where there is one, and say what the ellipses are."""
+    radius = panel.photometry.get("radius", float("nan"))
+    if panel.components and np.isfinite(radius):
+        shape = {key: panel.photometry.get(key, getattr(panel.components[0], key)) for key in ("ellip", "theta")}
+        _mark_ellipse(ax, replace(panel.components[0], r_eff=radius, **shape), "white", "--")
+        _caption(ax, "solid: half light, dashed: aperture", "white")
+    elif panel.components:
+        _caption(ax, "ellipse: half light", "white")
+
+
+def _mark_ellipse(ax: Axes, galaxy: SersicParams, colour: str, style: str = "-") -> None:
     """Draw the ellipse of half light."""
     ax.add_patch(
         Ellipse(
             (galaxy.x_0, galaxy.y_0), 2.0 * galaxy.r_eff, 2.0 * galaxy.r_eff * (1.0 - galaxy.ellip),
-            angle=float(np.rad2deg(galaxy.theta)), fill=False, edgecolor=colour, linewidth=1.0,
+            angle=float(np.rad2deg(galaxy.theta)), fill=False, edgecolor=colour, linewidth=1.0, linestyle=style,
         )
     )  # fmt: skip
 

@@ -18,6 +18,7 @@ from sphot_mpi.inputs import read_galaxy, read_libraries
 from sphot_mpi.model_images import ModelImages, render_model
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.qa.kernel_check import KernelCheck, check_kernel
+from sphot_mpi.qa.tables import CampaignTables
 from sphot_mpi.records import (
     SERSIC_PARAMETERS,
     SOURCE_DTYPE,
@@ -67,6 +68,8 @@ class Panel:
         Why there is no check.
     photometry : mapping of str to float
         The filter's row of /photometry, as far as it is numbers; empty: none.
+    petrosian : float
+        Petrosian index of the science aperture, of the configuration.
     """
 
     filter: str
@@ -88,6 +91,7 @@ class Panel:
     check: KernelCheck | None = None
     check_note: str = ""
     photometry: Mapping[str, float] = field(default_factory=dict)
+    petrosian: float = float("nan")
 
     @property
     def cleaned(self) -> Image:
@@ -107,24 +111,15 @@ class PanelReader:
     ----------
     reader : ResultsReader
         Open as long as this is used.
+    tables : CampaignTables, optional
+        Of the same reader, where they have been read already.
     """
 
-    def __init__(self, reader: ResultsReader) -> None:
+    def __init__(self, reader: ResultsReader, tables: CampaignTables | None = None) -> None:
         self.reader = reader
+        self.tables = CampaignTables(reader) if tables is None else tables
         # galaxies mostly share one PSF file; a campaign with one a galaxy must not fill the memory
         self._library = lru_cache(maxsize=32)(self._read_library)
-
-    @cached_property
-    def _galaxies(self) -> NDArray[np.void]:
-        return self.reader.array("galaxies")
-
-    @cached_property
-    def _sersic(self) -> NDArray[np.void]:
-        return self.reader.array("sersic")
-
-    @cached_property
-    def _photometry(self) -> NDArray[np.void] | None:
-        return self.reader.array("photometry") if "photometry" in self.reader.file else None
 
     @cached_property
     def config(self) -> Config:
@@ -157,13 +152,15 @@ class PanelReader:
             raise OutputError(msg)
         return libraries[filter_name]
 
-    def read(self, name: str, filter_name: str) -> Panel:
+    def read(self, name: str, filter_name: str, *, check: bool = True) -> Panel:
         """Read one filter of a galaxy; images that are not stored are made from the input and the tables.
 
         Parameters
         ----------
         name, filter_name : str
             Which fit.
+        check : bool
+            Whether to compare the PSF kernel with the stars, which takes most of the time.
 
         Returns
         -------
@@ -177,26 +174,25 @@ class PanelReader:
         OutputError
             If images are not stored, and the input files cannot be read any more.
         """
-        galaxy = self._galaxies[self.reader.row(name)]
+        number = self.reader.row(name)
+        galaxy = self.tables.galaxies[number]
         shape = int(galaxy["crop_ny"]), int(galaxy["crop_nx"])
-        rows = self._sersic
-        rows = rows[(rows["name"] == name.encode()) & (rows["filter"] == filter_name.encode())]
-        if rows.size == 0 or int(rows[0]["n_components"]) == 0:
+        row = self.tables.row("sersic", number, filter_name)
+        if row is None or int(row["n_components"]) == 0:
             nothing = np.full(shape, np.nan)
-            flags = FitFlag(int(rows[0]["flags"])) if rows.size else FitFlag.NO_DATA
+            flags = FitFlag.NO_DATA if row is None else FitFlag(int(row["flags"]))
             return Panel(filter=filter_name, data=nothing, sersic=nothing, sources=nothing, sky=nothing, flags=flags)
-        row = rows[0]
         origin = int(galaxy["crop_x"]), int(galaxy["crop_y"])
         fit = _fit_of(row, self.reader.sources(name, filter_name), origin)
         data, model = self._stored(name, fit, shape) or self._rendered(name, fit, origin, shape)
-        check, note = self._check(name, fit, data, model)
+        kernel_check, note = self._check(name, fit, data, model) if check else (None, "not made")
         return Panel(
             filter=filter_name, data=data, sersic=model.sersic, sources=model.sources, sky=model.sky,
             components=fit.components, noise=fit.noise, unit=row["unit"].decode(),
             pixel_scale=float(row["pixel_scale"]), magnitude=float(row["mag"]), total_flux=fit.total_flux,
             chi2_reduced=float(row["chi2_reduced"]), kernel=kernel_text(fit.kernel), fwhm=fit.kernel.fwhm,
-            n_sources=int(row["n_sources"]), flags=fit.flags, check=check, check_note=note,
-            photometry=self._measured(name, filter_name),
+            n_sources=int(row["n_sources"]), flags=fit.flags, check=kernel_check, check_note=note,
+            photometry=self._measured(number, filter_name), petrosian=self.config.aperture.petro,
         )  # fmt: skip
 
     def _stored(self, name: str, fit: FilterFit, shape: tuple[int, int]) -> tuple[Image, ModelImages] | None:
@@ -235,13 +231,11 @@ class PanelReader:
             return None, f"The PSF library cannot be read any more: {error}"
         return check_kernel(fit, data, model, library, self.config.psf_calib), ""
 
-    def _measured(self, name: str, filter_name: str) -> dict[str, float]:
-        table = self._photometry
-        if table is None:
+    def _measured(self, number: int, filter_name: str) -> dict[str, float]:
+        row = self.tables.row("photometry", number, filter_name) if self.tables.has("photometry") else None
+        if row is None:
             return {}
-        rows = table[(table["name"] == name.encode()) & (table["filter"] == filter_name.encode())]
-        numbers = [key for key in table.dtype.names or () if table.dtype[key].kind in "iuf"]
-        return {key: float(rows[0][key]) for key in numbers} if rows.size else {}
+        return {key: float(row[key]) for key in row.dtype.names or () if row.dtype[key].kind in "iuf"}
 
 
 def kernel_text(kernel: KernelFit) -> str:
