@@ -17,6 +17,7 @@ import sphot_mpi
 from sphot_mpi import mpi
 from sphot_mpi.campaign import Campaign, check_output, exit_status, run_serial
 from sphot_mpi.catalogue import read_catalogue
+from sphot_mpi.cli_qa import report
 from sphot_mpi.config import PRESETS, Config, load_config
 from sphot_mpi.errors import SphotError, UsageError
 from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS
@@ -58,6 +59,9 @@ class _Commands(click.Group):
 @click.version_option(sphot_mpi.__version__, prog_name="sphot-mpi")
 def main() -> None:
     """Fit galaxies behind crowded star fields: Sersic, point sources and sky, in many filters."""
+
+
+main.add_command(report)
 
 
 def _names(value: str | None) -> tuple[str, ...]:
@@ -254,7 +258,7 @@ def info(results: Path, name: str | None) -> None:
 @click.option("-o", "--output", type=_PATH, help="Picture (default: NAME.png).")
 @click.option("--filters", help="Filters to show (default: all).")
 def plot(results: Path, name: str, output: Path | None, filters: str | None) -> None:
-    """Draw the galaxy NAME of a RESULTS file: data, models, residual, profile."""
+    """Draw the galaxy NAME of a RESULTS file: images, isophotes, profile, Petrosian curve, PSF; PNG or PDF."""
     from sphot_mpi.qa.plots import plot_galaxy
     from sphot_mpi.results_reader import ResultsReader
 

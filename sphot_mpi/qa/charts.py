@@ -13,21 +13,21 @@ from numpy.typing import NDArray
 Vector = NDArray[np.float64]
 
 _WIDTH, _HEIGHT = 440.0, 250.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 14.0, 12.0, 42.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 14.0, 12.0, 42.0
 
 
 class _Scale:
     """Turns values into places along one axis of the drawing."""
 
-    def __init__(self, values: Vector, start: float, end: float, *, log: bool = False, zero: bool = False) -> None:
-        self.log, self.start, self.end = log, start, end
+    def __init__(self, values: Vector, start: float, end: float, *, log: bool = False, count: bool = False) -> None:
+        self.log, self.start, self.end, self.count = log, start, end, count
         finite = self._mapped(values)
         finite = finite[np.isfinite(finite)]
         low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-        if zero:
+        if count:
             low = 0.0
         margin = 0.04 * (high - low) or 0.5 * (abs(high) or 1.0) * (0.1 if log else 1.0)
-        self.low, self.high = low if zero else low - margin, high + margin
+        self.low, self.high = low if count else low - margin, high + margin
 
     def _mapped(self, values: Vector) -> Vector:
         if not self.log:
@@ -42,7 +42,7 @@ class _Scale:
     def ticks(self) -> list[float]:
         """Return some five round values."""
         if not self.log:
-            found = MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
+            found = MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=self.count).tick_values(self.low, self.high)
             return [float(t) for t in found if self.low <= t <= self.high]
         subs = (1.0,) if self.high - self.low > 2.5 else (1.0, 2.0, 5.0)
         found = LogLocator(subs=subs, numticks=9).tick_values(10.0**self.low, 10.0**self.high)
@@ -110,7 +110,7 @@ def histogram(title: str, label: str, values: Vector, *, log: bool = False, bins
     along = _Scale(usable, _LEFT, right, log=log)
     edges = np.linspace(along.low, along.high, min(bins, max(6, int(2.0 * np.sqrt(usable.size)))) + 1)
     counts, _ = np.histogram(np.log10(usable) if log else usable, bins=edges)
-    up = _Scale(counts.astype(np.float64), bottom, _TOP, zero=True)
+    up = _Scale(counts.astype(np.float64), bottom, _TOP, count=True)
     x = along.start + (edges - along.low) / (along.high - along.low) * (along.end - along.start)
     y = up(counts.astype(np.float64))
     bars = [
@@ -122,7 +122,8 @@ def histogram(title: str, label: str, values: Vector, *, log: bool = False, bins
     median = float(np.median(usable))
     at = float(along(np.array([median]))[0])
     body = [
-        *_y_axis(up, "galaxies", _LEFT, right), *bars, _line(at, _TOP, at, bottom, "median"), *_x_axis(along, label, bottom)
+        *_y_axis(up, "galaxies", _LEFT, right), *bars,
+        _line(at, _TOP, at, bottom, "median"), *_x_axis(along, label, bottom),
     ]  # fmt: skip
     return _frame(title, f"{usable.size} values, median {median:.3g}.", body)
 
@@ -202,5 +203,3 @@ def scatter(title: str, x_label: str, y_label: str, x: Vector, y: Vector) -> Mar
     outside = int((~inside).sum())
     note = f" {outside} outside the frame." if outside else ""
     return _frame(title, f"{x.size} galaxies, median {float(np.median(y)):.3g}.{note}", body)
-
-

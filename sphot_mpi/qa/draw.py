@@ -12,12 +12,13 @@ from sphot_mpi.qa.style import NO_DATA, flag_words, wrapped
 
 COLUMNS = ("data - sky", "Sersic model", "point sources", "cleaned: data - sources", "residual / noise", "isophotes")
 
-_WIDTH, _TITLE, _BLOCK = 16.5, 0.5, 6.8
+_WIDTH, _TITLE, _MARGIN, _BLOCK = 16.5, 0.5, 0.05, 6.8
 
 
-def figure_for(n_filters: int) -> Figure:
-    """Return an empty figure with room for so many filters."""
-    return Figure(figsize=(_WIDTH, _TITLE + _BLOCK * max(1, n_filters)), layout=None, facecolor="white")
+def figure_for(n_filters: int, *, titled: bool = True) -> Figure:
+    """Return an empty figure with room for so many filters, and for a title."""
+    height = (_TITLE if titled else _MARGIN) + _BLOCK * max(1, n_filters)
+    return Figure(figsize=(_WIDTH, height), layout=None, facecolor="white")
 
 
 def draw_galaxy(figure: Figure, panels: Sequence[Panel], title: str = "") -> None:
@@ -32,7 +33,7 @@ def draw_galaxy(figure: Figure, panels: Sequence[Panel], title: str = "") -> Non
     title : str
         Above all.
     """
-    ratios = [_TITLE, *[_BLOCK] * len(panels)]
+    ratios = [figure.get_figheight() - _BLOCK * len(panels), *[_BLOCK] * len(panels)]
     top, *blocks = np.asarray(figure.subfigures(len(ratios), 1, height_ratios=ratios, hspace=0.0))
     # a name is text, never mathematics between dollar signs
     top.text(0.012, 0.75, title, va="top", fontsize=17, fontweight="bold", parse_math=False)
@@ -45,9 +46,9 @@ def _draw_block(block: SubFigure, panel: Panel) -> None:
     block.text(0.012, 0.985, panel.filter, fontsize=14, fontweight="bold", va="top", parse_math=False)
     block.text(0.072, 0.9815, _numbers(panel), fontsize=10.5, va="top", parse_math=False)
     words = flag_words(panel.flags)
-    text = wrapped(["Flags: " + words[0], *words[1:]], 235) if words else "No flags."
+    text = wrapped(["Flags: " + words[0], *words[1:]], 250) if words else "No flags."
     block.text(0.012, 0.945, text, fontsize=9, va="top", color="0.25", parse_math=False)
-    grid = block.add_gridspec(1, len(COLUMNS), left=0.012, right=0.988, top=0.872, bottom=0.5, wspace=0.06)
+    grid = block.add_gridspec(1, len(COLUMNS), left=0.012, right=0.988, top=0.865, bottom=0.495, wspace=0.06)
     axes = [block.add_subplot(grid[column]) for column in range(len(COLUMNS))]
     for ax, label in zip(axes, COLUMNS, strict=True):
         ax.set(xticks=[], yticks=[], facecolor=NO_DATA)

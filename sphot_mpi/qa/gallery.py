@@ -16,15 +16,16 @@ from sphot_mpi.qa.tables import CampaignTables, words
 
 _LONGEST_SLUG = 40
 
-#: Columns of numbers: key, heading, column of /sersic, digits that count.
+#: Columns of numbers: key, heading, column of /sersic, decimals.
 _NUMBERS = (
-    ("r_eff", "r_eff, px", "r_eff", 4),
-    ("n", "Sersic n", "n", 4),
+    ("r_eff", "r_eff, px", "r_eff", 2),
+    ("n", "Sersic n", "n", 2),
     ("ellip", "ellipticity", "ellip", 3),
-    ("chi2", "reduced chi2", "chi2_reduced", 4),
-    ("kernel", "PSF kernel, px", "kernel_1", 4),
-    ("sources", "point sources", "n_sources", 12),
+    ("chi2", "reduced chi2", "chi2_reduced", 2),
+    ("kernel", "PSF kernel, px", "kernel_1", 3),
+    ("sources", "point sources", "n_sources", 0),
 )
+_MAG_DECIMALS, _SECONDS_DECIMALS = 3, 2
 
 
 def page_stem(index: int, name: str) -> str:
@@ -52,13 +53,11 @@ def gallery_script(tables: CampaignTables, pictured: Sequence[bool], *, pages: b
     """
     names = [words(value) for value in tables.galaxies["name"]]
     magnitudes, kind = magnitude_table(tables)
-    columns: list[dict[str, Any]] = []
     base = _base_rows(tables)
-    for key, heading, column, digits in _NUMBERS:
-        columns.append({"key": key, "label": heading, "values": _rounded(base[column], digits)})
+    columns = [_column(key, heading, base[column], decimals) for key, heading, column, decimals in _NUMBERS]
     for k, name in enumerate(tables.filters):
-        columns.append({"key": f"mag{k}", "label": f"mag {name}", "values": _rounded(magnitudes[:, k], 6)})
-    columns.append({"key": "seconds", "label": "seconds", "values": _rounded(tables.galaxies["seconds"], 4)})
+        columns.append(_column(f"mag{k}", f"mag {name}", magnitudes[:, k], _MAG_DECIMALS))
+    columns.append(_column("seconds", "seconds", tables.galaxies["seconds"], _SECONDS_DECIMALS))
     statuses = [words(value) for value in tables.galaxies["status"]]
     errors, failures = _failures(tables)
     data = {
@@ -104,12 +103,6 @@ def _failures(tables: CampaignTables) -> tuple[list[str], list[list[int]]]:
     return errors, failures
 
 
-def _rounded(values: NDArray[Any], digits: int) -> list[float | int | None]:
-    return [_plain(float(value), digits) for value in values]
-
-
-def _plain(value: float, digits: int) -> float | int | None:
-    if not math.isfinite(value):
-        return None
-    short = float(f"{value:.{digits}g}")
-    return int(short) if short.is_integer() and abs(short) < 1e15 else short
+def _column(key: str, label: str, values: NDArray[Any], decimals: int) -> dict[str, Any]:
+    rounded = [round(float(value), decimals) if math.isfinite(value) else None for value in values]
+    return {"key": key, "label": label, "decimals": decimals, "values": rounded}

@@ -1,6 +1,6 @@
 """A galaxy's page: its numbers as text, ready for the template."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -154,13 +154,7 @@ def galaxy_page(tables: CampaignTables, number: int) -> GalaxyPage:
         photometry=() if measured is None else _lines(_matching(measured, sersic), _PHOTOMETRY),
         failures=tuple(_failures(tables.rows("failures", number))),
         remarks=tuple((words(r["filter"]), words(r["messages"])) for r in sersic if words(r["messages"])),
-        catalogue=tuple(
-            (str(key), words(value))
-            for row in tables.rows("catalogue", number)[:1]
-            for key, value in zip(row.dtype.names or (), row, strict=True)
-        )
-        if tables.has("catalogue") and "name" in (tables.reader.file["catalogue"].dtype.names or ())
-        else (),
+        catalogue=tuple(_catalogue(tables, number)),
     )
 
 
@@ -184,6 +178,13 @@ def _facts(galaxy: np.void) -> Iterable[tuple[str, str]]:
     yield "time", f"{galaxy['seconds']:.1f} s"
     host = words(galaxy["host"])
     yield "where", f"rank {galaxy['rank']}" + (f" on {host}" if host else "")
+
+
+def _catalogue(tables: CampaignTables, number: int) -> Iterable[tuple[str, str]]:
+    """Yield the galaxy's row of the catalogue, whose rows are those of /galaxies."""
+    row = tables.reader.file["catalogue"][number]
+    for key, value in zip(row.dtype.names or (), row, strict=True):
+        yield str(key), words(value)
 
 
 def _matching(measured: Rows, sersic: Rows) -> list[np.void | None]:
@@ -228,7 +229,7 @@ def _flags(sersic: Rows, measured: Rows | None) -> Iterable[tuple[str, tuple[str
         yield text, tuple(filters)
 
 
-def _failures(rows: Sequence[np.void]) -> Iterable[Failure]:
+def _failures(rows: Rows) -> Iterable[Failure]:
     for row in rows:
         yield Failure(
             filter=words(row["filter"]), stage=words(row["stage"]), error=words(row["error"]),

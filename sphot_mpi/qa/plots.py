@@ -75,7 +75,7 @@ def save_panels(output: Path, panels: Sequence[Panel], title: str, dpi: int = _D
     OSError
         If the file cannot be written.
     """
-    figure = figure_for(len(panels))
+    figure = figure_for(len(panels), titled=bool(title))
     FigureCanvasAgg(figure)
     draw_galaxy(figure, panels, title)
     figure.savefig(output, dpi=dpi)
