@@ -2,12 +2,11 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sphot_mpi.catalogue import Catalogue, read_catalogue
 from sphot_mpi.catalogue_rows import Galaxy
@@ -17,6 +16,7 @@ from sphot_mpi.flags import FitFlag
 from sphot_mpi.inputs import read_galaxy, read_libraries
 from sphot_mpi.model_images import ModelImages, render_model
 from sphot_mpi.psf import LibraryPSF
+from sphot_mpi.psf_kernel import FAMILIES
 from sphot_mpi.qa.kernel_check import KernelCheck, check_kernel
 from sphot_mpi.qa.tables import CampaignTables
 from sphot_mpi.records import (
@@ -183,9 +183,9 @@ class PanelReader:
             flags = FitFlag.NO_DATA if row is None else FitFlag(int(row["flags"]))
             return Panel(filter=filter_name, data=nothing, sersic=nothing, sources=nothing, sky=nothing, flags=flags)
         origin = int(galaxy["crop_x"]), int(galaxy["crop_y"])
-        fit = _fit_of(row, self.reader.sources(name, filter_name), origin)
+        fit = _fit_of(row, origin)
         data, model = self._stored(name, fit, shape) or self._rendered(name, fit, origin, shape)
-        kernel_check, note = self._check(name, fit, data, model) if check else (None, "not made")
+        kernel_check, note = self._check(name, fit, origin, data, model) if check else (None, "not made")
         return Panel(
             filter=filter_name, data=data, sersic=model.sersic, sources=model.sources, sky=model.sky,
             components=fit.components, noise=fit.noise, unit=row["unit"].decode(),
@@ -222,13 +222,27 @@ class PanelReader:
             galaxy=name, filter=fit.filter, data=data, error=None, mask=np.isnan(data), unit=full.unit,
             pixel_scale=full.pixel_scale, origin=origin, full_shape=full.shape,
         )  # fmt: skip
-        return data, render_model(fit, cutout, library)
+        return data, render_model(self._with_sources(name, fit, origin), cutout, library)
 
-    def _check(self, name: str, fit: FilterFit, data: Image, model: ModelImages) -> tuple[KernelCheck | None, str]:
+    def _with_sources(self, name: str, fit: FilterFit, origin: tuple[int, int]) -> FilterFit:
+        """Add the sources; a panel of stored images alone does not need them."""
+        stored = self.reader.sources(name, fit.filter)
+        table = np.zeros(stored.size, SOURCE_DTYPE)
+        for key in SOURCE_DTYPE.names or ():
+            table[key] = stored[key]
+        for axis, offset in zip("xy", origin, strict=True):
+            table[f"{axis}_init"] -= offset
+            table[f"{axis}_fit"] -= offset
+        return replace(fit, sources=table, report=stored["reported"])
+
+    def _check(
+        self, name: str, fit: FilterFit, origin: tuple[int, int], data: Image, model: ModelImages
+    ) -> tuple[KernelCheck | None, str]:
         try:
             library = self._library(self._input(name).psf, fit.filter)
         except (SphotError, KeyError) as error:
             return None, f"The PSF library cannot be read any more: {error}"
+        fit = self._with_sources(name, fit, origin)
         return check_kernel(fit, data, model, library, self.config.psf_calib), ""
 
     def _measured(self, number: int, filter_name: str) -> dict[str, float]:
@@ -239,24 +253,20 @@ class PanelReader:
 
 
 def kernel_text(kernel: KernelFit) -> str:
-    """Return a kernel in words, as "gaussian 1.05 px"."""
-    return f"{kernel.family} {', '.join(f'{value:.2f}' for value in kernel.values)} px"
+    """Return a kernel in words, as "gaussian (sigma 1.05)"."""
+    names = FAMILIES[kernel.family].parameter_names if kernel.family in FAMILIES else ()
+    values = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, kernel.values, strict=False))
+    return f"{kernel.family} ({values})"
 
 
-def _fit_of(row: np.void, sources: NDArray[np.void], origin: tuple[int, int]) -> FilterFit:
-    """Return as much of a fit as rendering needs, in the cutout's frame."""
+def _fit_of(row: np.void, origin: tuple[int, int]) -> FilterFit:
+    """Return as much of a fit as rendering needs, but its sources, in the cutout's frame."""
     components = []
     for suffix in ("", "_2")[: int(row["n_components"])]:
         values = {key: float(row[f"{key}{suffix}"]) for key in SERSIC_PARAMETERS}
         values["x_0"] -= origin[0]
         values["y_0"] -= origin[1]
         components.append(SersicParams(**values))
-    table = np.zeros(sources.size, SOURCE_DTYPE)
-    for key in SOURCE_DTYPE.names or ():
-        table[key] = sources[key]
-    for axis, offset in zip("xy", origin, strict=True):
-        table[f"{axis}_init"] -= offset
-        table[f"{axis}_fit"] -= offset
     sky = SkyPlane(
         level=float(row["sky"]), slope_x=float(row["sky_slope_x"]), slope_y=float(row["sky_slope_y"]),
         x_ref=float(row["sky_x"]) - origin[0], y_ref=float(row["sky_y"]) - origin[1],
@@ -266,7 +276,7 @@ def _fit_of(row: np.void, sources: NDArray[np.void], origin: tuple[int, int]) ->
         galaxy=row["name"].decode(), filter=row["filter"].decode(), components=tuple(components),
         covariance=_NO_MATRIX, total_flux=float(row["total_flux"]), total_flux_err=float(row["total_flux_err"]),
         flux_in_cutout=float(row["flux_in_cutout"]), sky=sky, sky_covariance=_NO_MATRIX,
-        sources=table, report=sources["reported"],
+        sources=np.empty(0, SOURCE_DTYPE), report=np.empty(0, dtype=np.bool_),
         kernel=KernelFit(
             family=row["kernel_family"].decode(), values=kernel, fwhm=float(row["fwhm"]),
             n_anchors=int(row["kernel_anchors"]),
