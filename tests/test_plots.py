@@ -199,7 +199,7 @@ def test_draw_galaxy_shows_flags_components_and_missing_data() -> None:
     figure.canvas.draw()
     texts = all_texts(figure)
     assert sum("the density of star light inside the galaxy" in text for text in texts) == 2
-    assert sum("second component" in text for text in texts) == 2
+    assert sum("Second component: r_eff" in text for text in texts) == 2
     assert texts.count("no data") == 6
     assert texts.count("PSF library\nnot at hand") == 2
     assert "a $galaxy_" in texts

@@ -46,7 +46,9 @@ def _draw_block(block: SubFigure, panel: Panel) -> None:
     block.text(0.012, 0.985, panel.filter, fontsize=14, fontweight="bold", va="top", parse_math=False)
     block.text(0.072, 0.9815, _numbers(panel), fontsize=10.5, va="top", parse_math=False)
     words = flag_words(panel.flags)
-    text = wrapped(["Flags: " + words[0], *words[1:]], 250) if words else "No flags."
+    text = wrapped(
+        [*_second(panel), "Flags: " + words[0], *words[1:]] if words else [*_second(panel), "No flags."], 245
+    )
     block.text(0.012, 0.945, text, fontsize=9, va="top", color="0.25", parse_math=False)
     grid = block.add_gridspec(1, len(COLUMNS), left=0.012, right=0.988, top=0.865, bottom=0.495, wspace=0.06)
     axes = [block.add_subplot(grid[column]) for column in range(len(COLUMNS))]
@@ -88,7 +90,11 @@ def _numbers(panel: Panel) -> str:
         f"chi2 {panel.chi2_reduced:.2f}",
         f"{panel.n_sources} sources",
     ]
-    if len(panel.components) > 1:
-        second = panel.components[1]
-        parts.append(f"second component: r_eff {second.r_eff:.2f} px, n {second.n:.2f}")
     return "    ".join(parts)
+
+
+def _second(panel: Panel) -> list[str]:
+    return [
+        f"{nth} component: r_eff {c.r_eff:.2f} px, n {c.n:.2f}, ellip {c.ellip:.3f}"
+        for nth, c in zip(("Second", "Third"), panel.components[1:], strict=False)
+    ]

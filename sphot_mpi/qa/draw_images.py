@@ -75,7 +75,7 @@ def _show(ax: Axes, image: Image, cmap: str, norm: Normalize) -> Any:
 def _bar_ticks(norm: AsinhNorm) -> list[float]:
     """Zero and the powers of ten that lie well apart from it and from the bar's end."""
     zero = float(norm(0.0))
-    powers = [10.0**k for k in range(-8, 9) if zero + 0.12 < float(norm(10.0**k)) < 0.97]
+    powers = [10.0**k for k in range(-8, 9) if zero + 0.24 < float(norm(10.0**k)) < 0.97]
     return [0.0, *powers]
 
 

@@ -208,12 +208,13 @@ def _cell(row: np.void | None, key: str, error: str, digits: int) -> str:
     if row is None or key not in known or not np.isfinite(row[key]):
         return ""
     value = float(row[key])
+    spread = float(row[error]) if error in known else float("nan")
+    if np.isfinite(spread) and spread > 0.0:
+        # two digits of the error count
+        digits = int(np.clip(1 - np.floor(np.log10(spread)), 0, 9))
+        return f"{value:.{digits}f} \u00b1 {spread:.{digits}f}"
     # a faint galaxy's flux needs digits that count, not decimals
-    text = f"{value:.{digits}f}" if value == 0.0 or abs(value) >= 10.0 ** (1 - digits) else f"{value:.3g}"
-    if error in known and np.isfinite(row[error]):
-        spread = float(row[error])
-        text += f" \u00b1 {spread:.{digits}f}" if spread >= 10.0**-digits else f" \u00b1 {spread:.1g}"
-    return text
+    return f"{value:.{digits}f}" if value == 0.0 or abs(value) >= 10.0 ** (1 - digits) else f"{value:.3g}"
 
 
 def _flags(sersic: Rows, measured: Rows | None) -> Iterable[tuple[str, tuple[str, ...]]]:

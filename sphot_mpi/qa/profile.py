@@ -121,8 +121,10 @@ def growth_curve(image: Image, galaxy: SersicParams, *, n: int = 48) -> GrowthCu
         first, last = np.searchsorted(known, low), np.searchsorted(known, high)
         return np.where(last > first, (light[last] - light[first]) / np.maximum(last - first, 1), np.nan)
 
-    annulus, inside = mean(0.8 * radii, 1.25 * radii), mean(np.zeros(n), radii)
+    annulus = mean(0.8 * radii, 1.25 * radii)
     filled = np.diff(np.searchsorted(missing, np.concatenate([[0.0], radii]))) * np.nan_to_num(annulus)
     enclosed = light[np.searchsorted(known, radii)] + np.cumsum(filled)
-    usable = np.isfinite(annulus) & np.isfinite(inside) & (inside > 0.0)
+    # without the filling, a gap in the outskirts would make the inside look brighter than it is
+    inside = enclosed / np.maximum(np.searchsorted(known, radii) + np.searchsorted(missing, radii), 1)
+    usable = np.isfinite(annulus) & (inside > 0.0)
     return GrowthCurve(radius=radii[usable], index=annulus[usable] / inside[usable], enclosed=enclosed[usable])
