@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from sphot_mpi.aperture import measure_galaxy
 from sphot_mpi.background import elliptical_radius
 from sphot_mpi.config import Config
 from sphot_mpi.flags import FitFlag
@@ -103,8 +104,13 @@ def photometry(
     -------
     tuple of AperturePhotometry
         One for each of `fits`, in its order.
+
+    Raises
+    ------
+    FitError
+        If the aperture that the configuration asks for is far larger than the cutout.
     """
-    raise NotImplementedError
+    return measure_galaxy(fits, cutouts, libraries, config)
 
 
 def no_data(cutout: Cutout) -> FilterFit:
