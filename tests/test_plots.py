@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 from astropy.table import QTable, Table
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
@@ -20,7 +21,7 @@ from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.qa.draw import draw_galaxy, figure_for
 from sphot_mpi.qa.panels import Panel, PanelReader
 from sphot_mpi.qa.plots import plot_galaxy
-from sphot_mpi.qa.profile import MJY_SR_ZERO_POINT, elliptical_profile, growth_curve
+from sphot_mpi.qa.profile import MJY_SR_ZERO_POINT, elliptical_profile, growth_in_cutout
 from sphot_mpi.records import SERSIC_PARAMETERS, SOURCE_DTYPE, Cutout, FilterFit, KernelFit, SersicParams, SkyPlane
 from sphot_mpi.results_reader import ResultsReader
 from sphot_mpi.simulate import simulate_campaign
@@ -222,24 +223,49 @@ def test_profile_follows_the_ellipse() -> None:
     np.testing.assert_allclose(profile.model[far], profile.data[far], rtol=0.02)
 
 
-def test_growth_curve_of_an_exponential() -> None:
+def test_growth_in_the_cutout_of_an_exponential_with_a_gap() -> None:
     h, q = 6.0, 0.6
     galaxy = SersicParams(amplitude=1.0, r_eff=10.0, n=1.0, x_0=80.2, y_0=70.4, ellip=1.0 - q, theta=0.3)
     y, x = np.indices((150, 165), dtype=float)
     c, s = np.cos(0.3), np.sin(0.3)
     radius = np.hypot((x - 80.2) * c + (y - 70.4) * s, ((y - 70.4) * c - (x - 80.2) * s) / q)
-    image = np.exp(-radius / h)
-    image[100:110, 90:120] = np.nan  # filled with the annulus's mean
-    curve = growth_curve(image, galaxy)
-
-    def light(r: np.ndarray) -> np.ndarray:
-        return 2.0 * np.pi * q * h**2 * (1.0 - (1.0 + r / h) * np.exp(-r / h))
-
+    model = np.exp(-radius / h)
+    data = np.where(x > 90.0, np.nan, model)
+    curve = growth_in_cutout(data, model, galaxy)
     r = curve.radius
-    annulus = (light(1.25 * r) - light(0.8 * r)) / (np.pi * q * (1.25**2 - 0.8**2) * r**2)
-    far = r > 10.0  # whole pixels against a smooth ellipse
-    np.testing.assert_allclose(curve.enclosed[far], light(r[far]), rtol=0.01)
-    np.testing.assert_allclose(curve.index[far], (annulus / (light(r) / (np.pi * q * r**2)))[far], rtol=0.03, atol=1e-3)
+    assert r[-1] > 60.0  # to the cutout's edge
+    light = 2.0 * np.pi * q * h**2 * (1.0 - (1.0 + r / h) * np.exp(-r / h))
+    mean = light / (np.pi * q * r**2)
+    far = r > 4.0
+    np.testing.assert_allclose(curve.flux[far], light[far], rtol=0.01)  # pixels of a steep centre
+    # the index is smoothed over five radii
+    np.testing.assert_allclose(curve.index()[far], (np.exp(-r / h) / mean)[far], rtol=0.03, atol=5e-3)
+
+
+def test_petrosian_picture_shows_the_curve_of_the_photometry(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "measured.h5"
+    copy.write_bytes((folder / "full.h5").read_bytes())
+    rows = [(NAME, "F814W", 12.0, 9.0), (NAME, "F150W", 15.0, 10.0)]
+    kinds = [("name", "S64"), ("filter", "S8"), ("radius", "f8"), ("petro_radius", "f8")]
+    radius = np.geomspace(1.0, 40.0, 48)
+    curves = np.stack([np.stack([radius, k * radius**1.5, 0.75 + 0.0 * radius, radius]) for k in (1.0, 2.0)])
+    with h5py.File(copy, "r+") as file:
+        file["photometry"] = np.array(rows, dtype=kinds)
+        file["photometry_curve"] = curves
+    with ResultsReader(copy) as reader:
+        panel = PanelReader(reader).read(NAME, "F150W")
+    assert panel.photometry["radius"] == 15.0
+    figure = figure_for(1)
+    draw_galaxy(figure, [panel], NAME)
+    ax = next(ax for ax in figure.findobj(Axes) if ax.get_title().startswith("Petrosian"))
+    lines = {line.get_label(): line for line in ax.lines}
+    scale, total = panel.pixel_scale, panel.total_flux
+    np.testing.assert_allclose(lines["flux inside / total, data"].get_ydata(), 2.0 * radius**1.5 / total)
+    np.testing.assert_allclose(lines["Petrosian index, data"].get_ydata(), 0.75)
+    # light that grows as a power p of the radius has an index of p / 2 everywhere
+    np.testing.assert_allclose(lines["Petrosian index, model"].get_ydata(), 0.5, rtol=0.01)
+    assert lines["aperture"].get_xdata()[0] == pytest.approx(15.0 * scale)
+    assert lines["Petrosian radius"].get_xdata()[0] == pytest.approx(10.0 * scale)
 
 
 def test_surface_brightness_zero_point() -> None:

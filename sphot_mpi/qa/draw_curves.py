@@ -3,10 +3,14 @@
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
+from numpy.typing import NDArray
 
+from sphot_mpi.petrosian import GrowthCurve
 from sphot_mpi.qa.panels import Panel
-from sphot_mpi.qa.profile import MJY_SR_ZERO_POINT, elliptical_profile, growth_curve
+from sphot_mpi.qa.profile import MJY_SR_ZERO_POINT, elliptical_profile, growth_in_cutout
 from sphot_mpi.qa.style import BLACK, BLUE, GREEN, ORANGE, plain
+
+Vector = NDArray[np.float64]
 
 _MAGNITUDE = 2.5 / np.log(10.0)
 #: Least and largest range of the profile's residuals, mag.
@@ -57,23 +61,36 @@ def draw_profile(top: Axes, bottom: Axes, panel: Panel) -> None:
 
 
 def draw_petrosian(ax: Axes, panel: Panel) -> None:
-    """Draw the Petrosian index and the enclosed part of the total flux; both run from 0 to 1."""
+    """Draw the Petrosian index and the enclosed part of the total flux; both run from 0 to 1.
+
+    Those of the aperture photometry, where the file has them; otherwise in the galaxy's own ellipses.
+    """
     _prepared(ax, "semi-major axis, arcsec")
-    galaxy = panel.components[0]
-    for image, style, label in ((panel.cleaned, "o", "data"), (panel.sersic, "-", "model")):
-        curve = growth_curve(image, galaxy)
-        radius = curve.radius * panel.pixel_scale
-        colour = BLACK if style == "o" else ORANGE
-        ax.plot(radius, curve.index, style, ms=3.5, lw=2.0, color=colour, label=f"Petrosian index, {label}")
+    for curve, index, label in _curves(panel):
+        radius, measured = curve.radius * panel.pixel_scale, label == "data"
+        style, colour = ("o", BLACK) if measured else ("-", ORANGE)
+        ax.plot(radius, index, style, ms=3.5, lw=2.0, color=colour, label=f"Petrosian index, {label}")
         if panel.total_flux > 0.0:
-            share = curve.enclosed / panel.total_flux
-            marker = "^" if style == "o" else "--"
-            ax.plot(radius, share, marker, ms=3.5, lw=1.5, color=GREEN, label=f"flux inside / total, {label}")
+            style = "^" if measured else "--"
+            share = curve.flux / panel.total_flux
+            ax.plot(radius, share, style, ms=3.5, lw=1.5, color=GREEN, label=f"flux inside / total, {label}")
     _mark_aperture(ax, panel)
     ax.set_ylim(0.0, 1.5)
     ax.set_xlim(left=0.0)
     ax.set_title("Petrosian curve and growth", fontsize=10, pad=4)
     ax.legend(fontsize=8, loc="upper center", ncols=2, framealpha=0.85, columnspacing=1.2)
+
+
+def _curves(panel: Panel) -> list[tuple[GrowthCurve, Vector, str]]:
+    """Return curve, index and label of data and model."""
+    if panel.curve is not None:
+        radius, flux, index, model_flux = panel.curve
+        area = np.pi * radius**2  # of a shape that is the same at all radii, which the index does not depend on
+        data, model = (GrowthCurve(radius=radius, area=area, flux=values) for values in (flux, model_flux))
+        return [(data, index, "data"), (model, model.index(), "model")]
+    galaxy = panel.components[0]
+    data, model = (growth_in_cutout(image, panel.sersic, galaxy) for image in (panel.cleaned, panel.sersic))
+    return [(data, data.index(), "data"), (model, model.index(), "model")]
 
 
 def _mark_aperture(ax: Axes, panel: Panel) -> None:

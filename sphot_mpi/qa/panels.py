@@ -68,6 +68,8 @@ class Panel:
         Why there is no check.
     photometry : mapping of str to float
         The filter's row of /photometry, as far as it is numbers; empty: none.
+    curve : (4, k) float64 ndarray or None
+        The rows of `photometry_record.CURVE_ROWS`; None: there is none.
     petrosian : float
         Petrosian index of the science aperture, of the configuration.
     """
@@ -91,6 +93,7 @@ class Panel:
     check: KernelCheck | None = None
     check_note: str = ""
     photometry: Mapping[str, float] = field(default_factory=dict)
+    curve: Image | None = None
     petrosian: float = float("nan")
 
     @property
@@ -192,7 +195,8 @@ class PanelReader:
             pixel_scale=float(row["pixel_scale"]), magnitude=float(row["mag"]), total_flux=fit.total_flux,
             chi2_reduced=float(row["chi2_reduced"]), kernel=kernel_text(fit.kernel), fwhm=fit.kernel.fwhm,
             n_sources=int(row["n_sources"]), flags=fit.flags, check=kernel_check, check_note=note,
-            photometry=self._measured(number, filter_name), petrosian=self.config.aperture.petro,
+            photometry=self._measured(number, filter_name), curve=self._curve(number, filter_name),
+            petrosian=self.config.aperture.petro,
         )  # fmt: skip
 
     def _stored(self, name: str, fit: FilterFit, shape: tuple[int, int]) -> tuple[Image, ModelImages] | None:
@@ -250,6 +254,15 @@ class PanelReader:
         if row is None:
             return {}
         return {key: float(row[key]) for key in row.dtype.names or () if row.dtype[key].kind in "iuf"}
+
+    def _curve(self, number: int, filter_name: str) -> Image | None:
+        if not (self.tables.has("photometry") and self.tables.has("photometry_curve")):
+            return None
+        place = self.tables.place("photometry", number, filter_name)
+        if place is None:
+            return None
+        curve = np.asarray(self.reader.file["photometry_curve"][place], dtype=np.float64)
+        return curve if np.isfinite(curve).any() else None
 
 
 def kernel_text(kernel: KernelFit) -> str:

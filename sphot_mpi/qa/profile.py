@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sphot_mpi.ellipses import Ellipse
+from sphot_mpi.petrosian import GrowthCurve, growth_curve
 from sphot_mpi.records import Image, SersicParams
 
 Vector = NDArray[np.float64]
@@ -66,65 +68,30 @@ def elliptical_profile(data: Image, model: Image, galaxy: SersicParams, *, per_o
     return ProfilePair(radius=columns[0], data=columns[1], data_err=columns[2], model=columns[3])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class GrowthCurve:
-    """Petrosian index and enclosed light along the semi-major axis.
+def growth_in_cutout(data: Image, model: Image, galaxy: SersicParams, *, n: int = 48) -> GrowthCurve:
+    """Measure the light inside the galaxy's own ellipses, as far as the cutout reaches.
 
     Parameters
     ----------
-    radius : (n,) float64 ndarray
-        Semi-major axis, px.
-    index : (n,) float64 ndarray
-        Mean brightness in the annulus from 0.8 to 1.25 radii over that inside the radius.
-    enclosed : (n,) float64 ndarray
-        Light inside the radius, unit of the image * px; pixels without data count as their annulus's mean.
-    """
-
-    radius: Vector
-    index: Vector
-    enclosed: Vector
-
-
-def growth_curve(image: Image, galaxy: SersicParams, *, n: int = 48) -> GrowthCurve:
-    """Measure the Petrosian index and the curve of growth in ellipses.
-
-    The annulus is that of the SDSS (Strauss et al. 2002, AJ 124, 1810, equation 1).
-
-    Parameters
-    ----------
-    image : (ny, nx) float64 ndarray
-        The galaxy alone; NaN where there is none.
+    data, model : (ny, nx) float64 ndarray
+        The galaxy alone; where `data` is NaN, `model` stands in.
     galaxy : SersicParams
         Centre, ellipticity and angle.
     n : int
-        Radii, from 2 px to the ellipse that just leaves the image.
+        Ellipses, from 1.5 px on.
 
     Returns
     -------
     GrowthCurve
-        Radii whose annulus holds data.
+        One point an ellipse.
     """
-    y, x = np.indices(image.shape, dtype=np.float64)
-    dx, dy = x - galaxy.x_0, y - galaxy.y_0
-    c, s = np.cos(galaxy.theta), np.sin(galaxy.theta)
-    ratio = 1.0 - galaxy.ellip
-    radius = np.hypot(dx * c + dy * s, (dy * c - dx * s) / ratio)
-    edge = min(galaxy.x_0 + 0.5, image.shape[1] - 0.5 - galaxy.x_0, galaxy.y_0 + 0.5, image.shape[0] - 0.5 - galaxy.y_0)
-    radii = np.geomspace(2.0, max(edge / 1.25, 3.0), n)
-    good = np.isfinite(image)
-    # cumulative sums over pixels in the order of their radius give any aperture and annulus
-    order = np.argsort(radius[good], kind="stable")
-    known, missing = radius[good][order], np.sort(radius[~good])
-    light = np.concatenate([[0.0], np.cumsum(image[good][order])])
-
-    def mean(low: Vector, high: Vector) -> Vector:
-        first, last = np.searchsorted(known, low), np.searchsorted(known, high)
-        return np.where(last > first, (light[last] - light[first]) / np.maximum(last - first, 1), np.nan)
-
-    annulus = mean(0.8 * radii, 1.25 * radii)
-    filled = np.diff(np.searchsorted(missing, np.concatenate([[0.0], radii]))) * np.nan_to_num(annulus)
-    enclosed = light[np.searchsorted(known, radii)] + np.cumsum(filled)
-    # without the filling, a gap in the outskirts would make the inside look brighter than it is
-    inside = enclosed / np.maximum(np.searchsorted(known, radii) + np.searchsorted(missing, radii), 1)
-    usable = np.isfinite(annulus) & (inside > 0.0)
-    return GrowthCurve(radius=radii[usable], index=annulus[usable] / inside[usable], enclosed=enclosed[usable])
+    ratio, cos, sin = 1.0 - galaxy.ellip, np.cos(galaxy.theta), np.sin(galaxy.theta)
+    reach = []
+    for centre, side, extent in (
+        (galaxy.x_0, data.shape[1], np.hypot(cos, ratio * sin)),
+        (galaxy.y_0, data.shape[0], np.hypot(sin, ratio * cos)),
+    ):
+        reach.append(min(centre + 0.5, side - 0.5 - centre) / extent)
+    ellipse = Ellipse(x=galaxy.x_0, y=galaxy.y_0, radius=1.0, ellip=galaxy.ellip, theta=float(galaxy.theta % np.pi))
+    radii = np.geomspace(1.5, max(min(reach), 3.0), n)
+    return growth_curve(np.where(np.isfinite(data), data, model), [ellipse.scaled(float(r)) for r in radii])

@@ -29,7 +29,7 @@ class CampaignTables:
     def __init__(self, reader: ResultsReader, limit: int | None = None) -> None:
         self.reader = reader
         self.galaxies: Rows = reader.array("galaxies")[:limit]
-        self._tables: dict[str, tuple[Rows, NDArray[np.int64]]] = {}
+        self._tables: dict[str, tuple[Rows, NDArray[np.int64], NDArray[np.int64]]] = {}
 
     @cached_property
     def _index(self) -> dict[bytes, int]:
@@ -54,7 +54,7 @@ class CampaignTables:
 
     def rows(self, name: str, galaxy: int) -> Rows:
         """Return the rows of a table that belong to one galaxy, in the order of the file."""
-        table, owner = self._sorted(name)
+        table, owner, _ = self._sorted(name)
         return table[slice(*np.searchsorted(owner, [galaxy, galaxy + 1]))]
 
     def row(self, name: str, galaxy: int, filter_name: str) -> np.void | None:
@@ -63,13 +63,20 @@ class CampaignTables:
         found: Rows = rows[rows["filter"] == filter_name.encode()]
         return found[0] if found.size else None
 
-    def _sorted(self, name: str) -> tuple[Rows, NDArray[np.int64]]:
+    def place(self, name: str, galaxy: int, filter_name: str) -> int | None:
+        """Return where the row of one galaxy and filter stands in the file, or None."""
+        table, owner, order = self._sorted(name)
+        first, last = np.searchsorted(owner, [galaxy, galaxy + 1])
+        found = np.flatnonzero(table["filter"][first:last] == filter_name.encode())
+        return int(order[first + found[0]]) if found.size else None
+
+    def _sorted(self, name: str) -> tuple[Rows, NDArray[np.int64], NDArray[np.int64]]:
         if name not in self._tables:
             table = self.reader.array(name)
             owner = np.array([self._index.get(bytes(value), -1) for value in table["name"]], dtype=np.int64)
             order = np.argsort(owner, kind="stable")
             order = order[owner[order] >= 0]
-            self._tables[name] = table[order], owner[order]
+            self._tables[name] = table[order], owner[order], order
         return self._tables[name]
 
 
