@@ -155,6 +155,25 @@ def test_plot_without_psf_library_shows_all_but_the_kernel(folder: Path, tmp_pat
     plot_galaxy(copy, NAME, tmp_path / "x.png", filters=["F150W"])
 
 
+def test_stored_images_are_shown_whatever_the_configuration_says(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "other.h5"
+    copy.write_bytes((folder / "full.h5").read_bytes())
+    with h5py.File(copy, "r+") as file:
+        text = str(file.attrs["configuration"])
+        file.attrs["configuration"] = "\n".join(line for line in text.splitlines() if not line.startswith("petro ="))
+    with ResultsReader(copy) as reader:
+        panel = PanelReader(reader).read(NAME, "F150W")
+    assert panel.petrosian == 0.5  # an older file lacks a key: its preset's value
+    assert panel.check is not None
+    with h5py.File(copy, "r+") as file:
+        file.attrs["configuration"] = "[a newer format"
+    with ResultsReader(copy) as reader:
+        panel = PanelReader(reader).read(NAME, "F150W")
+    assert np.isnan(panel.petrosian)
+    assert panel.check is None
+    assert np.isfinite(panel.residual).any()
+
+
 def test_plot_galaxy_names_what_is_wrong(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no galaxy 'nobody'"):
         plot_galaxy(folder / "full.h5", "nobody", tmp_path / "x.png")

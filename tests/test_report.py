@@ -10,16 +10,13 @@ import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from fakes import FAKES, Files, write_campaign
+from fakes import Files, write_campaign
 from PIL import Image
+from report_campaign import run_fakes
 
-from sphot_mpi.campaign import Campaign, run_serial
-from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.cli import main
-from sphot_mpi.config import load_config
 from sphot_mpi.errors import UsageError
 from sphot_mpi.flags import FitFlag
-from sphot_mpi.progress import Quiet
 from sphot_mpi.qa.charts import histogram, scatter, spreads
 from sphot_mpi.qa.gallery import gallery_script, page_stem
 from sphot_mpi.qa.report import ReportOptions, write_report
@@ -27,7 +24,6 @@ from sphot_mpi.qa.summary import PERCENTILES, summarise
 from sphot_mpi.qa.tables import CampaignTables
 from sphot_mpi.qa.thumbnails import SIZE
 from sphot_mpi.results_reader import ResultsReader
-from sphot_mpi.tasks import TaskRunner
 
 EVIL = '<img src=x onerror="alert(1)">&/../..'
 NAMES = ("ga", EVIL, "bad", "naïve 'quoted'")
@@ -82,13 +78,7 @@ def campaign(tmp_path_factory) -> Path:
     files: Files = write_campaign(tmp_path_factory.mktemp("report"))
     rows = [f'"{name.replace(chr(34), chr(34) * 2)}",{path}.h5' for name, path in zip(NAMES, FILES, strict=True)]
     files.catalogue.write_text("name,path\n" + "\n".join(rows) + "\n", encoding="utf-8")
-    config = load_config(files.config).replaced({"prep": {"filters": ["F150W", "F277W"]}})
-    results = files.folder / "results.h5"
-    runner = TaskRunner(config, FAKES)
-    catalogue = read_catalogue(files.catalogue, config)
-    images = ("data", "sersic_model", "psf_model")
-    run_serial(Campaign(catalogue=catalogue, config=config, output=results, images=images), runner, Quiet())
-    return results
+    return run_fakes(files, ("F150W", "F277W"))
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +243,20 @@ def test_summary_is_what_numpy_finds_in_the_tables(campaign: Path) -> None:
         )
         assert colour.colour[0] == pytest.approx(one - base)
         assert colour.magnitude[0] == pytest.approx(base)
+
+
+def test_a_status_of_a_newer_program_is_counted_too(campaign: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "stopped.h5"
+    copy.write_bytes(campaign.read_bytes())
+    with h5py.File(copy, "r+") as file:
+        old = file["galaxies"][:]
+        kinds = {key: old.dtype[key] for key in old.dtype.names} | {"status": "S16"}
+        table = old.astype(list(kinds.items()))
+        table["status"][0] = b"unfinished"
+        del file["galaxies"]
+        file["galaxies"] = table
+    with ResultsReader(copy) as reader:
+        assert summarise(CampaignTables(reader)).statuses == {"done": 2, "partial": 0, "failed": 1, "unfinished": 1}
 
 
 def test_flags_are_counted_by_filter(campaign: Path, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 
 from sphot_mpi.catalogue import Catalogue, read_catalogue
 from sphot_mpi.catalogue_rows import Galaxy
-from sphot_mpi.config import Config
-from sphot_mpi.errors import OutputError, SphotError
+from sphot_mpi.config import Config, load_config
+from sphot_mpi.errors import ConfigError, OutputError, SphotError
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.inputs import read_galaxy, read_libraries
 from sphot_mpi.model_images import ModelImages, render_model
@@ -126,10 +126,11 @@ class PanelReader:
 
     @cached_property
     def config(self) -> Config:
-        """The campaign's configuration."""
+        """The campaign's configuration; keys that its version did not have are those of its preset."""
         try:
-            return Config.model_validate(tomllib.loads(str(self.reader.file.attrs["configuration"])))
-        except (KeyError, ValueError) as error:
+            values = tomllib.loads(str(self.reader.file.attrs["configuration"]))
+            return load_config(None, str(values.get("preset", "best"))).replaced(values)
+        except (KeyError, tomllib.TOMLDecodeError, ConfigError) as error:
             msg = f"{self.reader.path}: its configuration cannot be read ({error}); run again with this version."
             raise OutputError(msg) from error
 
@@ -196,7 +197,7 @@ class PanelReader:
             chi2_reduced=float(row["chi2_reduced"]), kernel=kernel_text(fit.kernel), fwhm=fit.kernel.fwhm,
             n_sources=int(row["n_sources"]), flags=fit.flags, check=kernel_check, check_note=note,
             photometry=self._measured(number, filter_name), curve=self._curve(number, filter_name),
-            petrosian=self.config.aperture.petro,
+            petrosian=self._petrosian(),
         )  # fmt: skip
 
     def _stored(self, name: str, fit: FilterFit, shape: tuple[int, int]) -> tuple[Image, ModelImages] | None:
@@ -243,11 +244,16 @@ class PanelReader:
         self, name: str, fit: FilterFit, origin: tuple[int, int], data: Image, model: ModelImages
     ) -> tuple[KernelCheck | None, str]:
         try:
-            library = self._library(self._input(name).psf, fit.filter)
-        except (SphotError, KeyError) as error:
+            library, config = self._library(self._input(name).psf, fit.filter), self.config.psf_calib
+        except SphotError as error:
             return None, f"The PSF library cannot be read any more: {error}"
-        fit = self._with_sources(name, fit, origin)
-        return check_kernel(fit, data, model, library, self.config.psf_calib), ""
+        return check_kernel(self._with_sources(name, fit, origin), data, model, library, config), ""
+
+    def _petrosian(self) -> float:
+        try:
+            return self.config.aperture.petro
+        except OutputError:
+            return float("nan")
 
     def _measured(self, number: int, filter_name: str) -> dict[str, float]:
         row = self.tables.row("photometry", number, filter_name) if self.tables.has("photometry") else None

@@ -73,7 +73,7 @@ class Summary:
     n_galaxies : int
         Galaxies.
     statuses : dict of str to int
-        Galaxies that are done, partial and failed; all three keys.
+        Galaxies that are done, partial and failed, all three keys, and of any other status.
     n_fits : int
         Rows of /sersic.
     seconds : Spread
@@ -118,6 +118,9 @@ class Summary:
         return Spread.of(self.by_filter[quantity][filter_name])
 
 
+#: Always counted, also where there is none; others where they occur.
+_STATUSES = ("done", "partial", "failed")
+
 _QUANTITIES = ("r_eff", "n", "chi2_reduced", "kernel_1", "fwhm", "mag", "seconds", "n_sources")
 
 
@@ -147,7 +150,7 @@ def summarise(tables: CampaignTables) -> Summary:
     base_filter = base.most_common(1)[0][0] if base else ""
     return Summary(
         n_galaxies=galaxies.size,
-        statuses={status: statuses[status] for status in ("done", "partial", "failed")},
+        statuses={status: statuses[status] for status in dict.fromkeys([*_STATUSES, *sorted(statuses)])},
         n_fits=sersic.size,
         seconds=Spread.of(seconds),
         total_seconds=float(np.nansum(seconds)),
