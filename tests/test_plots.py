@@ -269,6 +269,9 @@ def test_petrosian_picture_shows_the_curve_of_the_photometry(folder: Path, tmp_p
     radius = np.geomspace(1.0, 40.0, 48)
     curves = np.stack([np.stack([radius, k * radius**1.5, 0.75 + 0.0 * radius, radius]) for k in (1.0, 2.0)])
     with h5py.File(copy, "r+") as file:
+        for name in ("photometry", "photometry_curve"):
+            if name in file:
+                del file[name]
         file["photometry"] = np.array(rows, dtype=kinds)
         file["photometry_curve"] = curves
     with ResultsReader(copy) as reader:

@@ -20,7 +20,7 @@ from sphot_mpi.flags import FitFlag
 from sphot_mpi.qa.charts import histogram, scatter, spreads
 from sphot_mpi.qa.gallery import gallery_script, page_stem
 from sphot_mpi.qa.report import ReportOptions, write_report
-from sphot_mpi.qa.summary import PERCENTILES, summarise
+from sphot_mpi.qa.summary import PERCENTILES, Summary, summarise
 from sphot_mpi.qa.tables import CampaignTables
 from sphot_mpi.qa.thumbnails import SIZE
 from sphot_mpi.results_reader import ResultsReader
@@ -272,15 +272,29 @@ def test_flags_are_counted_by_filter(campaign: Path, tmp_path: Path) -> None:
     assert [(flag.name, flag.counts) for flag in flags] == [("HIGH_CHI2", (2, 1)), ("FORCED", (0, 1))]
 
 
+def summarise_file(path: Path) -> Summary:
+    with ResultsReader(path) as reader:
+        return summarise(CampaignTables(reader))
+
+
 def test_photometry_rules_magnitudes_where_it_is(campaign: Path, tmp_path: Path) -> None:
     copy = tmp_path / "measured.h5"
     copy.write_bytes(campaign.read_bytes())
     kinds = [("name", "S64"), ("filter", "S8"), ("mag_corr", "f8"), ("mag_corr_err", "f8"), ("radius", "f8")]
     rows = [("ga", "F150W", 20.0, 0.1, 9.0), ("ga", "F277W", 19.25, 0.2, 9.0), (EVIL, "F277W", np.nan, 0.1, 9.0)]
     with h5py.File(copy, "r+") as file:
+        for name in ("photometry", "photometry_curve"):
+            if name in file:
+                del file[name]
         file["photometry"] = np.array(rows, dtype=kinds)
     with ResultsReader(copy) as reader:
         summary = summarise(CampaignTables(reader))
+    bare = tmp_path / "bare.h5"
+    bare.write_bytes(copy.read_bytes())
+    with h5py.File(bare, "r+") as file:
+        del file["photometry"]
+        file["photometry"] = np.empty(0, dtype=kinds)  # a campaign that was not measured
+    assert summarise_file(bare).magnitude_kind == "total Sersic magnitude"
     assert summary.magnitude_kind == "aperture magnitude, PSF-corrected"
     assert [(c.filter, c.colour.tolist()) for c in summary.colours] == [("F277W", [-0.75])]
     write_report(copy, tmp_path / "qa", ReportOptions(limit=1))

@@ -171,7 +171,8 @@ def magnitude_table(tables: CampaignTables) -> tuple[Vector, str]:
     Those of the aperture, corrected for the PSF, where there is photometry; otherwise the Sersic totals.
     """
     source, column, kind = "sersic", "mag", "total Sersic magnitude"
-    if tables.has("photometry") and "mag_corr" in (tables.table("photometry").dtype.names or ()):
+    # a campaign without photometry has the table, and nothing in it
+    if tables.has("photometry") and np.isfinite(tables.table("photometry")["mag_corr"]).any():
         source, column, kind = "photometry", "mag_corr", "aperture magnitude, PSF-corrected"
     rows, owner = tables.table(source), tables.owners(source)
     values = np.full((tables.galaxies.size, len(tables.filters)), np.nan)
