@@ -75,10 +75,10 @@ def draw_petrosian(ax: Axes, panel: Panel) -> None:
             share = curve.flux / panel.total_flux
             ax.plot(radius, share, style, ms=3.5, lw=1.5, color=GREEN, label=f"flux inside / total, {label}")
     _mark_aperture(ax, panel)
-    ax.set_ylim(0.0, 1.5)
+    ax.set_ylim(0.0, 1.55)
     ax.set_xlim(left=0.0)
     ax.set_title("Petrosian curve and growth", fontsize=10, pad=4)
-    ax.legend(fontsize=8, loc="upper center", ncols=2, framealpha=0.85, columnspacing=1.2)
+    ax.legend(fontsize=7.5, loc="upper center", ncols=2, framealpha=0.85, columnspacing=1.0)
 
 
 def _curves(panel: Panel) -> list[tuple[GrowthCurve, Vector, str]]:
