@@ -1,11 +1,12 @@
 # All that is needed is Python 3.11 or newer; every target makes its own .venv from PyPI.
 #
 #   make venv       the environment
-#   make demo       simulate four galaxies, fit them, compare with the truth, draw one
+#   make demo       simulate four galaxies, fit them, compare with the truth, draw one, make the report
 #   make test       what CI runs: check, then all tests but the slow ones; with MPI where root and apt are there
 #   make check      style, types, layers, docstrings
 #   make test-slow  the tests that take minutes
 #   make bench      accuracy on simulated galaxies, as in docs/accuracy.md
+#   make browser    headless Chromium, in which the tests open the report (Debian, as root)
 #   make mpi        mpi4py and an MPI build of h5py into .venv (Debian, as root)
 
 SHELL := /bin/bash
@@ -21,7 +22,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 export NUMBA_NUM_THREADS ?= 1
 export MPLBACKEND ?= agg
 
-.PHONY: venv mpi demo test check test-slow bench clean
+.PHONY: venv mpi browser demo test check test-slow bench clean
 
 venv: $(READY)
 
@@ -43,12 +44,24 @@ mpi: $(READY)
 	  echo "MPI: no root or no apt; its tests are skipped, all else runs."; \
 	fi
 
+# never an error: without a browser the tests of the report in one are skipped
+browser:
+	@if command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null; then \
+	  echo "Browser: ready"; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  (timeout 900 apt-get update -qq && DEBIAN_FRONTEND=noninteractive timeout 900 apt-get install -y -qq \
+	    --no-install-recommends chromium >/dev/null) || echo "Browser: none; its tests are skipped, all else runs."; \
+	else \
+	  echo "Browser: no root or no apt; its tests are skipped, all else runs."; \
+	fi
+
 demo: $(READY)
 	$(VENV)/bin/sphot-mpi simulate demo -n 4 --seed 1 --kind demo
 	$(VENV)/bin/sphot-mpi demo/catalogue.csv -o demo/results.h5 --overwrite
 	$(VENV)/bin/sphot-mpi truth demo/results.h5 demo/truth.ecsv
 	name=$$(sed -n 2p demo/catalogue.csv | cut -d, -f1) \
 	  && $(VENV)/bin/sphot-mpi plot demo/results.h5 "$$name" -o "demo/$$name.png"
+	$(VENV)/bin/sphot-mpi report demo/results.h5 -o demo/qa
 
 check: $(READY)
 	$(VENV)/bin/ruff check .
@@ -57,7 +70,7 @@ check: $(READY)
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/python -m numpydoc lint sphot_mpi/*.py sphot_mpi/*/*.py
 
-test: check mpi
+test: check mpi browser
 	@$(MPI_ENV); $(VENV)/bin/python -m pytest -m "not slow"
 
 test-slow: $(READY)

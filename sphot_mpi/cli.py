@@ -19,6 +19,7 @@ from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.cli_compare import compare
 from sphot_mpi.cli_export import export
 from sphot_mpi.cli_inject import inject
+from sphot_mpi.cli_qa import report
 from sphot_mpi.config import PRESETS, Config, load_config
 from sphot_mpi.errors import SphotError, UsageError
 from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS
@@ -65,6 +66,7 @@ def main() -> None:
 main.add_command(compare)
 main.add_command(export)
 main.add_command(inject)
+main.add_command(report)
 
 
 def _names(value: str | None) -> tuple[str, ...]:
@@ -261,7 +263,7 @@ def info(results: Path, name: str | None) -> None:
 @click.option("-o", "--output", type=_PATH, help="Picture (default: NAME.png).")
 @click.option("--filters", help="Filters to show (default: all).")
 def plot(results: Path, name: str, output: Path | None, filters: str | None) -> None:
-    """Draw the galaxy NAME of a RESULTS file: data, models, residual, profile."""
+    """Draw the galaxy NAME of a RESULTS file: images, isophotes, profile, Petrosian curve, PSF; PNG or PDF."""
     from sphot_mpi.qa.plots import plot_galaxy
     from sphot_mpi.results_reader import ResultsReader, file_stem
 
