@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.ellipses import Ellipse
-from sphot_mpi.petrosian import GrowthCurve, growth_curve
+from sphot_mpi.petrosian import GrowthCurve, growth_curves
 from sphot_mpi.records import Image, SersicParams
 
 Vector = NDArray[np.float64]
@@ -94,4 +94,5 @@ def growth_in_cutout(data: Image, model: Image, galaxy: SersicParams, *, n: int 
         reach.append(min(centre + 0.5, side - 0.5 - centre) / extent)
     ellipse = Ellipse(x=galaxy.x_0, y=galaxy.y_0, radius=1.0, ellip=galaxy.ellip, theta=float(galaxy.theta % np.pi))
     radii = np.geomspace(1.5, max(min(reach), 3.0), n)
-    return growth_curve(np.where(np.isfinite(data), data, model), [ellipse.scaled(float(r)) for r in radii])
+    (curve,) = growth_curves([np.where(np.isfinite(data), data, model)], [ellipse.scaled(float(r)) for r in radii])
+    return curve
