@@ -1,6 +1,7 @@
 """Read a results file: tables with units, and the images of one galaxy."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +14,9 @@ from astropy.table import QTable
 from numpy.typing import NDArray
 
 from sphot_mpi.errors import OutputError, UsageError
+from sphot_mpi.flags import FitFlag
 from sphot_mpi.records import Image
-from sphot_mpi.results_schema import DESCRIPTIONS, FORMAT
-
-TABLES = tuple(name for name in DESCRIPTIONS if name != "sersic_covariance")
+from sphot_mpi.results_schema import FORMAT
 
 
 def file_stem(name: str) -> str:
@@ -99,6 +99,16 @@ class ResultsReader:
         """Names of all galaxies, in the catalogue's order."""
         return [name.decode() for name in self.file["galaxies"].fields("name")[:]]
 
+    def ends(self) -> Counter[str]:
+        """Return how the tasks have ended: done, failed, missing or no data."""
+        values, counts = np.unique(self.file["provenance"].fields("status")[:], return_counts=True)
+        return Counter({value.decode(): int(count) for value, count in zip(values, counts, strict=True)})
+
+    def flags(self) -> Counter[FitFlag]:
+        """Return how many fits have each flag."""
+        flags = self.file["sersic"].fields("flags")[:]
+        return Counter({flag: n for flag in FitFlag if (n := int(np.count_nonzero(flags & flag.value)))})
+
     def row(self, name: str) -> int:
         """Return a galaxy's row in /galaxies.
 
@@ -146,6 +156,16 @@ class ResultsReader:
             residual=stored["residual"],
             origin=(int(galaxy["crop_x"]), int(galaxy["crop_y"])),
         )
+
+    def image_names(self) -> tuple[str, ...]:
+        """Names of the images that are stored, of `results_schema.IMAGES`."""
+        groups = list(self.file["images"].values()) if "images" in self.file else []
+        return tuple(groups[0]) if groups else ()
+
+    def images_at(self, row: int, filter_name: str, shape: tuple[int, int]) -> dict[str, Image]:
+        """Return the images of one row of /galaxies in one filter, by name, on its cutout of `shape` (ny, nx)."""
+        group = self.file.get(f"images/{filter_name}", {})
+        return {name: stack[row, : shape[0], : shape[1]].astype(np.float64) for name, stack in group.items()}
 
     def sources(self, name: str, filter_name: str) -> NDArray[np.void]:
         """Return the rows of /sources of one galaxy and filter."""
