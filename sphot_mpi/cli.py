@@ -134,6 +134,7 @@ _level_option = click.option("--log-level", type=click.Choice(LEVELS), default="
     show_default=True,
     help="Images to store; a galaxy of 200 x 200 px takes 0.5 MB a filter.",
 )
+@click.option("--psf/--no-psf", default=False, help="Store every fit's PSF, too; often larger than all images.")
 @click.option(
     "--photometry/--no-photometry",
     default=None,
@@ -210,6 +211,7 @@ def _campaign(options: dict[str, Any]) -> Campaign:
         config=config,
         output=output,
         images={"none": (), "residual": ("residual",), "all": tuple(IMAGES)}[options["images"]],
+        psf=options["psf"],
         selection=Selection(
             filters=_names(options["filters"]),
             only=_names(options["only"]),

@@ -167,6 +167,26 @@ class ResultsReader:
         group = self.file.get(f"images/{filter_name}", {})
         return {name: stack[row, : shape[0], : shape[1]].astype(np.float64) for name, stack in group.items()}
 
+    def psf_at(self, row: int, filter_name: str) -> Image:
+        """Return the stored effective PSF of one row of /galaxies in a filter, without the margin of the stack.
+
+        Raises
+        ------
+        OutputError
+            If there is none.
+        """
+        stack = self.file.get(f"psf/{filter_name}")
+        image = np.empty((0, 0)) if stack is None else stack[row].astype(np.float64)
+        known = np.isfinite(image)
+        if not known.any():
+            msg = f"{self.path}: it holds no PSF in {filter_name} of the galaxy in row {row}; run again with --psf."
+            raise OutputError(msg)
+        return np.asarray(image[np.ix_(known.any(axis=1), known.any(axis=0))])
+
+    def oversample(self, filter_name: str) -> int:
+        """Return the samples a pixel, along an axis, of a filter's stored PSFs; 0: they differ."""
+        return int(self.file[f"psf/{filter_name}"].attrs["oversample"])
+
     def sources(self, name: str, filter_name: str) -> NDArray[np.void]:
         """Return the rows of /sources of one galaxy and filter."""
         start, count = self._source_ranges.get((name.encode(), filter_name.encode()), (0, 0))
