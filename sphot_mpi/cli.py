@@ -295,8 +295,11 @@ def truth(results: Path, truth: Path) -> None:
 
 
 @main.command()
-def warmup() -> None:
+@click.option("--check", "checking", is_flag=True, help="Exit with 1 if anything had to be compiled.")
+def warmup(checking: bool) -> None:
     """Compile all kernels into the cache, by fitting one simulated galaxy with each preset."""
+    from sphot_mpi.kernels._jit import CACHE
+    from sphot_mpi.kernels.counters import count_kernels
     from sphot_mpi.progress import Quiet
     from sphot_mpi.simulate import simulate_campaign
 
@@ -313,4 +316,7 @@ def warmup() -> None:
                 TaskRunner(config, pipeline_fitters()),
                 Quiet(),
             )
-    click.echo("All kernels are compiled.")
+    counts = count_kernels()
+    cpu = CACHE.cpu or "this processor"
+    click.echo(f"Kernels for {cpu}: {counts.loaded} from the cache, {counts.compiled} compiled. Cache: {CACHE.folder}")
+    raise SystemExit(1 if checking and counts.compiled else 0)
