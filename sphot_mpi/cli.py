@@ -295,6 +295,14 @@ def truth(results: Path, truth: Path) -> None:
 
 
 @main.command()
+def launcher() -> None:
+    """Print what `srun --mpi=` needs for this installation's MPI, the best first."""
+    from sphot_mpi.mpi_library import library_version, srun_types
+
+    click.echo(" ".join(srun_types(library_version())))
+
+
+@main.command()
 @click.option("--check", "checking", is_flag=True, help="Exit with 1 if anything had to be compiled.")
 def warmup(checking: bool) -> None:
     """Compile all kernels into the cache, by fitting one simulated galaxy with each preset."""

@@ -29,16 +29,16 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 #: Processor families that a cache can be compiled for, and the flags of /proc/cpuinfo that they ask for.
 PORTABLE_CPUS = {
-    "x86-64-v2": frozenset("cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3".split()),
     "x86-64-v3": frozenset(
-        "cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3 abm avx avx2 bmi1 bmi2 f16c fma movbe xsave".split()
-    ),
+        ("cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3")
+        + ("abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave")
+    )
 }
 
 KERNELS = Path(__file__).with_name("kernels")
@@ -190,8 +190,6 @@ def copy_missing(source: Path, folder: Path) -> None:
 def _locked(path: Path) -> Iterator[None]:
     """Wait for the other processes; a file system without locks only costs a few copies too many."""
     with path.open("w") as file:
-        try:
+        with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            pass
         yield

@@ -3,12 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
-from numba import config, njit
+from numba import config as numba_config
+from numba import njit
 
 from sphot_mpi.kernel_cache import KernelCache, kernel_cache
 
 #: No `nnan`, no `ninf`: the data are full of NaN.
 FASTMATH = {"contract", "arcp", "nsz", "reassoc"}
+
+
+#: Its attributes are made while it is imported, which a type checker cannot know.
+config: Any = numba_config
 
 
 def _use_cpu(cache: KernelCache) -> None:
