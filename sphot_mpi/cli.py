@@ -209,6 +209,7 @@ def _summarise(record: CampaignRecord, options: dict[str, Any]) -> int:
 @_only_option
 @_limit_option
 @_skip_option
+@click.option("--estimate", "ranks", type=click.IntRange(min=1), help="Walltime of a job with this many ranks.")
 @_level_option
 def check(
     catalogue: Path,
@@ -218,6 +219,7 @@ def check(
     only: str | None,
     limit: int | None,
     skip_invalid: bool,
+    ranks: int | None,
     log_level: str,
 ) -> None:
     """Read every header of a CATALOGUE's files, say what would run and what is wrong; run nothing."""
@@ -230,6 +232,8 @@ def check(
     for problem in survey.problems:
         click.echo(f"Problem: {problem}")
     click.echo(survey.summary())
+    if ranks is not None:
+        click.echo(survey.estimate(ranks))
     raise SystemExit(3 if survey.problems else 0)
 
 

@@ -160,7 +160,7 @@ def test_only_our_kernels_go_there():
 
 
 def test_counters_tell_loaded_from_compiled(tmp_path):
-    """The counters that `warmup --check` and the image's test rest on, in a fresh folder: first compiled, then loaded."""
+    """The counters that `warmup --check` and the image's test rest on: first compiled, then loaded."""
     code = (
         "import numpy as np; from sphot_mpi.kernels import stats; stats.median_mad(np.arange(9.0));"
         "from sphot_mpi.kernels.counters import count_kernels as c; print(c().loaded, c().compiled)"
