@@ -9,7 +9,7 @@ set -euo pipefail
 usage="usage: submit.sh [--nodes=N] [--ntasks-per-node=N] [...] SCRIPT.sbatch CATALOGUE [...]"
 options=()
 while [ $# -gt 0 ] && [[ $1 == -* ]]; do
-  [[ $1 == --*=* ]] || [[ $1 == --exclusive ]] || { echo "submit.sh: write options as --name=value, not $1" >&2; exit 2; }
+  [[ $1 == --*=* ]] || [[ $1 == --exclusive ]] || [[ $1 == --hold ]] || { echo "submit.sh: write options as --name=value, not $1" >&2; exit 2; }
   options+=("$1")
   shift
 done
