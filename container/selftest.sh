@@ -4,6 +4,7 @@ set -eu
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
+export MPLCONFIGDIR="$work"
 # only for this test: Open MPI does not let root run by itself, nor more ranks than cores
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
 # whatever launcher started this container, the ranks below are not its own

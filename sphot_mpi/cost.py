@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from sphot_mpi.schedule import TaskKind
 
-#: Core-seconds of a fit: (fixed, a megapixel) by method of star photometry and kind of fit.
+#: Core-seconds of a fit: (fixed, a megapixel) by method of star photometry and kind of fit; between simulated
+#: fields, which need half of this, and real ones behind thousands of stars, which need twice as much.
 SECONDS = {
-    "joint": {TaskKind.BASE: (0.8, 8.0), TaskKind.SCALE: (0.15, 4.0)},
-    "ladder": {TaskKind.BASE: (5.0, 600.0), TaskKind.SCALE: (5.0, 300.0)},
+    "joint": {TaskKind.BASE: (1.0, 25.0), TaskKind.SCALE: (0.3, 8.0)},
+    "ladder": {TaskKind.BASE: (2.0, 450.0), TaskKind.SCALE: (0.3, 40.0)},
 }
 
 #: By how much a campaign may be cheaper or dearer than the figures say.

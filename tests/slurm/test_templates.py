@@ -99,6 +99,7 @@ def image():
     return path
 
 
+@pytest.mark.image
 def test_apptainer(slurm, campaign, image):
     """Another compiler, other versions of numpy: the same to what rounding makes of it."""
     options = ("--nodes=2", *SMALL)
