@@ -5,7 +5,6 @@ import re
 import shlex
 import sys
 import tempfile
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,23 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 import sphot_mpi
-from sphot_mpi import mpi
-from sphot_mpi.campaign import Campaign, check_output, exit_status, run_serial
+from sphot_mpi import mpi, mpi_lead, mpi_serve
+from sphot_mpi.campaign import Campaign, End, Limits, check_output, run_serial
 from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.config import PRESETS, Config, load_config
 from sphot_mpi.errors import SphotError, UsageError
 from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS
 from sphot_mpi.progress import choose_progress
-from sphot_mpi.results import CampaignRecord
 from sphot_mpi.results_schema import IMAGES
-from sphot_mpi.tasks import TaskRunner, pipeline_fitters
+from sphot_mpi.task_log import TaskLabel, log_file, stream_handler
+from sphot_mpi.tasks import pipeline_fitters
 
 log = logging.getLogger(__name__)
 
 CONFIG_NAME = "sphot_config.toml"
 LEVELS = ("debug", "info", "warning", "error")
 _PATH = click.Path(path_type=Path)
+_SECONDS = click.FloatRange(min=0.0, min_open=True)
 
 
 class _Commands(click.Group):
@@ -85,19 +85,28 @@ def _configuration(
     return config.replaced(changes) if changes else config
 
 
-def _start_logging(level: str, console: Console) -> None:
-    """Send the program's messages to the terminal, with the rank where there are several."""
+def _start_logging(level: str, console: Console, folder: Path | None = None) -> TaskLabel:
+    """Send the program's messages to the terminal, and to a file of this rank in `folder`; return who names tasks."""
     logger = logging.getLogger("sphot_mpi")
+    label = TaskLabel()
+    size = mpi.announced_size()
+    where = f"{mpi.announced_rank()}/{size[1]} " if size is not None and size[1] > 1 else ""
     handler: logging.Handler
     if console.is_terminal:
         handler = RichHandler(console=console, show_path=False, show_time=False)
     else:
-        size = mpi.announced_size()
-        where = f"{mpi.announced_rank()}/{size[1]} " if size is not None and size[1] > 1 else ""
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter(f"%(asctime)s {where}%(levelname)s: %(message)s", "%H:%M:%S"))
+        handler = stream_handler(sys.stderr, where, label)
+    handler.setLevel(level.upper())
     logger.handlers = [handler]
     logger.setLevel(level.upper())
+    if folder is not None:
+        try:
+            logger.addHandler(log_file(folder, mpi.announced_rank(), where, label))
+        except OSError as error:
+            msg = f"{folder}: log files cannot be written there ({error.strerror}); choose another --log-dir."
+            raise UsageError(msg) from error
+        logger.setLevel(min(logging.INFO, logger.level))
+    return label
 
 
 _config_option = click.option(
@@ -126,29 +135,54 @@ _level_option = click.option("--log-level", type=click.Choice(LEVELS), default="
     show_default=True,
     help="Images to store; a galaxy of 200 x 200 px takes 0.5 MB a filter.",
 )
+@click.option("--photometry/--no-photometry", default=False, help="Aperture photometry after the fits.  [default: no]")
 @click.option("--overwrite", is_flag=True, help="Replace an existing results file.")
 @_skip_option
 @click.option("--strict", is_flag=True, help="A filter that is missing or empty is a failure, too.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of all random numbers (default: the configuration's).")
+@click.option("--task-timeout", type=_SECONDS, metavar="SECONDS", help="Stop a fit that takes longer; it has failed.")
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0.0),
+    default=20.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time that running fits have left after SIGTERM, SIGINT or SIGUSR1.",
+)
+@click.option(
+    "--worker-timeout",
+    type=_SECONDS,
+    default=300.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="A rank that is silent for so long is lost, and the job ends with status 75.",
+)
 @_level_option
+@click.option("--log-dir", type=_PATH, help="Folder for a log file of each rank, with a line a task.")
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
 def run(**options: Any) -> None:
     """Fit all galaxies of a CATALOGUE, or one galaxy's file.
 
     Exit status: 0 all done, 1 an unexpected error, 2 usage, catalogue or configuration,
-    3 done but some fits failed.
+    3 done but some fits failed, 75 stopped early by a signal or a lost rank: the same command goes on.
     """
     console = Console(stderr=True)
-    _start_logging("error" if options["quiet"] else options["log_level"], console)
+    label = _start_logging("error" if options["quiet"] else options["log_level"], console, options["log_dir"])
     world = mpi.connect()
     if world is None:
-        status = _run_alone(options, console)
+        status = _run_alone(options, console, label)
     elif world.rank == 0:
         status = _run_first(world, options, console)
     else:
         with world.guarded():
-            status = mpi.serve(world, lambda config, rank: TaskRunner(config, pipeline_fitters(), rank))
+            status = mpi_serve.serve(world, pipeline_fitters, _limits(options), label)
     raise SystemExit(status)
+
+
+def _limits(options: dict[str, Any]) -> Limits:
+    return Limits(
+        task_timeout=options["task_timeout"], grace=options["grace"], worker_timeout=options["worker_timeout"]
+    )
 
 
 def _campaign(options: dict[str, Any]) -> Campaign:
@@ -161,43 +195,45 @@ def _campaign(options: dict[str, Any]) -> Campaign:
         config=config,
         output=options["output"],
         images={"none": (), "residual": ("residual",), "all": tuple(IMAGES)}[options["images"]],
+        photometry=options["photometry"],
+        limits=_limits(options),
         command_line=shlex.join(["sphot-mpi", *sys.argv[1:]]),
     )
 
 
-def _run_alone(options: dict[str, Any], console: Console) -> int:
+def _run_alone(options: dict[str, Any], console: Console, label: TaskLabel) -> int:
     campaign = _campaign(options)
     with choose_progress(console, quiet=options["quiet"]) as progress:
-        record = run_serial(campaign, TaskRunner(campaign.config, pipeline_fitters()), progress)
-    return _summarise(record, options)
+        end = run_serial(campaign, pipeline_fitters, progress, label)
+    return _summarise(end, options)
 
 
 def _run_first(world: mpi.World, options: dict[str, Any], console: Console) -> int:
     """Run as rank 0; the others must hear of a mistake, or they would wait for ever."""
     with world.guarded(SphotError):
         try:
-            campaign = _campaign(options)
             with choose_progress(console, quiet=options["quiet"]) as progress:
-                record = mpi.lead(world, campaign, progress)
+                end = mpi_lead.lead(world, lambda: _campaign(options), pipeline_fitters, progress, _limits(options))
         except SphotError as error:
-            mpi.dismiss(world, error.exit_status)
+            mpi_lead.dismiss(world, error.exit_status)
             raise
-        status = _summarise(record, options)
-        mpi.dismiss(world, status)
+        status = _summarise(end, options)
+        mpi_lead.dismiss(world, status)
         return status
 
 
-def _summarise(record: CampaignRecord, options: dict[str, Any]) -> int:
-    status = exit_status(record, strict=options["strict"])
+def _summarise(end: End, options: dict[str, Any]) -> int:
+    status = end.exit_status(strict=options["strict"])
     if not options["quiet"]:
-        ends = Counter(str(outcome.status) for outcome in record.outcomes)
-        flags = Counter(flag for o in record.outcomes if o.fit is not None for flag in o.fit.flags)
-        words = ", ".join(f"{count} {name}" for name, count in sorted(ends.items()))
-        click.echo(f"{len(record.catalogue.galaxies)} galaxies, fits: {words}. Results: {options['output']}")
-        for flag, count in flags.most_common():
+        words = ", ".join(f"{count} {name}" for name, count in sorted(end.ends.items()))
+        click.echo(f"{end.galaxies} galaxies, fits: {words}. Results: {options['output']}")
+        for flag, count in end.flags.most_common():
             click.echo(f"  {count} flagged: {FIT_FLAG_DESCRIPTIONS[flag]}")
-        if ends["failed"]:
+        if end.ends["failed"]:
             click.echo("  Why fits failed is in the table /failures.")
+        if end.signal:
+            left = end.counts.total - end.counts.ended
+            click.echo(f"  Stopped by {end.signal}: {left} are left; give the same command to go on.")
     return status
 
 
@@ -325,7 +361,7 @@ def warmup(checking: bool) -> None:
             output = Path(folder) / f"{preset}.h5"
             run_serial(
                 Campaign(catalogue=catalogue, config=config, output=output, images=("residual",)),
-                TaskRunner(config, pipeline_fitters()),
+                pipeline_fitters,
                 Quiet(),
             )
     counts = count_kernels()

@@ -217,7 +217,14 @@ class PsfConfig(_Section):
 class ApertureConfig(_Section):
     """Section ``[aperture]``: isophotal apertures."""
 
+    size: Literal["petro", "fraction", "radius"]
     petro: Fraction
+    petro_factor: Positive
+    fraction: Fraction
+    radius: Annotated[Positive | None, BeforeValidator(_none_text)]
+    min_fwhm: NotNegative
+    star_light: Literal["auto", "fitted", "field"]
+    stars_per_aperture: NotNegative
     center_mask: NotNegative
     plot: bool
     isophot_base_filter: FilterName
@@ -235,6 +242,9 @@ class ApertureConfig(_Section):
     def _levels(self) -> Self:
         if self.isophot_frac_min >= self.isophot_frac_max:
             msg = f"isophot_frac_min = {self.isophot_frac_min} must be below isophot_frac_max = {self.isophot_frac_max}"
+            raise ValueError(msg)
+        if self.size == "radius" and self.radius is None:
+            msg = 'size = "radius" needs radius, the semi-major axis of the aperture in px'
             raise ValueError(msg)
         return self
 

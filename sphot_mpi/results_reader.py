@@ -1,5 +1,6 @@
 """Read a results file: tables with units, and the images of one galaxy."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -11,10 +12,9 @@ from astropy.table import QTable
 from numpy.typing import NDArray
 
 from sphot_mpi.errors import OutputError, UsageError
+from sphot_mpi.flags import FitFlag
 from sphot_mpi.records import Image
-from sphot_mpi.results_schema import DESCRIPTIONS, FORMAT
-
-TABLES = tuple(name for name in DESCRIPTIONS if name != "sersic_covariance")
+from sphot_mpi.results_schema import FORMAT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -87,6 +87,16 @@ class ResultsReader:
     def names(self) -> list[str]:
         """Names of all galaxies, in the catalogue's order."""
         return [name.decode() for name in self.file["galaxies"].fields("name")[:]]
+
+    def ends(self) -> Counter[str]:
+        """Return how the tasks have ended: done, failed, missing or no data."""
+        values, counts = np.unique(self.file["provenance"].fields("status")[:], return_counts=True)
+        return Counter({value.decode(): int(count) for value, count in zip(values, counts, strict=True)})
+
+    def flags(self) -> Counter[FitFlag]:
+        """Return how many fits have each flag."""
+        flags = self.file["sersic"].fields("flags")[:]
+        return Counter({flag: n for flag in FitFlag if (n := int(np.count_nonzero(flags & flag.value)))})
 
     def row(self, name: str) -> int:
         """Return a galaxy's row in /galaxies.

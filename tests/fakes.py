@@ -95,3 +95,8 @@ def fake_scaled(cutout, library, base, base_cutout, config) -> FilterFit:
 
 
 FAKES = Fitters(fake_base, fake_scaled)
+
+
+def make_fakes() -> Fitters:
+    """A function of this module, as a process that runs one task alone imports it."""
+    return FAKES

@@ -12,6 +12,7 @@ from fakes import FAKES, FILTERS
 from sphot_mpi import cli, mpi
 from sphot_mpi.errors import OutputError
 from sphot_mpi.results_reader import ResultsReader
+from sphot_mpi.tasks import Fitters
 
 
 @pytest.fixture
@@ -78,11 +79,12 @@ def test_strict_counts_missing_filters(call, files):
     assert call("catalogue.csv", "--images", "none", "--overwrite", "--strict").exit_code == 3
 
 
-def test_a_bug_has_a_traceback_and_status_1(call, files):
-    files.catalogue.write_text("name,path\nbug,ga.h5\n")
+def test_a_bug_in_a_fit_fails_its_galaxy_and_is_shown(call, files):
+    files.catalogue.write_text("name,path\nbug,ga.h5\ngb,gb.h5\n")
     result = call("catalogue.csv")
-    assert result.exit_code == 1
-    assert isinstance(result.exception, ZeroDivisionError)
+    assert result.exit_code == 3
+    assert "3 done, 3 failed" in result.output
+    assert "ZeroDivisionError: a bug in the fit" in result.output
 
 
 @pytest.mark.parametrize(
@@ -168,10 +170,11 @@ def test_info_of_a_galaxy(call):
     assert "no galaxy 'gx'; it holds ga, gb, gc" in unknown.output
 
 
-def test_an_old_results_file_survives_a_failed_run(call, files):
+def test_an_old_results_file_survives_a_run_that_dies(call, files, monkeypatch):
     call("catalogue.csv", "--images", "none", "--quiet")
     before = (files.folder / "results.h5").read_bytes()
-    files.catalogue.write_text("name,path\nbug,ga.h5\n")  # its fit raises
+    files.catalogue.write_text("name,path\nga,ga.h5\n")
+    monkeypatch.setattr(cli, "pipeline_fitters", lambda: Fitters(lambda *a: sys.exit("gone"), None))
     assert call("catalogue.csv", "--overwrite").exit_code == 1
     assert (files.folder / "results.h5").read_bytes() == before
 

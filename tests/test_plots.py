@@ -24,7 +24,7 @@ from sphot_mpi.results_reader import ResultsReader
 from sphot_mpi.simulate import simulate_campaign
 from sphot_mpi.simulate_psf import synthetic_library
 from sphot_mpi.simulate_truth import compare_with_truth
-from sphot_mpi.tasks import Fitters, TaskRunner
+from sphot_mpi.tasks import Fitters
 
 NAME = "demo001"
 IMAGES = ("data", "sersic_model", "psf_model")
@@ -81,7 +81,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     catalogue = read_catalogue(path / "catalogue.csv", config)
     for output, images in (("full.h5", IMAGES), ("bare.h5", ())):
         campaign = Campaign(catalogue=catalogue, config=config, output=path / output, images=images)
-        run_serial(campaign, TaskRunner(config, Fitters(oracle.base, oracle.scaled)), Silent())
+        run_serial(campaign, lambda: Fitters(oracle.base, oracle.scaled), Silent())  # noqa: B023
     return path
 
 

@@ -87,14 +87,24 @@ def test_more_ranks_than_tasks(tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_a_bug_on_a_worker_ends_the_job_with_rank_task_and_traceback(tmp_path):
+def test_a_bug_in_a_fit_is_a_failure_with_rank_task_and_traceback(tmp_path):
     files = write_campaign(tmp_path, ("ga", "bug", "gc"))
-    done = start(files, "catalogue.csv", "--config", files.config, ranks=3)
+    done = start(files, "catalogue.csv", "--config", files.config, "--images", "none", ranks=3)
+    assert done.returncode == 3, done.stderr
+    line = next(line for line in done.stderr.splitlines() if "a bug in the base task" in line)
+    assert "/3 ERROR: [base bug F150W] " in line
+    assert "ZeroDivisionError: a bug in the fit" in done.stderr
+    with h5py.File(tmp_path / "results.h5") as file:
+        assert len(file["sersic"]) == 6  # the others went on
+        assert b"in fake_base" in file["failures"]["traceback"][0]
+
+
+def test_a_bug_outside_of_a_task_ends_the_job_with_rank_and_traceback(tmp_path):
+    files = write_campaign(tmp_path)
+    done = start(files, "catalogue.csv", "--config", files.config, ranks=3, SPHOT_TEST_BREAK="1")
     assert done.returncode == 1
     assert "unexpected error on rank" in done.stderr
-    assert "ZeroDivisionError: a bug in the fit" in done.stderr
-    assert "galaxy 'bug', filter F150W" in done.stderr
-    assert "fakes.py" in done.stderr
+    assert "ZeroDivisionError: a bug in a worker" in done.stderr
     assert not (tmp_path / "results.h5").exists()
 
 
