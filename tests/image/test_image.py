@@ -167,6 +167,26 @@ def test_the_hosts_mpirun_starts_a_container_a_rank(folder, serial):
         assert file.attrs["ranks"] == 2
 
 
+def test_the_hosts_mpi_in_place_of_the_images(folder, serial):
+    """What is done on a Cray; here another version of MPICH stands for it."""
+    launcher = mpirun()
+    if not launcher.endswith("mpich"):
+        pytest.skip("only the MPICH family has one binary interface")
+    library = next(Path("/usr/lib").glob("*/libmpich.so.12"))
+    host = folder / "hostmpi"
+    call(ROOT / "container" / "host_mpi.sh", library, host, folder=folder)
+    inside = ("apptainer", "exec", "--bind", host, "--env", f"LD_LIBRARY_PATH={host}", IMAGE)
+    version = "from mpi4py import MPI; print(MPI.Get_library_version())"
+    theirs, ours = (
+        call(*command, "python", "-c", version, folder=folder) for command in (inside, (*inside[:2], IMAGE))
+    )
+    assert theirs != ours
+    call(
+        *(launcher, "-n", "2", *inside, "sphot-mpi", "campaign/catalogue.csv", "-o", "bind.h5", *CHOICE), folder=folder
+    )
+    assert_equal(serial[0], folder / "bind.h5")
+
+
 @pytest.fixture(scope="module")
 def user():
     """A user without privileges, for as long as the tests run."""
