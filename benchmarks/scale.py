@@ -90,9 +90,9 @@ def run_ranks(n_tasks: int) -> None:
             sys.exit(f"{counts.done} of {counts.total} tasks are done")
         grown = (peak_memory() - before) / n_galaxies
         print(
-            f"{counts.done} tasks that do nothing, {world.size - 1} workers: {wall:.1f} s, {1e3 * wall / counts.done:.3f}"
-            f" ms a task (master: {1e6 * cpu / counts.done:.0f} us of its core); peak memory of the master grew by "
-            f"{grown:.0f} bytes a galaxy"
+            f"{counts.done} tasks that do nothing, {world.size - 1} workers: {wall:.1f} s, "
+            f"{1e3 * wall / counts.done:.3f} ms a task (master: {1e6 * cpu / counts.done:.0f} us of its core); "
+            f"peak memory of the master grew by {grown:.0f} bytes a galaxy"
         )
 
 
@@ -132,7 +132,7 @@ class Costs:
 
 
 class SimulatedWorld:
-    """Ranks on a simulated clock: they take their tasks one after another, and the master's every message costs time."""
+    """Ranks on a simulated clock; each message costs the master time."""
 
     threads = False
 
@@ -181,6 +181,7 @@ class TaskSeconds:
         self._draws = np.random.default_rng(1).lognormal(0.0, SCATTER, 1 << 16)
 
     def __call__(self, task: Task) -> float:
+        """Return the seconds that a task takes."""
         place = task.galaxy * len(FILTERS) + FILTERS.index(task.filter)
         median = BASE_SECONDS if task.kind is TaskKind.BASE else SCALE_SECONDS
         return self._factor * median * float(self._draws[place * 40503 % len(self._draws)])

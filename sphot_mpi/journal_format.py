@@ -61,12 +61,12 @@ class Planned:
         Tasks of the whole campaign, by kind.
     known : int
         Tasks whose outcomes were there already.
-    rerun : str
-        ``--rerun``; empty: not given.
-    filters, only : tuple of str
-        ``--filters`` and ``--only``; empty: all.
+    selection : str
+        What was asked to run again, of which galaxies and filters; empty: nothing.
     since : int
         Start at which this selection began; outcomes from then on are not made again.
+    anew : bool
+        Whether nothing from before this start counts.
     """
 
     time: float
@@ -77,10 +77,9 @@ class Planned:
     scale: int
     photometry: int = 0
     known: int = 0
-    rerun: str = ""
-    filters: tuple[str, ...] = ()
-    only: tuple[str, ...] = ()
+    selection: str = ""
     since: int = 1
+    anew: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -116,6 +116,9 @@ def scan(folder: Path, *, verify: bool = False, ended: OutcomeIndex | None = Non
                 index.deaths.pop(key, None)
                 index.ended.add(key, _found(name, framed, head))
             case Planned() as head:
+                if head.anew:  # rank 0's file is the first of its start, and this its first record but one
+                    index.ended.clear()
+                    index.deaths.clear()
                 index.plans.append((file_numbers(name)[0], head))
             case Closed():
                 begun = set()

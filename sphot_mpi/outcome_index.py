@@ -143,6 +143,14 @@ class OutcomeIndex:
         ref = RecordRef(self._file_names[file], offset, length)
         return Found(ref, digest.hex(), _STATUSES[status], start, attempt, final)
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self.__init__()  # type: ignore[misc]
+
+    def has(self, kind: TaskKind) -> bool:
+        """Whether any task of a kind has ended."""
+        return any(code & 0xFF == _KINDS.index(kind) for code in self._codes)
+
     def names(self) -> list[str]:
         """Return the galaxies of which a task has ended."""
         return list(self._names)

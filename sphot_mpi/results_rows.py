@@ -15,7 +15,6 @@ from sphot_mpi.records import SERSIC_PARAMETERS, SOURCE_DTYPE, FilterFit
 from sphot_mpi.results_schema import (
     FAILURES,
     GALAXIES,
-    N_FAINT_LIMITS,
     PHOTOMETRY,
     PROVENANCE,
     SERSIC,
@@ -28,7 +27,7 @@ from sphot_mpi.results_schema import (
 from sphot_mpi.results_source import KeptOutcome
 from sphot_mpi.schedule import TaskKind
 from sphot_mpi.sky_coordinates import ab_magnitude, parse_wcs, pixel_to_sky, position_angle
-from sphot_mpi.storable import LONGEST, SEPARATOR
+from sphot_mpi.storable import LONGEST, N_FAINT_LIMITS, SEPARATOR
 
 Row = dict[str, Any]
 NAN = float("nan")
@@ -102,7 +101,8 @@ def _component_columns(fit: FilterFit, frame: Frame, index: int, suffix: str) ->
     offset = {"x_0": frame.origin[0], "y_0": frame.origin[1]}
     row: Row = {}
     for name, value in zip(SERSIC_PARAMETERS, variance, strict=True):
-        row[f"{name}{suffix}"] = getattr(component, name) + offset.get(name, 0)
+        number = getattr(component, name)
+        row[f"{name}{suffix}"] = number + offset[name] if name in offset else number
         row[f"{name}{suffix}_err"] = np.sqrt(value) if value >= 0.0 else NAN
     return row
 

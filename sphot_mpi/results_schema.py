@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 from sphot_mpi.flags import APERTURE_FLAG_DESCRIPTIONS, FIT_FLAG_DESCRIPTIONS, SOURCE_FLAG_DESCRIPTIONS
 from sphot_mpi.photometry_record import CURVE_ROWS
 from sphot_mpi.records import SERSIC_PARAMETERS, SOURCE_DTYPE
+from sphot_mpi.storable import N_FAINT_LIMITS
 
 FORMAT = "sphot-mpi"
 FORMAT_VERSION = "1.1"
 
 #: Stand for the unit of the data, of a flux and of a slope, until the unit of a campaign is known.
 DATA, FLUX, SLOPE = "<data>", "<data> pix", "<data> / pix"
-
-#: Annuli in which a fit says how faint the stars are that it can find.
-N_FAINT_LIMITS = 5
 
 #: Images that ``--images`` may store, with what they show.
 IMAGES = {

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sphot_mpi.outcomes import Failure, Frame, TaskOutcome
 from sphot_mpi.photometry_record import AperturePhotometry
 from sphot_mpi.psf_kernel import FAMILIES
-from sphot_mpi.records import FilterFit, KernelFit
+from sphot_mpi.records import SERSIC_PARAMETERS, FilterFit, Image, KernelFit
 
 #: Smallest step of a stored position, px.
 QUANTUM = 2.0**-32
@@ -21,6 +21,9 @@ _FAR = 2.0**20
 
 #: Columns of `SOURCE_DTYPE` that are positions.
 SOURCE_POSITIONS = {"x_init": 0, "y_init": 1, "x_fit": 0, "y_fit": 1}
+
+#: Annuli in which a fit says how faint the stars are that it can find.
+N_FAINT_LIMITS = 5
 
 #: Longest text, characters, of a message, a traceback (its end), and a fit's remarks together.
 LONGEST = 4000
@@ -56,7 +59,8 @@ def storable(outcome: TaskOutcome) -> TaskOutcome:
 def snapped(positions: T) -> T:
     """Return positions (px) as multiples of `QUANTUM`; what is 2^20 px away or not finite stays as it is."""
     near = np.abs(positions) < _FAR
-    rounded = np.where(near, np.round(np.where(near, positions, 0.0) / QUANTUM) * QUANTUM, positions)
+    # + 0.0: a zero has no sign, as it has none once a corner was added and taken off
+    rounded = np.where(near, np.round(np.where(near, positions, 0.0) / QUANTUM) * QUANTUM + 0.0, positions)
     result: T = rounded if isinstance(positions, np.ndarray) else float(rounded)
     return result
 
@@ -72,12 +76,26 @@ def _fit(fit: FilterFit) -> FilterFit:
         sources[name] = snapped(sources[name])
     return replace(
         fit,
+        covariance=_covariance(fit),
         components=tuple(replace(c, x_0=snapped(c.x_0), y_0=snapped(c.y_0)) for c in fit.components),
         sky=replace(fit.sky, x_ref=snapped(fit.sky.x_ref), y_ref=snapped(fit.sky.y_ref)),
         sources=sources,
         kernel=_kernel(fit.kernel),
+        faint_limits=_limits(fit.faint_limits),
         messages=_remarks(fit.messages),
     )
+
+
+def _covariance(fit: FilterFit) -> Image:
+    """Return the covariance of a fit; without a galaxy it has the shape of one component's, and says nothing."""
+    k = len(SERSIC_PARAMETERS)
+    return fit.covariance if fit.components or fit.covariance.shape == (k, k) else np.full((k, k), np.nan)
+
+
+def _limits(limits: tuple[float, ...]) -> tuple[float, ...]:
+    """Return as many limits as there are columns, or none where all are unknown."""
+    padded = (*limits, *[float("nan")] * N_FAINT_LIMITS)[:N_FAINT_LIMITS]
+    return () if np.isnan(padded).all() else padded
 
 
 def _kernel(kernel: KernelFit) -> KernelFit:

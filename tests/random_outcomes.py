@@ -3,16 +3,28 @@
 from dataclasses import fields
 
 import numpy as np
+from astropy.wcs import WCS
 
 from sphot_mpi.flags import ApertureFlag, FitFlag
 from sphot_mpi.outcomes import Failure, Frame, Status, TaskOutcome, Timing
 from sphot_mpi.photometry_record import AperturePhotometry
 from sphot_mpi.records import SERSIC_PARAMETERS, SOURCE_DTYPE, FilterFit, KernelFit, SersicParams, SkyPlane
 from sphot_mpi.schedule import Task, TaskKind
+from sphot_mpi.sky_coordinates import wcs_text
 
 HARD = (np.nan, -np.nan, np.inf, -np.inf, 0.0, -0.0, 5e-324, 1.7976931348623157e308, 0.1, 1 / 3)
 TEXTS = ("", "plain", "Grüße, 星系", "a; b", "; ;", "line\nline", "nul\0here", "\udc80 half", '"quoted" \\', " space ")
 ORIGIN = (137, 52)
+
+
+def _some_wcs() -> str:
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.crval, wcs.wcs.crpix, wcs.wcs.cdelt = [10.0, 20.0], [150.0, 90.0], [-0.03 / 3600, 0.03 / 3600]
+    return wcs_text(wcs)
+
+
+SOME_WCS = _some_wcs()
 
 
 def number(rng) -> float:
@@ -24,7 +36,7 @@ def text(rng) -> str:
 
 
 def position(rng) -> float:
-    return float(rng.choice([np.nan, 0.0])) if rng.random() < 0.1 else float(rng.uniform(-50.0, 900.0))
+    return float(rng.choice([np.nan, 0.0, -0.0, -1e-12])) if rng.random() < 0.1 else float(rng.uniform(-50.0, 900.0))
 
 
 def matrix(rng, n) -> np.ndarray:
@@ -128,7 +140,7 @@ def random_outcome(
         status=status,
         timing=timing(rng),
         fit=random_fit(rng, galaxy, filter_name) if has_fit else None,
-        frame=frame(rng, "WCSAXES =                    2" if rng.random() < 0.5 else "") if has_fit else None,
+        frame=frame(rng, SOME_WCS if rng.random() < 0.5 else "") if has_fit else None,
         failure=failure if status is Status.FAILED else None,
         photometry=tuple(random_photometry(rng, galaxy, f) for f in filters) if photometry else (),
     )
