@@ -1,24 +1,31 @@
 """A campaign from its plan to its results file; the serial run, whose steps the MPI run shares."""
 
+import tempfile
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sphot_mpi.catalogue import Catalogue
 from sphot_mpi.conductor import Conductor, Progress
 from sphot_mpi.config import Config
+from sphot_mpi.decisions import Selection
+from sphot_mpi.digests import Settings
 from sphot_mpi.errors import OutputError
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.interrupts import Interrupts
-from sphot_mpi.journal import Journal, journal_folder, next_start, remove_journal
-from sphot_mpi.ledger import JournalSource, Ledger
-from sphot_mpi.messages import Report
+from sphot_mpi.journal import Journal, journal_folder, remove_journal
+from sphot_mpi.ledger import StoreSource
+from sphot_mpi.messages import Report, Write
+from sphot_mpi.outcome_store import OutcomeStore
 from sphot_mpi.outcomes import Status
 from sphot_mpi.results import CampaignInfo, write_results
-from sphot_mpi.results_comm import SoloComm
+from sphot_mpi.results_comm import Comm, SoloComm
 from sphot_mpi.results_reader import ResultsReader
-from sphot_mpi.schedule import Counts, GalaxyPlan, Schedule, Task
+from sphot_mpi.results_source import Renderer
+from sphot_mpi.resume import Work, known_outcomes, plan_work
+from sphot_mpi.schedule import Counts, Schedule
 from sphot_mpi.task_log import TaskLabel
 from sphot_mpi.tasks import Fitters
 from sphot_mpi.worker import Worker
@@ -53,15 +60,15 @@ class Campaign:
     Parameters
     ----------
     catalogue : Catalogue
-        The galaxies.
+        All galaxies; `selection` says which of them may run.
     config : Config
         The configuration.
     output : Path
         Results file.
     images : tuple of str
         Images to store.
-    photometry : bool
-        Whether aperture photometry follows a galaxy's fits.
+    selection : Selection
+        Which tasks may run, and which run again.
     limits : Limits
         How long things may take.
     command_line : str
@@ -72,33 +79,9 @@ class Campaign:
     config: Config
     output: Path
     images: tuple[str, ...] = ()
-    photometry: bool = False
+    selection: Selection = field(default_factory=Selection)
     limits: Limits = field(default_factory=Limits)
     command_line: str = ""
-
-    def plans(self, known: Callable[[GalaxyPlan], dict[Task, bool]]) -> Iterator[GalaxyPlan]:
-        """Yield what the schedule must know; a file's size tells the work."""
-        for galaxy in self.catalogue.galaxies:
-            plan = GalaxyPlan(
-                galaxy=galaxy.index,
-                filters=galaxy.filters,
-                photometry=self.photometry,
-                priority=galaxy.priority,
-                cost=float(galaxy.path.stat().st_size),
-            )
-            yield replace(plan, known=known(plan))
-
-    def info(self, *, ranks: int, restarts: int) -> CampaignInfo:
-        """Return what the results file tells of the campaign as a whole."""
-        return CampaignInfo(
-            catalogue=self.catalogue,
-            config=self.config,
-            command_line=self.command_line,
-            ranks=ranks,
-            restarts=restarts,
-            images=self.images,
-            photometry=self.photometry,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -109,34 +92,62 @@ class Job:
     ----------
     campaign : Campaign
         What is to be done.
+    work : Work
+        What is known, and what runs.
     schedule : Schedule
         Tasks; those whose outcomes are known have ended.
-    ledger : Ledger
-        Where these outcomes stand.
     folder : Path
         Folder of the journal.
-    start : int
-        Number of this start of the campaign.
-    deaths : mapping of Task to int
-        Times that a process died in a task.
     """
 
     campaign: Campaign
+    work: Work
     schedule: Schedule
-    ledger: Ledger
     folder: Path
-    start: int
-    deaths: Mapping[Task, int]
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether the results file is what this run would write."""
+        known = self.work.known
+        return known.complete and not self.work.n_run and set(known.images) == set(self.campaign.images)
+
+    @property
+    def start(self) -> int:
+        """Number of this start of the campaign, from 1."""
+        return self.work.known.start
 
     def conductor(self, progress: Progress) -> Conductor:
         """Return what runs the tasks."""
+        work = self.work
         return Conductor(
-            self.campaign.catalogue.galaxies, self.schedule, self.ledger, progress, lambda task: "", self.deaths
-        )
+            work.catalogue.galaxies, self.schedule, work.ledger, progress, work.deaths, work.attempt
+        )  # fmt: skip
 
-    def source(self) -> JournalSource:
-        """Return the outcomes for the results file."""
-        return JournalSource(self.folder, self.schedule, self.ledger)
+    def journal(self, ranks: int) -> Journal:
+        """Open rank 0's file of the journal, and write down what this start is to do."""
+        journal = Journal.open(self.folder, 0, self.start)
+        journal.planned(self.work.planned(time=time.time(), ranks=ranks, command_line=self.campaign.command_line))
+        return journal
+
+    def order(self, ranks: int) -> Write:
+        """Return what the writers of the results file must know."""
+        info = CampaignInfo(
+            catalogue=self.work.catalogue,
+            config=self.campaign.config,
+            command_line=self.campaign.command_line,
+            ranks=ranks,
+            restarts=self.start - 1,
+            images=self.campaign.images,
+            photometry=any(self.work.photometry),
+        )
+        return Write(
+            finished=self.schedule.finished,
+            output=self.campaign.output,
+            folder=self.folder,
+            info=info,
+            schedule=self.schedule,
+            ledger=self.work.ledger,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,10 +156,14 @@ class End:
 
     Parameters
     ----------
+    output : Path
+        The results file.
     counts : Counts
         Tasks of the whole campaign.
     galaxies : int
         Its galaxies.
+    nothing_done : bool
+        The results file was whole before.
     signal : str
         The signal that stopped the run; empty: all is done.
     ends : Counter of str
@@ -157,14 +172,18 @@ class End:
         Flags of the fits.
     """
 
+    output: Path
     counts: Counts
     galaxies: int
+    nothing_done: bool
     signal: str
     ends: Counter[str]
     flags: Counter[FitFlag]
 
     def exit_status(self, *, strict: bool) -> int:
         """Return 0 if all is done, 75 if tasks are left, 3 if one failed; `strict`: or was missing or empty."""
+        if self.nothing_done:
+            return 0
         if self.counts.ended < self.counts.total:
             return AGAIN
         bad = [Status.FAILED, *([Status.MISSING, Status.NO_DATA] if strict else [])]
@@ -172,17 +191,24 @@ class End:
 
 
 def prepare(campaign: Campaign) -> Job:
-    """Find out what is known, and plan the rest."""
-    folder = journal_folder(campaign.output)
-    schedule = Schedule(campaign.plans(lambda plan: {}))
-    return Job(
-        campaign=campaign,
-        schedule=schedule,
-        ledger=Ledger(schedule.counts.total),
-        folder=folder,
-        start=next_start(folder),
-        deaths={},
+    """Find out what is known, and plan the rest.
+
+    Raises
+    ------
+    UsageError
+        If something is selected that is not there.
+    OutputError
+        If the results file is none of ours or belongs to other galaxies, or the journal cannot be read.
+    """
+    known = known_outcomes(campaign.output, campaign.selection.anew)
+    settings = Settings(campaign.config)
+    work = plan_work(campaign.catalogue, settings, campaign.selection, campaign.output, known)
+    plans = (
+        # a file's size tells the work
+        replace(work.plan(galaxy), priority=galaxy.priority, cost=float(galaxy.path.stat().st_size))
+        for galaxy in work.catalogue.galaxies
     )
+    return Job(campaign=campaign, work=work, schedule=Schedule(plans), folder=journal_folder(campaign.output))
 
 
 def run_serial(
@@ -209,12 +235,16 @@ def run_serial(
     limits = campaign.limits
     with Interrupts(limits.grace, exit_if_hung=True) as interrupts:
         job = prepare(campaign)
+        announce(job, progress)
+        if job.nothing_to_do:
+            return end(job, interrupts)
         conductor = job.conductor(progress)
-        with Journal.open(job.folder, 0, job.start) as journal:
+        with job.journal(ranks=1) as journal, OutcomeStore(job.folder, campaign.output) as store:
             worker = Worker(
                 campaign.config,
                 make_fitters,
                 journal,
+                store,
                 interrupts,
                 task_timeout=limits.task_timeout,
                 label=label or TaskLabel(),
@@ -226,44 +256,62 @@ def run_serial(
                 else:
                     conductor.give_back(answer.task)
             journal.close("finished" if conductor.finished else "drained")
-        info = campaign.info(ranks=1, restarts=job.start - 1)
-        write_results(campaign.output, info, job.source(), SoloComm(), worker.runner.images)
+        write(job.order(ranks=1), SoloComm(), worker.runner.images)
     return end(job, interrupts)
+
+
+def announce(job: Job, progress: Progress) -> None:
+    """Say in one line what runs and why, if anything is known."""
+    if job.nothing_to_do:
+        progress.say("Nothing to do: all is in the results file, made from the same files and settings.")
+    elif job.work.n_kept:
+        progress.say(f"Going on: {job.work.summary()}.")
+
+
+def write(order: Write, comm: Comm, render: Renderer | None) -> None:
+    """Write the results file; all ranks call this.
+
+    Raises
+    ------
+    OutputError
+        On all ranks, if any of them cannot write.
+    """
+    with OutcomeStore(order.folder, order.output) as store:
+        write_results(order.output, order.info, StoreSource(store, order.schedule, order.ledger), comm, render)
 
 
 def end(job: Job, interrupts: Interrupts) -> End:
     """Return how a run ended; the journal of a finished campaign is removed, as all is in the results file."""
     finished = job.schedule.finished
-    if finished:
+    if finished and not job.nothing_to_do:
         remove_journal(job.folder)
     with ResultsReader(job.campaign.output) as reader:
         ends, flags = reader.ends(), reader.flags()
     return End(
+        output=job.campaign.output,
         counts=job.schedule.counts,
-        galaxies=len(job.campaign.catalogue.galaxies),
+        galaxies=len(job.work.catalogue.galaxies),
+        nothing_done=job.nothing_to_do,
         signal="" if finished else interrupts.reason,
         ends=ends,
         flags=flags,
     )
 
 
-def check_output(path: Path, *, overwrite: bool) -> None:
-    """Refuse an output that would be lost or could not be written, before any work is done.
+def check_output(path: Path) -> None:
+    """Refuse an output that could not be written, before any work is done.
 
     Raises
     ------
     OutputError
-        If `path` exists and may not be overwritten, or its folder cannot be written.
+        If `path` is a folder, or its folder cannot be written.
     """
     if path.is_dir():
         msg = f"{path}: this is a folder; name a file with -o."
         raise OutputError(msg)
-    if path.exists() and not overwrite:
-        msg = f"{path}: the file exists; give --overwrite, or another name with -o."
-        raise OutputError(msg)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_name(path.name + ".partial").open("wb"):
+        with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
         msg = f"{path}: this cannot be written ({error.strerror}); choose another name with -o."

@@ -16,7 +16,9 @@ import sphot_mpi
 from sphot_mpi import mpi, mpi_lead, mpi_serve
 from sphot_mpi.campaign import Campaign, End, Limits, check_output, run_serial
 from sphot_mpi.catalogue import read_catalogue
+from sphot_mpi.catalogue_shards import Shard
 from sphot_mpi.config import PRESETS, Config, load_config
+from sphot_mpi.decisions import Anew, Rerun, Selection
 from sphot_mpi.errors import SphotError, UsageError
 from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS
 from sphot_mpi.progress import choose_progress
@@ -64,25 +66,13 @@ def _names(value: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in (value or "").split(",") if name.strip()))
 
 
-def _configuration(
-    path: Path | None, preset: str | None, filters: str | None = None, seed: int | None = None
-) -> Config:
+def _configuration(path: Path | None, preset: str | None, seed: int | None = None) -> Config:
     """Return the configuration with what the command line changes in it."""
     if path is None and Path(CONFIG_NAME).is_file():
         path = Path(CONFIG_NAME)
         log.warning("the configuration is that of %s in this folder", CONFIG_NAME)
     config = load_config(path, preset)
-    changes: dict[str, Any] = {}
-    if filters is not None:
-        chosen = _names(filters)
-        base = config.core.base_filter
-        if base not in chosen:
-            log.warning("the base filter %s is fitted as well: the other filters need its shape", base)
-            chosen = (base, *chosen)
-        changes["prep"] = {"filters": list(chosen)}
-    if seed is not None:
-        changes["seed"] = seed
-    return config.replaced(changes) if changes else config
+    return config if seed is None else config.replaced({"seed": seed})
 
 
 def _start_logging(level: str, console: Console, folder: Path | None = None) -> TaskLabel:
@@ -135,8 +125,19 @@ _level_option = click.option("--log-level", type=click.Choice(LEVELS), default="
     show_default=True,
     help="Images to store; a galaxy of 200 x 200 px takes 0.5 MB a filter.",
 )
-@click.option("--photometry/--no-photometry", default=False, help="Aperture photometry after the fits.  [default: no]")
-@click.option("--overwrite", is_flag=True, help="Replace an existing results file.")
+@click.option(
+    "--photometry/--no-photometry",
+    default=None,
+    help="Aperture photometry after the fits  [default: as before; in a new campaign no].",
+)
+@click.option(
+    "--rerun",
+    type=click.Choice([r.value for r in Rerun if r]),
+    help="Do these tasks again, and what depends on them; --filters and --only narrow it down.",
+)
+@click.option("--overwrite", is_flag=True, help="Begin anew; the results file that is there is replaced at the end.")
+@click.option("--restart", is_flag=True, help="Like --overwrite, each time that the command is given.")
+@click.option("--shard", metavar="I/N", help="Only the I-th of N parts of the catalogue, for N jobs side by side.")
 @_skip_option
 @click.option("--strict", is_flag=True, help="A filter that is missing or empty is a failure, too.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of all random numbers (default: the configuration's).")
@@ -187,15 +188,27 @@ def _limits(options: dict[str, Any]) -> Limits:
 
 def _campaign(options: dict[str, Any]) -> Campaign:
     """Check all that can be checked before any work is done."""
-    config = _configuration(options["config_path"], options["preset"], options["filters"], options["seed"])
+    config = _configuration(options["config_path"], options["preset"], options["seed"])
     catalogue = read_catalogue(options["catalogue"], config, skip_invalid=options["skip_invalid"])
-    check_output(options["output"], overwrite=options["overwrite"])
+    output = options["output"]
+    if options["shard"] is not None:
+        shard = Shard.parse(options["shard"])
+        catalogue, output = shard.of(catalogue), shard.path(output)
+    check_output(output)
+    anew = Anew.RESTART if options["restart"] else Anew.OVERWRITE if options["overwrite"] else Anew.NO
     return Campaign(
-        catalogue=catalogue.select(_names(options["only"]), options["limit"]),
+        catalogue=catalogue,
         config=config,
-        output=options["output"],
+        output=output,
         images={"none": (), "residual": ("residual",), "all": tuple(IMAGES)}[options["images"]],
-        photometry=options["photometry"],
+        selection=Selection(
+            filters=_names(options["filters"]),
+            only=_names(options["only"]),
+            limit=options["limit"],
+            rerun=Rerun(options["rerun"] or ""),
+            anew=anew,
+            photometry=options["photometry"],
+        ),
         limits=_limits(options),
         command_line=shlex.join(["sphot-mpi", *sys.argv[1:]]),
     )
@@ -224,9 +237,9 @@ def _run_first(world: mpi.World, options: dict[str, Any], console: Console) -> i
 
 def _summarise(end: End, options: dict[str, Any]) -> int:
     status = end.exit_status(strict=options["strict"])
-    if not options["quiet"]:
+    if not options["quiet"] and not end.nothing_done:
         words = ", ".join(f"{count} {name}" for name, count in sorted(end.ends.items()))
-        click.echo(f"{end.galaxies} galaxies, fits: {words}. Results: {options['output']}")
+        click.echo(f"{end.galaxies} galaxies, tasks: {words}. Results: {end.output}")
         for flag, count in end.flags.most_common():
             click.echo(f"  {count} flagged: {FIT_FLAG_DESCRIPTIONS[flag]}")
         if end.ends["failed"]:
@@ -262,8 +275,9 @@ def check(
     from sphot_mpi.survey import survey_campaign
 
     _start_logging(log_level, Console(stderr=True))
-    config = _configuration(config_path, preset, filters)
+    config = _configuration(config_path, preset)
     rows = read_catalogue(catalogue, config, skip_invalid=skip_invalid).select(_names(only), limit)
+    rows = rows.narrowed(_names(filters))
     survey = survey_campaign(rows, config)
     for problem in survey.problems:
         click.echo(f"Problem: {problem}")

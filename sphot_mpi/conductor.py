@@ -23,6 +23,9 @@ class Progress(Protocol):
     def update(self, counts: Counts) -> None:
         """Take notice; called after every task, and every second or so."""
 
+    def say(self, sentence: str) -> None:
+        """Show one line."""
+
 
 class Conductor:
     """Hands out assignments and takes back reports, until nothing is left.
@@ -37,10 +40,10 @@ class Conductor:
         Knows the outcomes of the tasks that have ended; what comes back is added.
     progress : Progress
         Told after every task.
-    digest : callable
-        Returns the digest of a task's inputs.
     deaths : mapping of Task to int
         Times that a process died in this task; tasks without any may be left out.
+    attempt : callable
+        Returns which try of a task is next.
     """
 
     def __init__(
@@ -49,15 +52,15 @@ class Conductor:
         schedule: Schedule,
         ledger: Ledger,
         progress: Progress,
-        digest: Callable[[Task], str],
         deaths: Mapping[Task, int],
+        attempt: Callable[[Task], int] = lambda task: 1,
     ) -> None:
         self._galaxies = galaxies
         self._schedule = schedule
         self._ledger = ledger
         self._progress = progress
-        self._digest = digest
         self._deaths = deaths
+        self._attempt = attempt
 
     @property
     def finished(self) -> bool:
@@ -79,14 +82,12 @@ class Conductor:
         task = self._schedule.next_task()
         if task is None:
             return None
-        deaths = self._deaths.get(task, 0)
         return Assignment(
             task=task,
             galaxy=self._galaxies[task.galaxy],
             refs=self._needed(task),
-            digest=self._digest(task),
-            attempt=1 + deaths,
-            suspect=deaths > 0,
+            attempt=self._attempt(task),
+            deaths=self._deaths.get(task, 0),
         )
 
     def _needed(self, task: Task) -> tuple[RecordRef, ...]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.codec import decode, encode, pack, unpack
 from sphot_mpi.config import Config
-from sphot_mpi.errors import FitError
+from sphot_mpi.errors import ProcessDiedError
 from sphot_mpi.outcomes import TaskOutcome
 from sphot_mpi.records import FilterFit
 from sphot_mpi.schedule import Task, TaskKind
@@ -81,7 +81,7 @@ def run_isolated(
 
     Raises
     ------
-    FitError
+    ProcessDiedError
         If the child dies.
     """
     order = IsolatedTask(
@@ -108,7 +108,7 @@ def run_isolated(
         status = child.returncode
         end = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         msg = f"its process died again ({end}), alone in a process of its own; it is not tried a third time"
-        raise FitError(msg)
+        raise ProcessDiedError(msg)
     return decode(answer)
 
 

@@ -3,9 +3,8 @@
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Protocol
 
-from sphot_mpi.journal import read_ended
 from sphot_mpi.outcome_index import RecordRef
 from sphot_mpi.outcomes import Failure, Status, TaskOutcome
 from sphot_mpi.results_source import KeptOutcome
@@ -44,21 +43,28 @@ class Ledger:
         return None if file == _NOWHERE else RecordRef(self._names[file], self._offset[number], self._length[number])
 
 
+class Loader(Protocol):
+    """Loads outcomes from wherever they stand."""
+
+    def load(self, ref: RecordRef) -> KeptOutcome:
+        """Return the outcome."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class JournalSource:
-    """Outcomes that stand in a journal; those of tasks that never started follow from the failed base fit.
+class StoreSource:
+    """Outcomes as the writer takes them; those of tasks that never started follow from the failed base fit.
 
     Parameters
     ----------
-    folder : Path
-        The journal's folder.
+    store : loader
+        Loads an outcome by its reference, as `outcome_store.OutcomeStore` does.
     schedule : Schedule
         What has ended, and how.
     ledger : Ledger
         Where it stands.
     """
 
-    folder: Path
+    store: Loader
     schedule: Schedule
     ledger: Ledger
 
@@ -71,8 +77,8 @@ class JournalSource:
 
         Raises
         ------
-        JournalError
-            If the journal cannot be read.
+        OutputError
+            If journal or results file cannot be read.
         """
         if self.schedule.state(task) is TaskState.DROPPED:
             base = self.load(self.schedule.tasks(task.galaxy)[0])
@@ -81,9 +87,9 @@ class JournalSource:
         if ref is None:
             msg = f"no outcome of {task} is known"
             raise ValueError(msg)
-        head, outcome = read_ended(self.folder, ref)
+        kept = self.store.load(ref)
         # the row may have another index than when the outcome was written
-        return KeptOutcome(outcome=replace(outcome, task=task), digest=head.digest, attempts=head.attempt)
+        return replace(kept, outcome=replace(kept.outcome, task=task))
 
 
 def never_started(task: Task, base: TaskOutcome) -> TaskOutcome:

@@ -9,11 +9,11 @@ from signal import Signals
 
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.config import Config
-from sphot_mpi.ledger import JournalSource
+from sphot_mpi.ledger import Ledger
 from sphot_mpi.outcome_index import RecordRef
 from sphot_mpi.outcomes import Status
 from sphot_mpi.results import CampaignInfo
-from sphot_mpi.schedule import Task
+from sphot_mpi.schedule import Schedule, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +26,15 @@ class Setup:
         The campaign's configuration.
     folder : Path
         The journal's folder.
+    output : Path
+        Results file, which may hold outcomes of before.
     start : int
         Number of this start.
     """
 
     config: Config
     folder: Path
+    output: Path
     start: int
 
 
@@ -47,20 +50,17 @@ class Assignment:
         The galaxy's row.
     refs : tuple of RecordRef
         Outcomes that the task needs: of a scale fit the base fit, of photometry all fits.
-    digest : str
-        Of all that can change the outcome; goes into the journal.
     attempt : int
         Which try this is, from 1.
-    suspect : bool
-        A process that ran this task died; it runs in a process of its own.
+    deaths : int
+        Times that a process died while it ran this task.
     """
 
     task: Task
     galaxy: Galaxy
     refs: tuple[RecordRef, ...] = ()
-    digest: str = ""
     attempt: int = 1
-    suspect: bool = False
+    deaths: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,16 +136,22 @@ class Write:
         Whether nothing is left to do.
     output : Path
         Results file.
+    folder : Path
+        The journal's folder.
     info : CampaignInfo
         About the campaign.
-    source : JournalSource
-        The outcomes.
+    schedule : Schedule
+        What has ended, and how.
+    ledger : Ledger
+        Where the outcomes stand.
     """
 
     finished: bool
     output: Path
+    folder: Path
     info: CampaignInfo
-    source: JournalSource
+    schedule: Schedule
+    ledger: Ledger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

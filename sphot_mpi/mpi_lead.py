@@ -11,12 +11,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sphot_mpi.campaign import AGAIN, Campaign, End, Job, Limits, end, prepare
+from sphot_mpi.campaign import AGAIN, Campaign, End, Limits, announce, end, prepare, write
 from sphot_mpi.conductor import Conductor, Progress
 from sphot_mpi.interrupts import Interrupts, hang_limit
-from sphot_mpi.messages import Alive, Drain, Gather, Handback, Report, Setup, Stop, Write
+from sphot_mpi.messages import Alive, Drain, Gather, Handback, Report, Setup, Stop
 from sphot_mpi.mpi import Heartbeat, World
-from sphot_mpi.results import write_results
 from sphot_mpi.schedule import Task
 from sphot_mpi.tasks import Fitters, TaskRunner
 
@@ -224,29 +223,21 @@ def lead(
         with Heartbeat(world, workers, Alive(), limits.worker_timeout / 5.0, lambda: None):
             campaign = make_campaign()
             job = prepare(campaign)
-            conductor = job.conductor(progress)
-            setup = Setup(config=campaign.config, folder=job.folder, start=job.start)
-            for rank in workers:
-                world.send(setup, rank)
-            Master(world, conductor, interrupts, limits).run()
-        _write(world, job, make_fitters)
+            announce(job, progress)
+            if job.nothing_to_do:
+                return end(job, interrupts)
+            setup = Setup(config=campaign.config, folder=job.folder, output=campaign.output, start=job.start)
+            with job.journal(world.size) as journal:
+                for rank in workers:
+                    world.send(setup, rank)
+                Master(world, job.conductor(progress), interrupts, limits).run()
+                journal.close("finished" if job.schedule.finished else "drained")
+        order = job.order(world.size)
+        for rank in workers:
+            world.send(Gather(), rank)
+        world.broadcast(order)
+        write(order, world, TaskRunner(campaign.config, make_fitters()).images if campaign.images else None)
     return end(job, interrupts)
-
-
-def _write(world: World, job: Job, make_fitters: Callable[[], Fitters]) -> None:
-    """Call all ranks to write the results file together."""
-    campaign = job.campaign
-    order = Write(
-        finished=job.schedule.finished,
-        output=campaign.output,
-        info=campaign.info(ranks=world.size, restarts=job.start - 1),
-        source=job.source(),
-    )
-    for rank in range(1, world.size):
-        world.send(Gather(), rank)
-    world.broadcast(order)
-    render = TaskRunner(campaign.config, make_fitters()).images if campaign.images else None
-    write_results(order.output, order.info, order.source, world, render)
 
 
 def dismiss(world: World, status: int) -> None:

@@ -3,15 +3,15 @@
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
-from sphot_mpi.campaign import AGAIN, Limits
+from sphot_mpi.campaign import AGAIN, Limits, write
 from sphot_mpi.errors import OutputError
 from sphot_mpi.interrupts import Interrupts
 from sphot_mpi.journal import Journal
 from sphot_mpi.messages import Alive, Assignment, Drain, Gather, Setup, Stop, Write
 from sphot_mpi.mpi import Heartbeat, World
-from sphot_mpi.results import write_results
+from sphot_mpi.outcome_store import OutcomeStore
 from sphot_mpi.task_log import TaskLabel
 from sphot_mpi.tasks import Fitters
 from sphot_mpi.worker import Worker
@@ -39,17 +39,14 @@ class _Server:
         self._inbox: deque[object] = deque()
         self._heard = time.monotonic()
         self._told = False
+        self._open = ExitStack()
         self._journal: Journal | None = None
         self._worker: Worker | None = None
 
     def run(self) -> int:
         """Serve until the master says stop; return the exit status."""
-        with self._heartbeat:
-            try:
-                return self._serve()
-            finally:
-                if self._journal is not None:
-                    self._journal.close()
+        with self._heartbeat, self._open:
+            return self._serve()
 
     def _serve(self) -> int:
         while True:
@@ -57,16 +54,7 @@ class _Server:
                 case Stop() as stop:
                     return stop.status
                 case Setup() as setup:
-                    self._journal = Journal.open(setup.folder, self._world.rank, setup.start)
-                    self._worker = Worker(
-                        setup.config,
-                        self._make_fitters,
-                        self._journal,
-                        self._interrupts,
-                        rank=self._world.rank,
-                        task_timeout=self._limits.task_timeout,
-                        label=self._label,
-                    )
+                    self._prepare(setup)
                 case Assignment() as assignment if self._worker is not None:
                     self._world.send(self._worker.do(assignment), 0)
                 case Gather() if self._worker is not None and self._journal is not None:
@@ -75,12 +63,25 @@ class _Server:
                     msg = f"rank {self._world.rank} cannot make sense of {message!r}"
                     raise TypeError(msg)
 
+    def _prepare(self, setup: Setup) -> None:
+        self._journal = self._open.enter_context(Journal.open(setup.folder, self._world.rank, setup.start))
+        self._worker = Worker(
+            setup.config,
+            self._make_fitters,
+            self._journal,
+            self._open.enter_context(OutcomeStore(setup.folder, setup.output)),
+            self._interrupts,
+            rank=self._world.rank,
+            task_timeout=self._limits.task_timeout,
+            label=self._label,
+        )
+
     def _write(self, worker: Worker, journal: Journal) -> None:
         self._heartbeat.stop()
         order: Write = self._world.broadcast()
         journal.close("finished" if order.finished else "drained")
         with suppress(OutputError):  # rank 0 has the same error, and says it
-            write_results(order.output, order.info, order.source, self._world, worker.runner.images)
+            write(order, self._world, worker.runner.images)
 
     def _next(self) -> object:
         """Return the master's next message; all that have come are taken in, as a signal may be among them."""

@@ -9,11 +9,14 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
 from sphot_mpi.config import Config
+from sphot_mpi.digests import InputFiles, Settings
+from sphot_mpi.errors import ProcessDiedError
 from sphot_mpi.interrupts import Interrupts, TaskDropped
 from sphot_mpi.isolation import run_isolated
-from sphot_mpi.journal import Journal, read_record
+from sphot_mpi.journal import Journal
 from sphot_mpi.messages import Assignment, Handback, Report
 from sphot_mpi.outcome_index import RecordRef
+from sphot_mpi.outcome_store import OutcomeStore
 from sphot_mpi.outcomes import TaskKey, TaskOutcome
 from sphot_mpi.records import FilterFit
 from sphot_mpi.storable import storable
@@ -24,6 +27,9 @@ log = logging.getLogger(__name__)
 
 #: Outcomes that a worker keeps: those of the galaxies that it has worked on last.
 _KEPT = 16
+
+#: More deaths than other tasks of the same jobs can explain; even alone the task may take its machine along.
+_MOST_DEATHS = 12
 
 
 class Worker:
@@ -37,6 +43,8 @@ class Worker:
         Function of a module that returns the fits.
     journal : Journal
         This process' file of the journal.
+    store : OutcomeStore
+        Loads the outcomes of others.
     interrupts : Interrupts
         Tells when to stop.
     rank : int
@@ -52,6 +60,7 @@ class Worker:
         config: Config,
         make_fitters: Callable[[], Fitters],
         journal: Journal,
+        store: OutcomeStore,
         interrupts: Interrupts,
         *,
         rank: int = 0,
@@ -61,7 +70,9 @@ class Worker:
         self._config = config
         self._make_fitters = make_fitters
         self._journal = journal
-        self._folder = journal.path.parent
+        self._store = store
+        self._settings = Settings(config)
+        self._files = InputFiles()
         self._interrupts = interrupts
         self._rank = rank
         self._task_timeout = task_timeout
@@ -93,11 +104,13 @@ class Worker:
         self._journal.started(TaskKey(galaxy.name, task.kind, task.filter), assignment.attempt)
         with self._label.task(f"{task.kind} {galaxy.name} {task.filter}".rstrip()):
             try:
+                # before the files are read: should one change meanwhile, the task runs again
+                digest = self._settings.of(galaxy, task.kind, task.filter) + self._files.of(galaxy)
                 outcome = storable(self._outcome(assignment))
             except TaskDropped:
                 log.warning("dropped, as the campaign is being stopped")
                 return Handback(task=task)
-        ref = self._journal.append(galaxy.name, outcome, assignment.digest)
+        ref = self._journal.append(galaxy.name, outcome, digest)
         self._keep(ref, outcome)
         failure = outcome.failure
         return Report(
@@ -119,9 +132,12 @@ class Worker:
             return self._fits(assignment.refs)
 
         def apart(fits: Mapping[str, FilterFit]) -> TaskOutcome:
+            if assignment.deaths > _MOST_DEATHS:
+                msg = f"its job died {assignment.deaths} times while it ran; it is not tried again"
+                raise ProcessDiedError(msg)
             return run_isolated(self._config, self._make_fitters, self._rank, task, galaxy, fits)
 
-        if not assignment.suspect:
+        if not assignment.deaths:
             return self.runner.run(task, galaxy, needed)
         log.warning("a process died while it ran this task; it runs in a process of its own")
         return self.runner.run(task, galaxy, needed, apart)
@@ -133,7 +149,7 @@ class Worker:
 
     def _load(self, ref: RecordRef) -> TaskOutcome:
         if ref not in self._kept:
-            self._keep(ref, read_record(self._folder, ref))
+            self._keep(ref, self._store.load(ref).outcome)
         self._kept.move_to_end(ref)
         return self._kept[ref]
 
