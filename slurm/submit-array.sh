@@ -22,11 +22,12 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-stem=${output%.h5}
 files=()
-for ((i = 1; i <= jobs; i++)); do files+=("$stem-$i.h5"); done
+for ((i = 1; i <= jobs; i++)); do
+  files+=("$(printf "%s.%0${#jobs}d-of-%d.h5" "${output%.h5}" "$i" "$jobs")")
+done
 
 # shellcheck disable=SC2086  # several options
-array=$(sbatch --parsable ${SPHOT_SBATCH:-} --array="1-$jobs" "$here/array.sbatch" "$stem" "${arguments[@]}")
+array=$(sbatch --parsable ${SPHOT_SBATCH:-} --array="1-$jobs" "$here/array.sbatch" "${arguments[@]}" -o "$output")
 merge=$(sbatch --parsable --dependency="afterany:$array" "$here/merge.sbatch" "$output" "${files[@]}")
-echo "array job $array writes $stem-1.h5 to $stem-$jobs.h5; job $merge merges them into $output"
+echo "array job $array writes ${files[0]} to ${files[-1]}; job $merge merges them into $output"
