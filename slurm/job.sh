@@ -56,19 +56,25 @@ warm_up() {
 
 # finish STATUS: put the job back into the queue where work is left, and end it with STATUS.
 #    0, 1, 2, 3   the end: all done, an unexpected error, a mistake in what was asked for, some galaxies failed
-#    75           drained before the time limit: go on, at most SPHOT_RESTARTS times (100)
-#    else         ranks or a node were lost: go on, at most SPHOT_RETRIES times (3); what is finished is not lost
+#    75           drained before the time limit, or a rank is lost: go on, at most SPHOT_RESTARTS times (100)
+#    else         killed: go on, at most SPHOT_RETRIES times (3) in a row; what is finished is not lost
 finish() {
-  local status=$1 most
+  local status=$1 count=$SLURM_SUBMIT_DIR/.sphot-retries-$SPHOT_JOB retries=0 again=no
   case $status in
-    0 | 1 | 2 | 3) most=0 ;;
-    75) most=${SPHOT_RESTARTS:-100} ;;
-    *) most=${SPHOT_RETRIES:-3} ;;
+    0 | 1 | 2 | 3) ;;
+    75) [ "${SLURM_RESTART_COUNT:-0}" -lt "${SPHOT_RESTARTS:-100}" ] && again=yes ;;
+    *)
+      [ -r "$count" ] && retries=$(<"$count")
+      [ "$retries" -lt "${SPHOT_RETRIES:-3}" ] && again=yes
+      retries=$((retries + 1))
+      ;;
   esac
-  if [ "${SLURM_RESTART_COUNT:-0}" -lt "$most" ]; then
+  if [ $again = yes ]; then
+    if [ $retries = 0 ]; then rm -f "$count"; else echo $retries >"$count"; fi
     say "status $status; back into the queue"
     scontrol requeue "$SPHOT_JOB" || say "could not be requeued; submit it again by hand to go on"
   else
+    rm -f "$count"
     say "status $status"
   fi
   exit "$status"
