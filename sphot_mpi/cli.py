@@ -288,6 +288,32 @@ def check(
 
 
 @main.command()
+@click.argument("output", type=_PATH)
+@click.argument("inputs", type=_PATH, nargs=-1, required=True)
+@click.option("--overwrite", is_flag=True, help="Replace an existing OUTPUT.")
+@_level_option
+def merge(output: Path, inputs: tuple[Path, ...], overwrite: bool, log_level: str) -> None:
+    """Put finished results files (INPUTS), as those of a campaign's shards, into one file OUTPUT."""
+    from sphot_mpi.merge import merge_results
+
+    _start_logging(log_level, Console(stderr=True))
+    command_line = shlex.join(["sphot-mpi", *sys.argv[1:]])
+    written = merge_results(output, inputs, overwrite=overwrite, command_line=command_line)
+    click.echo(f"Merged: {written.rows['galaxies']} galaxies of {len(inputs)} files. Results: {output}")
+
+
+@main.command()
+@click.argument("results", type=_PATH)
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON instead.")
+def status(results: Path, as_json: bool) -> None:
+    """Tell how far the campaign of a RESULTS file is: it may be running, stopped, killed or finished."""
+    from sphot_mpi.status import campaign_status
+
+    found = campaign_status(results)
+    click.echo(found.json() if as_json else found.text())
+
+
+@main.command()
 @click.argument("results", type=_PATH)
 @click.argument("name", required=False)
 def info(results: Path, name: str | None) -> None:

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -27,6 +28,9 @@ from sphot_mpi.schedule import Task, TaskKind
 from sphot_mpi.tasks import Fitters, TaskRunner
 
 _LENGTH = struct.Struct("<Q")
+
+#: Seconds before a dead child's task is condemned: if the whole job is being killed, this process is next.
+_SECOND_THOUGHTS = 2.0
 
 #: What launchers leave in the environment; the child must not take itself for a rank.
 _LAUNCHER = ("OMPI_", "PMI_", "PMIX_", "PMI2_", "MPI_", "HYDRA_", "HYDI_", "SLURM_", "PALS_", "MV2_")
@@ -99,12 +103,16 @@ def run_isolated(
     )
     command = [sys.executable, "-m", "sphot_mpi.isolation", make_fitters.__module__, make_fitters.__name__]
     data = pack(order)
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment()) as child:
+    # a session of its own: what a launcher or terminal sends to all processes of a rank must not look like a crash
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment(), start_new_session=True
+    ) as child:
         try:
             answer = _converse(child, _LENGTH.pack(len(data)) + data)
         finally:  # also when a time limit strikes here
             child.kill()
     if not answer:
+        time.sleep(_SECOND_THOUGHTS)
         status = child.returncode
         end = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         msg = f"its process died again ({end}), alone in a process of its own; it is not tried a third time"

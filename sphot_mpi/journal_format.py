@@ -59,8 +59,10 @@ class Planned:
         As typed, and the catalogue's path.
     base, scale, photometry : int
         Tasks of the whole campaign, by kind.
-    known : int
-        Tasks whose outcomes were there already.
+    done, no_data, missing, failed : int
+        Tasks whose outcomes were there already, by status.
+    never : int
+        Tasks that cannot start, because a base fit among those has failed.
     selection : str
         What was asked to run again, of which galaxies and filters; empty: nothing.
     since : int
@@ -76,7 +78,11 @@ class Planned:
     base: int
     scale: int
     photometry: int = 0
-    known: int = 0
+    done: int = 0
+    no_data: int = 0
+    missing: int = 0
+    failed: int = 0
+    never: int = 0
     selection: str = ""
     since: int = 1
     anew: bool = False

@@ -2,13 +2,13 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sphot_mpi.errors import JournalError, ProcessDiedError
 from sphot_mpi.journal import file_numbers, journal_files
-from sphot_mpi.journal_format import Closed, Ended, Framed, Losses, Planned, Started, records
+from sphot_mpi.journal_format import Closed, Ended, Framed, Head, Losses, Planned, Started, records
 from sphot_mpi.outcome_index import Found, OutcomeIndex, RecordRef
 from sphot_mpi.outcomes import TaskKey
 
@@ -77,7 +77,13 @@ def heads(folder: Path, losses: Losses, *, verify: bool = False) -> Iterator[tup
             raise JournalError(msg) from error
 
 
-def scan(folder: Path, *, verify: bool = False, ended: OutcomeIndex | None = None) -> JournalIndex:
+def scan(
+    folder: Path,
+    *,
+    verify: bool = False,
+    ended: OutcomeIndex | None = None,
+    see: Callable[[str, Head], None] | None = None,
+) -> JournalIndex:
     """Read the heads of all records of a journal.
 
     Parameters
@@ -89,6 +95,8 @@ def scan(folder: Path, *, verify: bool = False, ended: OutcomeIndex | None = Non
         been written, and its task runs again. Otherwise `read_record` finds it.
     ended : OutcomeIndex or None
         What a finished results file holds; the journal's outcomes are newer and go on top.
+    see : callable or None
+        Shown the head of every record, with the name of its file, in order.
 
     Returns
     -------
@@ -107,6 +115,8 @@ def scan(folder: Path, *, verify: bool = False, ended: OutcomeIndex | None = Non
         if name != last:
             index.deaths.update(begun)
             begun, last = set(), name
+        if see is not None:
+            see(name, framed.head)
         match framed.head:
             case Started() as head:
                 begun.add(TaskKey(head.name, head.kind, head.filter))

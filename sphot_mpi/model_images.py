@@ -33,6 +33,22 @@ class ModelImages:
         """Return `data` minus the model; NaN where the data are."""
         return np.asarray(data - self.sersic - self.sources - self.sky)
 
+    def image(self, name: str, data: Image) -> Image:
+        """Return the image of a name of `results_schema.IMAGES`, of a fit to `data`."""
+        match name:
+            case "data":
+                return data
+            case "sersic_model":
+                return self.sersic
+            case "psf_model":
+                return self.sources
+            case "psf_sub_data":
+                return np.asarray(data - self.sources)
+            case "residual":
+                return self.residual(data)
+        msg = f"there is no image {name!r}"
+        raise ValueError(msg)
+
 
 def render_model(fit: FilterFit, cutout: Cutout, library: LibraryPSF) -> ModelImages:
     """Render what a fit has found.

@@ -13,10 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.errors import OutputError
@@ -134,8 +132,8 @@ class _Writer:
 
     def run(self) -> Written:
         """Do it all."""
-        own, sizes, unfinished = self._measure()
-        measures = self._comm.allgather((own, unfinished))
+        parts, unfinished = self._measure()
+        measures = self._comm.allgather((join_all(parts), unfinished))
         total = join_all(measure for measure, _ in measures)
         before = join_all(measure for measure, _ in measures[: self._comm.rank])
         specs = layout(total, self._info.catalogue, self._info.images, compress=self._info.compress)
@@ -149,7 +147,7 @@ class _Writer:
             with together(self._comm, self._words):
                 backend.create(specs, attributes)
             self._write(backend, specs, known_slabs(specs, first=self._first))
-            self._write_tables(backend, specs, sizes, dict(before.rows))
+            self._write_tables(backend, specs, parts, dict(before.rows))
             self._flush(backend)
             self._write_images(backend, specs, total)
             self._flush(backend)
@@ -166,23 +164,20 @@ class _Writer:
     def _first(self) -> bool:
         return self._comm.rank == 0
 
-    def _measure(self) -> tuple[Measure, list[int], int]:
-        """Return what this block needs, the bytes of each galaxy's rows, and how many galaxies are not finished."""
-        measure, sizes, unfinished = Measure(), [], 0
+    def _measure(self) -> tuple[list[Measure], int]:
+        """Return what each galaxy of this block needs, and how many of them are not finished."""
+        parts: list[Measure] = []
+        unfinished = 0
         with together(self._comm, self._words):
             for galaxy in self._galaxies:
                 kept = self._load([galaxy])
-                arrays = self._arrays([galaxy], kept)
-                measure = measure.joined(Measure.of(arrays, [one.outcome for one in kept]))
-                sizes.append(sum(array.nbytes for array in arrays.values()))
+                arrays = block_arrays([galaxy], kept, photometry=self._info.photometry, positions=False)
+                parts.append(Measure.of(arrays, [one.outcome for one in kept]))
                 unfinished += int(arrays["galaxies"]["status"][0] == b"unfinished")
-        return measure, sizes, unfinished
+        return parts, unfinished
 
     def _load(self, galaxies: Sequence[Galaxy]) -> list[KeptOutcome]:
         return [self._source.load(task) for galaxy in galaxies for task in self._source.tasks(galaxy.index)]
-
-    def _arrays(self, galaxies: Sequence[Galaxy], kept: Sequence[KeptOutcome]) -> dict[str, NDArray[Any]]:
-        return block_arrays(galaxies, kept, photometry=self._info.photometry)
 
     def _check_space(self, specs: Sequence[DatasetSpec], total: Measure) -> None:
         """Refuse a disk that is too small, before a long write fails half-way."""
@@ -212,14 +207,15 @@ class _Writer:
             backend.flush()
 
     def _write_tables(
-        self, backend: Backend, specs: Sequence[DatasetSpec], sizes: Sequence[int], start: dict[str, int]
+        self, backend: Backend, specs: Sequence[DatasetSpec], parts: Sequence[Measure], start: dict[str, int]
     ) -> None:
         tables = [spec for spec in specs if spec.values is None and not spec.name.startswith("images/")]
+        sizes = [sum(part.rows.get(spec.name, 0) * spec.row_bytes for spec in tables) for part in parts]
         for batch in self._batches(sizes):
             slabs: list[Slab] = []
             with together(self._comm, self._words):
                 kept = self._load(batch)
-                arrays = self._arrays(batch, kept)
+                arrays = block_arrays(batch, kept, photometry=self._info.photometry)
                 arrays["sources_index"]["start"] += start.get("sources", 0)
                 for spec in tables:
                     rows = spec.fitted(arrays[spec.name])

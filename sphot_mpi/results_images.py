@@ -1,7 +1,7 @@
 """The image stacks of the results file, a batch of galaxies and one filter at a time."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,12 +77,4 @@ def image_slabs(
 
 def shown(names: Sequence[str], cutout: Cutout, model: ModelImages) -> dict[str, Image]:
     """Return the images of these names of `results_schema.IMAGES`."""
-    data = cutout.data
-    makers: dict[str, Callable[[], Image]] = {
-        "data": lambda: data,
-        "sersic_model": lambda: model.sersic,
-        "psf_model": lambda: model.sources,
-        "psf_sub_data": lambda: data - model.sources,
-        "residual": lambda: model.residual(data),
-    }
-    return {name: makers[name]() for name in names}
+    return {name: model.image(name, cutout.data) for name in names}

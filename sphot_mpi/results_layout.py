@@ -134,9 +134,14 @@ class DatasetSpec:
     values: NDArray[Any] | None = None
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes of a row without compression."""
+        return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+
+    @property
     def nbytes(self) -> int:
-        """Bytes without compression."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        """Bytes of all rows without compression."""
+        return self.shape[0] * self.row_bytes
 
     def fitted(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Return rows in exactly this dataset's type, so that nothing is converted on the way to the file.

@@ -95,6 +95,10 @@ class StoredOutcomes:
         self._rows = {name: _Rows(file[name]) for name in (*names, "failures")}
         self._photometry_rows = _runs(file["photometry"].fields("name")[:])
 
+    def galaxy_row(self, name: str) -> int:
+        """Return a galaxy's row in /galaxies."""
+        return self._galaxy_row[name]
+
     def close(self) -> None:
         """Close the file."""
         self.reader.file.close()

@@ -136,6 +136,16 @@ class ResultsReader:
             origin=(int(galaxy["crop_x"]), int(galaxy["crop_y"])),
         )
 
+    def image_names(self) -> tuple[str, ...]:
+        """Names of the images that are stored, of `results_schema.IMAGES`."""
+        groups = list(self.file["images"].values()) if "images" in self.file else []
+        return tuple(groups[0]) if groups else ()
+
+    def images_at(self, row: int, filter_name: str, shape: tuple[int, int]) -> dict[str, Image]:
+        """Return the images of one row of /galaxies in one filter, by name, on its cutout of `shape` (ny, nx)."""
+        group = self.file.get(f"images/{filter_name}", {})
+        return {name: stack[row, : shape[0], : shape[1]].astype(np.float64) for name, stack in group.items()}
+
     def sources(self, name: str, filter_name: str) -> NDArray[np.void]:
         """Return the rows of /sources of one galaxy and filter."""
         index = self.file["sources_index"][:]

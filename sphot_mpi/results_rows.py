@@ -1,6 +1,7 @@
 """From task outcomes to the rows of the results tables; no file is touched here."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -325,8 +326,12 @@ def curve_stack(outcomes: Sequence[TaskOutcome]) -> NDArray[np.float64]:
     return np.array(curves) if curves else np.empty((0, *no_curve().shape))
 
 
+def _without_wcs(outcome: TaskOutcome) -> TaskOutcome:
+    return outcome if outcome.frame is None else replace(outcome, frame=replace(outcome.frame, wcs=""))
+
+
 def block_arrays(
-    galaxies: Sequence[Galaxy], kept: Sequence[KeptOutcome], *, photometry: bool
+    galaxies: Sequence[Galaxy], kept: Sequence[KeptOutcome], *, photometry: bool, positions: bool = True
 ) -> dict[str, NDArray[Any]]:
     """Return the rows of all tables but /catalogue for some of the galaxies.
 
@@ -338,6 +343,8 @@ def block_arrays(
         Of its ended tasks, in the catalogue's order.
     photometry : bool
         Whether photometry is one of a galaxy's tasks.
+    positions : bool
+        False: positions on the sky are left NaN, which saves most of the time where only rows and texts count.
 
     Returns
     -------
@@ -346,13 +353,17 @@ def block_arrays(
         first of these sources.
     """
     outcomes = [one.outcome for one in kept]
+    wcs = wcs_table(outcomes)
+    if not positions:
+        kept = [replace(one, outcome=_without_wcs(one.outcome)) for one in kept]
+        outcomes = [one.outcome for one in kept]
     sources, index = source_tables(outcomes)
     return {
         "galaxies": galaxy_table(galaxies, kept, photometry=photometry),
         "sersic": sersic_table(outcomes),
         "sersic_covariance": covariance_stack(outcomes),
         "sky_covariance": sky_covariance_stack(outcomes),
-        "wcs": wcs_table(outcomes),
+        "wcs": wcs,
         "sources": sources,
         "sources_index": index,
         "photometry": photometry_table(outcomes),

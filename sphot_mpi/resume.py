@@ -74,8 +74,12 @@ class Work:
         Times that a task which runs has failed.
     reasons : Counter of Reason
         Tasks that run.
-    n_kept, n_stale : int
-        Outcomes that are kept; those of them that were made from something else.
+    kept : Counter of Status
+        Outcomes that are kept.
+    n_stale : int
+        Those of them that were made from something else.
+    n_never : int
+        Tasks that cannot start, because their base fit has failed and is kept.
     """
 
     catalogue: Catalogue
@@ -87,8 +91,9 @@ class Work:
     deaths: dict[Task, int] = field(default_factory=dict)
     tries: dict[Task, int] = field(default_factory=dict)
     reasons: Counter[Reason] = field(default_factory=Counter)
-    n_kept: int = 0
+    kept: Counter[Status] = field(default_factory=Counter)
     n_stale: int = 0
+    n_never: int = 0
     _states: bytearray = field(default_factory=bytearray)
     _first: "array[int]" = field(default_factory=lambda: array("q"))
 
@@ -96,6 +101,11 @@ class Work:
     def n_run(self) -> int:
         """Number of tasks that run."""
         return self.reasons.total()
+
+    @property
+    def n_kept(self) -> int:
+        """Number of outcomes that are kept."""
+        return self.kept.total()
 
     def plan(self, galaxy: Galaxy) -> GalaxyPlan:
         """Return what the schedule must know of a galaxy, but for priority and cost."""
@@ -132,7 +142,11 @@ class Work:
             base=len(galaxies),
             scale=sum(len(galaxy.filters) - 1 for galaxy in galaxies),
             photometry=sum(self.photometry),
-            known=self.n_kept,
+            done=self.kept[Status.DONE],
+            no_data=self.kept[Status.NO_DATA],
+            missing=self.kept[Status.MISSING],
+            failed=self.kept[Status.FAILED],
+            never=self.n_never,
             selection=self.selection.text(),
             since=self.since,
             anew=bool(self.selection.anew) and self.since == self.known.start,
@@ -167,9 +181,8 @@ def known_outcomes(output: Path, anew: Anew = Anew.NO, *, verify: bool = True) -
         with _stored(output) as stored:
             for key, found in stored.ended():
                 ended.add(key, found)
-            file = stored.reader.file
-            complete = bool(file.attrs.get("complete", False))
-            images = tuple(next(iter(file["images"].values()), ())) if "images" in file else ()
+            complete = bool(stored.reader.file.attrs.get("complete", False))
+            images = stored.reader.image_names()
     folder = journal_folder(output)
     index = scan(folder, verify=verify, ended=ended)
     return Known(index, next_start(folder), complete and not journal_files(folder), images)
@@ -260,10 +273,11 @@ def _decide(work: Work, rules: Rules, galaxy: Galaxy, *, chosen: bool, wants_pho
                 work.deaths[task] = deaths
         elif found is None:  # the schedule drops it, as its base fit has failed
             work._states.append(_RUNS)
+            work.n_never += 1
         else:
             work.ledger.put(len(work._states), found.ref)
             work._states.append(_FAILED if found.status is Status.FAILED else _DONE)
-            work.n_kept += 1
+            work.kept[found.status] += 1
             work.n_stale += verdict.stale
 
 

@@ -135,7 +135,12 @@ class Worker:
             if assignment.deaths > _MOST_DEATHS:
                 msg = f"its job died {assignment.deaths} times while it ran; it is not tried again"
                 raise ProcessDiedError(msg)
-            return run_isolated(self._config, self._make_fitters, self._rank, task, galaxy, fits)
+            try:
+                return run_isolated(self._config, self._make_fitters, self._rank, task, galaxy, fits)
+            except ProcessDiedError as error:
+                if self._interrupts.stopping:  # whatever stops this process may have killed the other
+                    raise TaskDropped from error
+                raise
 
         if not assignment.deaths:
             return self.runner.run(task, galaxy, needed)
