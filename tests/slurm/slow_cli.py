@@ -35,7 +35,13 @@ def slow_scaled(cutout, library, base, base_cutout, config):
     return slow_base(cutout, library, config)
 
 
-cli.pipeline_fitters = lambda: Fitters(slow_base, slow_scaled)
+def make_slow():
+    """A function of a module, as a process that runs one task alone imports it."""
+    return Fitters(slow_base, slow_scaled)
+
+
+make_slow.__module__ = "slow_cli"  # and not __main__
+cli.pipeline_fitters = make_slow
 
 if __name__ == "__main__":
     cli.main(prog_name="sphot-mpi")

@@ -34,6 +34,8 @@ def slow(slurm, tmp_path):
     return {
         "folder": tmp_path,
         "PATH": f"{program.parent}:{slurm.environ['PATH']}",
+        # a process that runs one fit alone imports the fits from there
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tests' / 'slurm'}",
         "SPHOT_TEST_FITS": str(tmp_path / "fits.txt"),
     }
 
