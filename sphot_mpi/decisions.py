@@ -163,6 +163,8 @@ class Rules:
         stat = self._files.stat(galaxy)
         for task in tasks:
             found = self._index.find(TaskKey(galaxy.name, task.kind, task.filter))
+            if found is not None and not found.attempt:  # it had never started
+                found = None
             if task.kind is TaskKind.BASE:
                 verdict = self._alone(galaxy, task, found, stat, chosen=chosen)
             elif verdicts[0].reason is None and _failed(verdicts[0]):

@@ -32,7 +32,7 @@ class TaskDropped(BaseException):  # noqa: N818
 
 def hang_limit(limit: float) -> float:
     """Return the seconds after which a task with a limit must hang, as not even the limit has stopped it."""
-    return 2.0 * limit + min(10.0 * limit, 60.0)
+    return 2.0 * limit + min(4.0 * limit, 60.0)
 
 
 class Interrupts:

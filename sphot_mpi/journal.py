@@ -9,7 +9,9 @@ unfinished stand at the end of its file, where a scan passes over them.
 import os
 import re
 import socket
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,6 +23,9 @@ from sphot_mpi.journal_format import Closed, Ended, Head, Opened, Planned, Start
 from sphot_mpi.outcome_index import RecordRef
 from sphot_mpi.outcomes import TaskKey, TaskOutcome
 from sphot_mpi.storable import storable
+
+#: Seconds between two signs of life of rank 0.
+BEAT = 30.0
 
 _NAME = re.compile(r"(\d{4,9})-(\d{6,9})\.journal")
 
@@ -99,6 +104,7 @@ class Journal:
         self._sync = sync
         self._offset = 0
         self._attempts: dict[TaskKey, int] = {}
+        self._closing = threading.Event()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
@@ -120,6 +126,8 @@ class Journal:
                 version=sphot_mpi.__version__,
             )
         )
+        if rank == 0:  # one is enough, and thousands would be a burden on a shared filesystem
+            threading.Thread(target=self._beat, name="journal", daemon=True).start()
 
     @classmethod
     def open(cls, folder: Path, rank: int, start: int) -> "Journal":
@@ -175,10 +183,6 @@ class Journal:
         )
         return self._write(head, encode(outcome))
 
-    def beat(self) -> None:
-        """Show that the process lives: `sphot-mpi status` looks when the file was last touched."""
-        os.utime(self._descriptor)
-
     def close(self, reason: str = "") -> None:
         """Close the file.
 
@@ -188,14 +192,14 @@ class Journal:
             "finished" or "drained": the process leaves in order. Empty: it does not, and what it began counts
             as an attempt.
         """
-        if self._descriptor < 0:
+        if self._closing.is_set():
             return
+        self._closing.set()
         try:
             if reason:
                 self._write(Closed(reason=reason, time=time.time()))
         finally:
             os.close(self._descriptor)
-            self._descriptor = -1
 
     def __enter__(self) -> Self:
         """Return the journal."""
@@ -206,6 +210,12 @@ class Journal:
     ) -> None:
         """Close the file."""
         self.close()
+
+    def _beat(self) -> None:
+        """Touch the file now and then while it is open: `sphot-mpi status` takes it for a sign of life."""
+        while not self._closing.wait(BEAT):
+            with suppress(OSError):  # a sign may fail; a record that fails is told
+                os.utime(self.path)
 
     def _write(self, head: Head, body: bytes = b"") -> RecordRef:
         data = memoryview(frame(head, body))

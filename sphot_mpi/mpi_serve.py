@@ -1,5 +1,6 @@
 """Every rank but 0: does what the master hands out, and takes part in writing the results file."""
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +17,9 @@ from sphot_mpi.task_log import TaskLabel
 from sphot_mpi.tasks import Fitters
 from sphot_mpi.worker import Worker
 
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks at the clock while nothing comes.
 _TICK = 1.0
 
 
@@ -39,6 +43,7 @@ class _Server:
         self._inbox: deque[object] = deque()
         self._heard = time.monotonic()
         self._told = False
+        self._busy, self._since = 0.0, time.monotonic()
         self._open = ExitStack()
         self._journal: Journal | None = None
         self._worker: Worker | None = None
@@ -56,7 +61,9 @@ class _Server:
                 case Setup() as setup:
                     self._prepare(setup)
                 case Assignment() as assignment if self._worker is not None:
+                    begin = time.monotonic()
                     self._world.send(self._worker.do(assignment), 0)
+                    self._busy += time.monotonic() - begin
                 case Gather() if self._worker is not None and self._journal is not None:
                     self._write(self._worker, self._journal)
                 case message:
@@ -64,6 +71,7 @@ class _Server:
                     raise TypeError(msg)
 
     def _prepare(self, setup: Setup) -> None:
+        self._since = time.monotonic()
         self._journal = self._open.enter_context(Journal.open(setup.folder, self._world.rank, setup.start))
         self._worker = Worker(
             setup.config,
@@ -78,6 +86,7 @@ class _Server:
 
     def _write(self, worker: Worker, journal: Journal) -> None:
         self._heartbeat.stop()
+        log.info("worked for %.1f of %.1f s", self._busy, time.monotonic() - self._since)
         order: Write = self._world.broadcast()
         journal.close("finished" if order.finished else "drained")
         with suppress(OutputError):  # rank 0 has the same error, and says it

@@ -68,7 +68,7 @@ class Found:
     start : int
         Start of the campaign in which it ran; 0: it stands in the finished results file.
     attempt : int
-        Which try it was, from 1.
+        Which try it was, from 1; 0: it never started, because its base fit had failed.
     final : bool
         Whether it failed in a way that is not tried again.
     """

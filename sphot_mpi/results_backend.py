@@ -125,40 +125,44 @@ class CollectiveBackend:
     def __init__(self, path: Path, comm: Comm, limit: float = STEP_SECONDS) -> None:
         self._path = path
         self._comm = comm
-        self._watch = Watch(comm, path, limit)
+        self._limit = limit
+        self._watch: Watch | None = None
         self._file: h5py.File | None = None
         self.transfer = h5py.h5p.create(h5py.h5p.DATASET_XFER)
         self.transfer.set_dxpl_mpio(h5py.h5fd.MPIO_COLLECTIVE)
 
     def create(self, specs: Sequence[DatasetSpec], attributes: Mapping[str, Any]) -> None:
         """Make the file on all ranks together."""
+        self._watch = Watch(self._comm, self._path, self._limit)
         with self._watch.step():
             self._file = h5py.File(self._path, "w", driver="mpio", comm=self._comm.raw)
             create_all(self._file, specs, attributes)
 
     def write(self, slabs: Sequence[Slab]) -> None:
         """Write every dataset in one collective transfer."""
+        file, watch = self._open()
         for slab in slabs:
-            with self._watch.step():
-                write_slab(self._open()[slab.dataset].id, slab, self.transfer)
+            with watch.step():
+                write_slab(file[slab.dataset].id, slab, self.transfer)
 
     def flush(self) -> None:
         """Wait until what was written is on the disk."""
-        with self._watch.step():
-            self._open().flush()
+        file, watch = self._open()
+        with watch.step():
+            file.flush()
 
     def close(self) -> None:
         """Close the file on all ranks."""
-        with self._watch.step():
-            if self._file is not None:
-                self._file.close()
-        self._watch.stop()
+        file, watch = self._open()
+        with watch.step():
+            file.close()
+        watch.stop()
 
-    def _open(self) -> h5py.File:
-        if self._file is None:
+    def _open(self) -> tuple[h5py.File, Watch]:
+        if self._file is None or self._watch is None:
             msg = "the file has not been made"
             raise ValueError(msg)
-        return self._file
+        return self._file, self._watch
 
 
 class TurnBackend:

@@ -4,9 +4,11 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from sphot_mpi.errors import OutputError
 from sphot_mpi.results_backend import Slab
@@ -15,7 +17,7 @@ from sphot_mpi.results_layout import DatasetSpec
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What was written where: rows of a dataset and the CRC-32 of their bytes."""
+    """What was written where: rows of a dataset and their `fingerprint`."""
 
     dataset: str
     start: int
@@ -25,8 +27,15 @@ class Receipt:
     @classmethod
     def of(cls, slab: Slab) -> "Receipt":
         """Return the receipt of a slab."""
-        content = np.ascontiguousarray(slab.rows).view(np.uint8)
-        return cls(slab.dataset, slab.start, len(slab.rows), zlib.crc32(content.data))
+        return cls(slab.dataset, slab.start, len(slab.rows), fingerprint(slab.rows))
+
+
+def fingerprint(rows: NDArray[Any]) -> int:
+    """Return the CRC-32 of rows; of images, that of the exclusive or of each image's words, at a tenth of the time."""
+    content = np.ascontiguousarray(rows)
+    if content.dtype == np.float32 and content.ndim == 3:
+        content = np.bitwise_xor.reduce(content.view(np.uint32).reshape(len(content), -1), axis=1)
+    return zlib.crc32(content.view(np.uint8).data)
 
 
 def check_datasets(path: Path, specs: Sequence[DatasetSpec]) -> None:

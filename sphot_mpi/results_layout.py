@@ -261,7 +261,8 @@ def _image_spec(
         shape=(n_galaxies, ny, nx),
         dtype=np.dtype("f4"),
         attributes={"unit": unit, "description": text},
-        chunks=(1, min(ny, _CHUNK_SIDE), min(nx, _CHUNK_SIDE)),
+        # without compression a batch of galaxies is one run of bytes, written at once
+        chunks=(1, min(ny, _CHUNK_SIDE), min(nx, _CHUNK_SIDE)) if compress else None,
         compressed=compress,
     )
 

@@ -112,13 +112,11 @@ class StoredOutcomes:
         self.close()
 
     def ended(self) -> Iterator[tuple[TaskKey, Found]]:
-        """Yield the tasks that have run, with what an index of them needs; `Found.start` is 0."""
+        """Yield all tasks, with what an index of them needs; `Found.start` is 0."""
         file = self.reader.file
         table = file["provenance"][:]
         errors = file["failures"].fields("error")[:]
         for row, entry in enumerate(table):
-            if entry["attempts"] == 0:  # its base fit had failed
-                continue
             status = Status(entry["status"].decode())
             error = errors[self._failure_row[row]].decode() if status is Status.FAILED else ""
             found = Found(

@@ -152,9 +152,9 @@ def _state(tally: _Tally, n_files: int, plan: Planned | None, silence: float) ->
         finished = all(head.reason == "finished" for head in tally.closed.values())
         return "writing" if finished else "stopped"
     here = [head.pid for head in tally.opened.values() if head.host == socket.gethostname()]
-    if len(here) == n_files and not any(_lives(pid) for pid in here):
-        return "dead"
-    return "running" if silence < PATIENCE else "dead"
+    if any(_lives(pid) for pid in here):
+        return "running"
+    return "dead" if len(here) == n_files or silence > PATIENCE else "running"
 
 
 def _lives(pid: int) -> bool:

@@ -97,7 +97,7 @@ class CampaignStatus:
         counts = " ".join(f"{s.value.replace(' ', '_')}={self.ended.get(s.value, 0)}" for s in Status)
         lines = [
             f"status state={self.state} total={self.total} ended={n} {counts} never={self.never} "
-            f"running={len(self.running)} rate={self.rate:.3g}/s left={self.left:.0f}s",
+            f"running={len(self.running)} rate={_known(self.rate, '.3g', '/s')} left={_known(self.left, '.0f', 's')}",
             f"results    {self.results}",
             f"command    {self.command_line}",
             f"started    {_clock(self.begun)}, start {self.starts}, {self.ranks} ranks",
@@ -118,6 +118,10 @@ class CampaignStatus:
                 f"  {f.count:>9}  {f.error}, as of {f.name} {f.filter}: {f.message}" for f in self.failures[:_SHOWN]
             ]
         return "\n".join([*lines, *self.notes])
+
+
+def _known(value: float, form: str, unit: str) -> str:
+    return f"{value:{form}}{unit}" if value == value else "unknown"
 
 
 def _clock(when: float) -> str:

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 
+import numpy as np
 import pytest
 from fakes import FILTERS, write_campaign
 from random_outcomes import difference
@@ -58,6 +59,30 @@ def test_a_campaign_that_was_stopped_anywhere_goes_on_and_ends_the_same(files, t
     assert table_bytes(files.folder / "results.h5") == expected
     # the last task was begun in three starts, and killed in each
     assert sum(last.work.deaths.values()) == (0 if end == "drained" else 3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_was_asked_for_and_killed_before_the_end_is_the_same(files, tmp_path, seed):
+    """A random walk through selections, reruns, kills and failures, and then the plain command."""
+    (tmp_path / "whole").mkdir()
+    whole = write_campaign(tmp_path / "whole")
+    step(whole, Selection(photometry=True))
+    rng = np.random.default_rng(seed)
+    for _ in range(7):
+        selection = Selection(
+            filters=tuple(f for f in FILTERS if rng.random() < 0.3),
+            only=tuple(n for n in NAMES if rng.random() < 0.3),
+            rerun=list(Rerun)[rng.integers(6)],
+            anew=Anew.OVERWRITE if rng.random() < 0.15 else Anew.NO,
+            photometry=[None, True, False][rng.integers(3)],
+        )
+        fails = {key: "FitError" for key in sorted(keys(photometry=True)) if rng.random() < 0.1}
+        most, end = int(rng.integers(0, 9)), ["killed", "drained"][rng.integers(2)]
+        step(files, selection, most=most, end=end, fails=fails, ranks=int(rng.integers(1, 4)), write=rng.random() < 0.3)
+    step(files, Selection(photometry=True))
+    last = step(files, Selection(photometry=True, rerun=Rerun.FAILED))  # if it was finished in between
+    assert last.finished
+    assert table_bytes(files.folder / "results.h5") == table_bytes(whole.folder / "results.h5")
 
 
 def test_resume_against_the_file_equals_resume_against_the_journal(files, tmp_path):
@@ -209,6 +234,19 @@ def test_failures_are_tried_again_in_an_unfinished_campaign_and_on_demand_in_a_f
     last = step(files, Selection(rerun=Rerun.FAILED))
     assert set(last.ran) == {scale, *keys(("gb",))}
     assert names_in(files) == {(n, FILTERS) for n in NAMES}
+
+
+def test_tasks_that_could_not_start_stay_in_the_file_whatever_is_selected(files):
+    base = TaskKey("gb", BASE, FILTERS[0])
+    photometry = Selection(photometry=True)
+    step(files, photometry, fails={base: "FitError"})
+    before = table_bytes(files.folder / "results.h5")
+    second = step(files, Selection(rerun=Rerun.SCALE, only=("ga",), filters=(FILTERS[1],)))
+    assert set(second.ran) == keys(("ga",), (FILTERS[1],), photometry=True)
+    assert second.work.n_never == 3
+    assert table_bytes(files.folder / "results.h5") == before
+    with ResultsReader(files.folder / "results.h5") as reader:
+        assert [f.decode() for f in reader.array("failures")["filter"]] == [*FILTERS, ""]
 
 
 def test_a_task_that_killed_its_process_twice_is_not_tried_again_but_on_demand(files):

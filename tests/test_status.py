@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -94,9 +95,21 @@ def test_without_a_sign_of_life_a_campaign_counts_as_dead(output, monkeypatch):
         seen = journal.path.stat().st_mtime
         assert campaign_status(output, seen + PATIENCE - 1.0).state == "running"
         assert campaign_status(output, seen + PATIENCE + 1.0).state == "dead"
-        os.utime(journal.path, (1.0, 1.0))
-        journal.beat()
-        assert journal.path.stat().st_mtime >= seen
+
+
+def test_rank_0_shows_that_it_lives(output, monkeypatch):
+    monkeypatch.setattr("sphot_mpi.journal.BEAT", 0.02)
+    with Journal(journal_folder(output), 0, 1) as first, Journal(journal_folder(output), 1, 1) as second:
+        for journal in (first, second):
+            os.utime(journal.path, (1.0, 1.0))
+        deadline = time.monotonic() + 30.0
+        while first.path.stat().st_mtime < 2.0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert first.path.stat().st_mtime > 2.0
+        assert second.path.stat().st_mtime == 1.0
+    os.utime(first.path, (1.0, 1.0))
+    time.sleep(0.1)
+    assert first.path.stat().st_mtime == 1.0  # a closed journal is silent
 
 
 def test_a_rerun_counts_only_what_it_has_done(files, output):

@@ -120,7 +120,7 @@ def test_a_task_that_kills_its_process_is_found_out_and_not_tried_a_third_time(t
 
 @pytest.mark.parametrize(
     ("name", "option", "words"),
-    [("stop", ("--worker-timeout", "3"), "has been silent for"), ("hang", ("--task-timeout", "0.3"), "hangs")],
+    [("stop", ("--worker-timeout", "3"), "has been silent for"), ("hang", ("--task-timeout", "2"), "hangs")],
 )
 def test_a_worker_that_does_not_answer_ends_the_job_with_status_75(name, option, words, tmp_path):
     files = write_campaign(tmp_path, ("ga", name, "gc"))
@@ -129,6 +129,5 @@ def test_a_worker_that_does_not_answer_ends_the_job_with_status_75(name, option,
     assert words in done.stderr
     assert f"base {name} F150W" in done.stderr
     assert "give the same command to go on" in done.stderr
-    found = scan(journal_folder(tmp_path / "results.h5"))
-    assert len(found) >= 3  # what was finished is there
-    assert [key.name for key in found.deaths] == [name]
+    assert len(scan(journal_folder(tmp_path / "results.h5"))) >= 3  # what was finished is there
+    assert not (tmp_path / "results.h5").exists()
