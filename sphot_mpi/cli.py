@@ -269,6 +269,7 @@ def _summarise(end: End, options: dict[str, Any]) -> int:
 @_only_option
 @_limit_option
 @_skip_option
+@click.option("--estimate", "ranks", type=click.IntRange(min=1), help="Walltime of a job with this many ranks.")
 @_level_option
 def check(
     catalogue: Path,
@@ -278,6 +279,7 @@ def check(
     only: str | None,
     limit: int | None,
     skip_invalid: bool,
+    ranks: int | None,
     log_level: str,
 ) -> None:
     """Read every header of a CATALOGUE's files, say what would run and what is wrong; run nothing."""
@@ -291,6 +293,8 @@ def check(
     for problem in survey.problems:
         click.echo(f"Problem: {problem}")
     click.echo(survey.summary())
+    if ranks is not None:
+        click.echo(survey.estimate(ranks))
     raise SystemExit(3 if survey.problems else 0)
 
 
@@ -381,8 +385,19 @@ def truth(results: Path, truth: Path) -> None:
 
 
 @main.command()
-def warmup() -> None:
+def launcher() -> None:
+    """Print what `srun --mpi=` needs for this installation's MPI, the best first."""
+    from sphot_mpi.mpi_library import library_version, srun_types
+
+    click.echo(" ".join(srun_types(library_version())))
+
+
+@main.command()
+@click.option("--check", "checking", is_flag=True, help="Exit with 1 if anything had to be compiled.")
+def warmup(checking: bool) -> None:
     """Compile all kernels into the cache, by fitting one simulated galaxy with each preset."""
+    from sphot_mpi.kernels._jit import CACHE
+    from sphot_mpi.kernels.counters import count_kernels
     from sphot_mpi.progress import Quiet
     from sphot_mpi.simulate import simulate_campaign
 
@@ -399,4 +414,7 @@ def warmup() -> None:
                 pipeline_fitters,
                 Quiet(),
             )
-    click.echo("All kernels are compiled.")
+    counts = count_kernels()
+    cpu = CACHE.cpu or "this processor"
+    click.echo(f"Kernels for {cpu}: {counts.loaded} from the cache, {counts.compiled} compiled. Cache: {CACHE.folder}")
+    raise SystemExit(1 if checking and counts.compiled else 0)

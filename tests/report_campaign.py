@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fakes import FAKES, Files
+from fakes import Files, make_fakes
 
 from sphot_mpi.campaign import Campaign, run_serial
 from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.config import load_config
 from sphot_mpi.progress import Quiet
-from sphot_mpi.tasks import TaskRunner
 
 
 def run_fakes(files: Files, filters: Sequence[str]) -> Path:
@@ -20,5 +19,5 @@ def run_fakes(files: Files, filters: Sequence[str]) -> Path:
         catalogue=read_catalogue(files.catalogue, config), config=config, output=results,
         images=("data", "sersic_model", "psf_model"),
     )  # fmt: skip
-    run_serial(campaign, TaskRunner(config, FAKES), Quiet())
+    run_serial(campaign, make_fakes, Quiet())
     return results
