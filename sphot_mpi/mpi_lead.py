@@ -236,7 +236,8 @@ def lead(
         for rank in workers:
             world.send(Gather(), rank)
         world.broadcast(order)
-        write(order, world, TaskRunner(campaign.config, make_fitters()).images if campaign.images else None)
+        needed = campaign.images or campaign.psf
+        write(order, world, TaskRunner(campaign.config, make_fitters()) if needed else None)
     return end(job, interrupts)
 
 
