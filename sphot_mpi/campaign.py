@@ -194,8 +194,20 @@ class End:
         return 3 if any(self.ends[status] for status in bad) else 0
 
 
-def prepare(campaign: Campaign) -> Job:
+def prepare(campaign: Campaign, workers: int = 1) -> Job:
     """Find out what is known, and plan the rest.
+
+    Parameters
+    ----------
+    campaign : Campaign
+        What is to be done.
+    workers : int
+        How many there are.
+
+    Returns
+    -------
+    Job
+        What runs.
 
     Raises
     ------
@@ -212,7 +224,7 @@ def prepare(campaign: Campaign) -> Job:
         replace(work.plan(galaxy), priority=galaxy.priority, cost=float(galaxy.path.stat().st_size))
         for galaxy in work.catalogue.galaxies
     )
-    return Job(campaign=campaign, work=work, schedule=Schedule(plans), folder=journal_folder(campaign.output))
+    return Job(campaign=campaign, work=work, schedule=Schedule(plans, workers), folder=journal_folder(campaign.output))
 
 
 def run_serial(

@@ -222,7 +222,7 @@ def lead(
     with Interrupts(limits.grace) as interrupts:
         with Heartbeat(world, workers, Alive(), limits.worker_timeout / 5.0, lambda: None):
             campaign = make_campaign()
-            job = prepare(campaign)
+            job = prepare(campaign, len(workers))
             announce(job, progress)
             if job.nothing_to_do:
                 return end(job, interrupts)
