@@ -1,7 +1,6 @@
 """The command line: options, logging, exit statuses."""
 
 import logging
-import re
 import shlex
 import sys
 import tempfile
@@ -17,6 +16,10 @@ from sphot_mpi import mpi, mpi_lead, mpi_serve
 from sphot_mpi.campaign import Campaign, End, Limits, check_output, run_serial
 from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.catalogue_shards import Shard
+from sphot_mpi.cli_compare import compare
+from sphot_mpi.cli_export import export
+from sphot_mpi.cli_inject import inject
+from sphot_mpi.cli_qa import report
 from sphot_mpi.config import PRESETS, Config, load_config
 from sphot_mpi.decisions import Anew, Rerun, Selection
 from sphot_mpi.errors import SphotError, UsageError
@@ -60,6 +63,12 @@ class _Commands(click.Group):
 @click.version_option(sphot_mpi.__version__, prog_name="sphot-mpi")
 def main() -> None:
     """Fit galaxies behind crowded star fields: Sersic, point sources and sky, in many filters."""
+
+
+main.add_command(compare)
+main.add_command(export)
+main.add_command(inject)
+main.add_command(report)
 
 
 def _names(value: str | None) -> tuple[str, ...]:
@@ -260,6 +269,7 @@ def _summarise(end: End, options: dict[str, Any]) -> int:
 @_only_option
 @_limit_option
 @_skip_option
+@click.option("--estimate", "ranks", type=click.IntRange(min=1), help="Walltime of a job with this many ranks.")
 @_level_option
 def check(
     catalogue: Path,
@@ -269,6 +279,7 @@ def check(
     only: str | None,
     limit: int | None,
     skip_invalid: bool,
+    ranks: int | None,
     log_level: str,
 ) -> None:
     """Read every header of a CATALOGUE's files, say what would run and what is wrong; run nothing."""
@@ -282,6 +293,8 @@ def check(
     for problem in survey.problems:
         click.echo(f"Problem: {problem}")
     click.echo(survey.summary())
+    if ranks is not None:
+        click.echo(survey.estimate(ranks))
     raise SystemExit(3 if survey.problems else 0)
 
 
@@ -332,14 +345,13 @@ def info(results: Path, name: str | None) -> None:
 @click.option("-o", "--output", type=_PATH, help="Picture (default: NAME.png).")
 @click.option("--filters", help="Filters to show (default: all).")
 def plot(results: Path, name: str, output: Path | None, filters: str | None) -> None:
-    """Draw the galaxy NAME of a RESULTS file: data, models, residual, profile."""
+    """Draw the galaxy NAME of a RESULTS file: images, isophotes, profile, Petrosian curve, PSF; PNG or PDF."""
     from sphot_mpi.qa.plots import plot_galaxy
-    from sphot_mpi.results_reader import ResultsReader
+    from sphot_mpi.results_reader import ResultsReader, file_stem
 
     with ResultsReader(results) as reader:
         reader.row(name)
-    # a name is any text; only its harmless characters get into a path
-    target = output or Path(re.sub(r"[^A-Za-z0-9_+-]", "_", name) + ".png")
+    target = output or Path(f"{file_stem(name)}.png")
     plot_galaxy(results, name, target, filters=list(_names(filters)) or None)
     click.echo(f"Picture: {target}")
 
@@ -373,8 +385,19 @@ def truth(results: Path, truth: Path) -> None:
 
 
 @main.command()
-def warmup() -> None:
+def launcher() -> None:
+    """Print what `srun --mpi=` needs for this installation's MPI, the best first."""
+    from sphot_mpi.mpi_library import library_version, srun_types
+
+    click.echo(" ".join(srun_types(library_version())))
+
+
+@main.command()
+@click.option("--check", "checking", is_flag=True, help="Exit with 1 if anything had to be compiled.")
+def warmup(checking: bool) -> None:
     """Compile all kernels into the cache, by fitting one simulated galaxy with each preset."""
+    from sphot_mpi.kernels._jit import CACHE
+    from sphot_mpi.kernels.counters import count_kernels
     from sphot_mpi.progress import Quiet
     from sphot_mpi.simulate import simulate_campaign
 
@@ -391,4 +414,7 @@ def warmup() -> None:
                 pipeline_fitters,
                 Quiet(),
             )
-    click.echo("All kernels are compiled.")
+    counts = count_kernels()
+    cpu = CACHE.cpu or "this processor"
+    click.echo(f"Kernels for {cpu}: {counts.loaded} from the cache, {counts.compiled} compiled. Cache: {CACHE.folder}")
+    raise SystemExit(1 if checking and counts.compiled else 0)

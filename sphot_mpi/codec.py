@@ -186,7 +186,8 @@ def _coding(hint: Hashable) -> _Coding:
     """Return how a type is coded."""
     if hint in _PLAIN:
         return _PLAIN[hint]
-    if typing.get_origin(hint) is np.ndarray:
+    # numpy 2.5 on Python 3.12 has its NDArray as a named alias, which is an origin of its own
+    if typing.get_origin(hint) in (np.ndarray, NDArray):
         return _ARRAY
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return _optional(hint)
