@@ -109,7 +109,7 @@ def test_every_transfer_is_collective_also_on_ranks_without_rows(tmp_path, compr
 @needs_mpi
 @pytest.mark.parametrize(("ranks", "mode"), [(2, "collective"), (3, "turns")])
 def test_a_rank_that_cannot_write_ends_all_of_them_with_one_sentence(tmp_path, ranks, mode):
-    """The last rank may not write beyond 20 kB, as on a full disk; HDF5 would leave the others waiting for ever."""
+    """One rank may not write beyond 20 kB, as on a full disk; HDF5 would leave the others waiting for ever."""
     path = tmp_path / "results.h5"
     status, _, errors = mpi_write(path, ranks, mode=mode, fails="20000", limit=4, compress=False)
     assert status != 0
