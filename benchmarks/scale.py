@@ -218,7 +218,9 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=200_000)
     parser.add_argument("--ranks", type=int, default=3)
     parser.add_argument("--largest", type=int, default=100_000, help="simulated ranks")
-    parser.add_argument("--message", type=float, default=100.0, help="us of the master for a task: a message in, one out, and the plan")
+    parser.add_argument(
+        "--message", type=float, default=100.0, help="us of the master for a task: a message in, one out, and the plan"
+    )
     options = parser.parse_args()
     if options.what == "rank":
         run_ranks(options.tasks)
