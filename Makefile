@@ -1,7 +1,7 @@
 # All that is needed is Python 3.11 or newer; every target makes its own .venv from PyPI.
 #
 #   make venv       the environment
-#   make demo       simulate four galaxies, fit them, compare with the truth, draw one
+#   make demo       simulate four galaxies, fit them, compare with the truth, draw one, make the report
 #   make test       what CI runs: check, then all tests but the slow ones; with MPI where root and apt are there
 #   make check      style, types, layers, docstrings
 #   make test-slow  the tests that take minutes
@@ -10,6 +10,7 @@
 #   make test-image the image, in every way of running it
 #   make lock       new versions into the image's lock files
 #   make bench      accuracy on simulated galaxies, as in docs/accuracy.md
+#   make browser    headless Chromium, in which the tests open the report (Debian, as root)
 #   make mpi        mpi4py and an MPI build of h5py into .venv (Debian, as root)
 
 SHELL := /bin/bash
@@ -31,7 +32,7 @@ BASE ?= local
 IMAGE := sphot-mpi-$(MPI).sif
 SCRIPTS := container/*.sh slurm/*.sh slurm/*.sbatch slurm/testbed/*.sh
 
-.PHONY: venv mpi slurm demo test check test-slow test-slurm image test-image lock bench clean
+.PHONY: venv mpi browser slurm demo test check test-slow test-slurm image test-image lock bench clean
 
 venv: $(READY)
 
@@ -53,6 +54,17 @@ mpi: $(READY)
 	  echo "MPI: no root or no apt; its tests are skipped, all else runs."; \
 	fi
 
+# never an error: without a browser the tests of the report in one are skipped
+browser:
+	@if command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null; then \
+	  echo "Browser: ready"; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  (timeout 900 apt-get update -qq && DEBIAN_FRONTEND=noninteractive timeout 900 apt-get install -y -qq \
+	    --no-install-recommends chromium >/dev/null) || echo "Browser: none; its tests are skipped, all else runs."; \
+	else \
+	  echo "Browser: no root or no apt; its tests are skipped, all else runs."; \
+	fi
+
 # never an error, either: without Slurm its tests are skipped
 slurm:
 	@slurm/testbed/setup.sh >/dev/null || echo "Slurm: not installed; its tests are skipped, all else runs."
@@ -63,6 +75,7 @@ demo: $(READY)
 	$(VENV)/bin/sphot-mpi truth demo/results.h5 demo/truth.ecsv
 	name=$$(sed -n 2p demo/catalogue.csv | cut -d, -f1) \
 	  && $(VENV)/bin/sphot-mpi plot demo/results.h5 "$$name" -o "demo/$$name.png"
+	$(VENV)/bin/sphot-mpi report demo/results.h5 -o demo/qa
 
 check: $(READY)
 	$(VENV)/bin/ruff check .
@@ -72,7 +85,7 @@ check: $(READY)
 	$(VENV)/bin/python -m numpydoc lint sphot_mpi/*.py sphot_mpi/*/*.py
 	$(VENV)/bin/shellcheck -x $(SCRIPTS)
 
-test: check mpi slurm
+test: check mpi browser slurm
 	@$(MPI_ENV); $(VENV)/bin/python -m pytest -m "not slow"
 
 test-slow: $(READY)

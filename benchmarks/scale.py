@@ -51,12 +51,12 @@ class Galaxies:
         )
 
 
-def make_conductor(n_galaxies: int, seed: int = 0) -> Conductor:
+def make_conductor(n_galaxies: int, workers: int, seed: int = 0) -> Conductor:
     """Return the conductor of a campaign of six filters."""
     rng = np.random.default_rng(seed)
     sizes = rng.lognormal(0.0, SCATTER, n_galaxies)
     plans = (GalaxyPlan(galaxy=k, filters=FILTERS, cost=float(sizes[k])) for k in range(n_galaxies))
-    schedule = Schedule(plans)
+    schedule = Schedule(plans, workers)
     return Conductor(Galaxies(), schedule, Ledger(schedule.counts.total), Quiet(), {})
 
 
@@ -79,7 +79,7 @@ def run_ranks(n_tasks: int) -> None:
             return
         n_galaxies = n_tasks // len(FILTERS)
         before = peak_memory()
-        conductor = make_conductor(n_galaxies)
+        conductor = make_conductor(n_galaxies, world.size - 1)
         start, cpu = time.perf_counter(), time.process_time()
         with Interrupts(1.0) as interrupts:
             Master(world, conductor, interrupts, Limits()).run()
@@ -190,7 +190,7 @@ class TaskSeconds:
 def simulate(ranks: int, n_galaxies: int, factor: float, costs: Costs) -> tuple[float, float, float]:
     """Return wall time, efficiency of the workers and load of the master."""
     world = SimulatedWorld(ranks, costs, TaskSeconds(factor))
-    conductor = make_conductor(n_galaxies)
+    conductor = make_conductor(n_galaxies, ranks - 1)
     Master(world, conductor, Interrupts(1.0), Limits(), clock=lambda: world.now).run()
     if not conductor.finished:
         sys.exit("the simulated campaign did not end")
@@ -218,9 +218,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=200_000)
     parser.add_argument("--ranks", type=int, default=3)
     parser.add_argument("--largest", type=int, default=100_000, help="simulated ranks")
-    parser.add_argument(
-        "--message", type=float, default=100.0, help="us of the master for a task: a message in, one out, and the plan"
-    )
+    parser.add_argument("--message", type=float, default=100.0, help="us of the master a task: in, out, plan")
     options = parser.parse_args()
     if options.what == "rank":
         run_ranks(options.tasks)

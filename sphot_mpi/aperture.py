@@ -18,7 +18,7 @@ from sphot_mpi.config import Config
 from sphot_mpi.ellipses import Ellipse
 from sphot_mpi.flags import ApertureFlag, FitFlag
 from sphot_mpi.magnitudes import MAG_PER_LN
-from sphot_mpi.petrosian import GrowthCurve, Sizes, growth_curve, measure_sizes
+from sphot_mpi.petrosian import GrowthCurve, Sizes, growth_curves, measure_sizes
 from sphot_mpi.photometry_record import AperturePhotometry
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.psf_correction import (
@@ -54,8 +54,8 @@ def measure_galaxy(
     if chosen is None:
         return tuple(_empty(fit, cutouts[name], ApertureFlag.NO_GALAXY) for name, fit in fits.items())
     base, base_flags = chosen
-    widest = max(fit.kernel.fwhm for fit in fits.values() if fit.components)
-    least = config.aperture.min_fwhm * widest if np.isfinite(widest) else 0.0
+    widths = [fit.kernel.fwhm for fit in fits.values() if fit.components and np.isfinite(fit.kernel.fwhm)]
+    least = config.aperture.min_fwhm * max(widths, default=0.0)
     plan = plan_aperture(base, fits[base], cutouts[base], libraries[base], config, least)
     plan = replace(plan, flags=plan.flags | base_flags)
     reference = config.aperture.PSF_corr_base_filter
@@ -111,7 +111,7 @@ def _measure(images: FilterImages, reference: View, stars: StarPlan, plan: Plan,
     sky = sky_of(images, on_cutout, config)
     image = clean_image(images, family, sky.level, plan.reach, config)
     ellipses = [family.at(float(radius)) for radius in plan.radii]
-    curve, model = growth_curve(image, ellipses), growth_curve(images.sersic, ellipses)
+    curve, model = growth_curves((image, images.sersic), ellipses)
     record = replace(
         _empty(fit, cutout, plan.flags | sky.flags),
         x=on_cutout.x,

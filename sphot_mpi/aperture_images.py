@@ -219,15 +219,18 @@ def filled(image: Image, model: Image, family: EllipseFamily, reach: float, conf
     result = np.where(holes, model, image)
     if config.fill_replace_with != "median":
         return result
-    index = np.full(image.shape, -1)
-    edges = np.arange(reach, 0.0, -FILL_WIDTH)
-    for k, edge in enumerate(edges):
-        index[family.at(float(edge)).distance((image.shape[0], image.shape[1])) < 1.0] = k
-    for k in np.unique(index[holes & (index >= 0)]):
-        annulus = index == k
+    shape = (image.shape[0], image.shape[1])
+    outer = family.at(reach).distance(shape) < 1.0
+    for edge in np.arange(reach - FILL_WIDTH, -FILL_WIDTH, -FILL_WIDTH):
+        if not (outer & holes).any():
+            break
+        inner = family.at(float(edge)).distance(shape) < 1.0 if edge > 0.0 else np.zeros(shape, dtype=bool)
+        annulus = outer & ~inner
         missing = annulus & holes
-        if missing.sum() <= config.fill_max_nan_frac * annulus.sum() and missing.sum() < annulus.sum():
+        few = missing.sum() <= config.fill_max_nan_frac * annulus.sum()
+        if few and 0 < missing.sum() < annulus.sum():
             result[missing] += np.median((image - model)[annulus & ~holes])
+        outer = inner
     return result
 
 

@@ -12,7 +12,7 @@ from sphot_mpi.config import Config
 from sphot_mpi.ellipses import Ellipse, EllipseFamily, isophote_family
 from sphot_mpi.errors import FitError
 from sphot_mpi.flags import ApertureFlag
-from sphot_mpi.petrosian import GrowthCurve, growth_curve
+from sphot_mpi.petrosian import GrowthCurve, growth_curves
 from sphot_mpi.photometry_record import CURVE_SIZE
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.psf_correction import View
@@ -158,7 +158,7 @@ def _radius(
         assert section.radius is not None
         return section.radius, ApertureFlag(0)
     ellipses = [family.at(float(radius)) for radius in radii]
-    model = growth_curve(images.sersic, ellipses)
+    (model,) = growth_curves((images.sersic,), ellipses)
     if section.size == "fraction":
         radius = model.radius_holding(section.fraction * sum(total_flux(c) for c in images.components))
         return (radius, ApertureFlag(0)) if np.isfinite(radius) else (float(radii[-1]), ApertureFlag.INDEX_NOT_REACHED)
@@ -177,7 +177,8 @@ def measured_curve(
 ) -> GrowthCurve:
     """Growth curve of the data above the sky."""
     sky = sky_of(images, aperture.moved(-images.margin, -images.margin), config)
-    return growth_curve(clean_image(images, family, sky.level, ellipses[-1].radius, config), ellipses)
+    image = clean_image(images, family, sky.level, ellipses[-1].radius, config)
+    return growth_curves((image,), ellipses)[0]
 
 
 def sky_of(images: FilterImages, aperture: Ellipse, config: Config) -> ApertureSky:

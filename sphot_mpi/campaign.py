@@ -23,11 +23,10 @@ from sphot_mpi.outcomes import Status
 from sphot_mpi.results import CampaignInfo, write_results
 from sphot_mpi.results_comm import Comm, SoloComm
 from sphot_mpi.results_reader import ResultsReader
-from sphot_mpi.results_source import Renderer
 from sphot_mpi.resume import Work, known_outcomes, plan_work
 from sphot_mpi.schedule import Counts, Schedule
 from sphot_mpi.task_log import TaskLabel
-from sphot_mpi.tasks import Fitters
+from sphot_mpi.tasks import Fitters, TaskRunner
 from sphot_mpi.worker import Worker
 
 #: Exit status of a run that goes on when the same command is given again.
@@ -67,6 +66,8 @@ class Campaign:
         Results file.
     images : tuple of str
         Images to store.
+    psf : bool
+        Whether to store every fit's PSF.
     selection : Selection
         Which tasks may run, and which run again.
     limits : Limits
@@ -79,6 +80,7 @@ class Campaign:
     config: Config
     output: Path
     images: tuple[str, ...] = ()
+    psf: bool = False
     selection: Selection = field(default_factory=Selection)
     limits: Limits = field(default_factory=Limits)
     command_line: str = ""
@@ -108,8 +110,9 @@ class Job:
     @property
     def nothing_to_do(self) -> bool:
         """Whether the results file is what this run would write."""
-        known = self.work.known
-        return known.complete and not self.work.n_run and set(known.images) == set(self.campaign.images)
+        known, campaign = self.work.known, self.campaign
+        stored = set(known.images) == set(campaign.images) and known.psf == campaign.psf
+        return known.complete and not self.work.n_run and stored
 
     @property
     def start(self) -> int:
@@ -138,6 +141,7 @@ class Job:
             ranks=ranks,
             restarts=self.start - 1,
             images=self.campaign.images,
+            psf=self.campaign.psf,
             photometry=any(self.work.photometry),
         )
         return Write(
@@ -190,8 +194,20 @@ class End:
         return 3 if any(self.ends[status] for status in bad) else 0
 
 
-def prepare(campaign: Campaign) -> Job:
+def prepare(campaign: Campaign, workers: int = 1) -> Job:
     """Find out what is known, and plan the rest.
+
+    Parameters
+    ----------
+    campaign : Campaign
+        What is to be done.
+    workers : int
+        How many there are.
+
+    Returns
+    -------
+    Job
+        What runs.
 
     Raises
     ------
@@ -208,7 +224,7 @@ def prepare(campaign: Campaign) -> Job:
         replace(work.plan(galaxy), priority=galaxy.priority, cost=float(galaxy.path.stat().st_size))
         for galaxy in work.catalogue.galaxies
     )
-    return Job(campaign=campaign, work=work, schedule=Schedule(plans), folder=journal_folder(campaign.output))
+    return Job(campaign=campaign, work=work, schedule=Schedule(plans, workers), folder=journal_folder(campaign.output))
 
 
 def run_serial(
@@ -256,7 +272,7 @@ def run_serial(
                 else:
                     conductor.give_back(answer.task)
             journal.close("finished" if conductor.finished else "drained")
-        write(job.order(ranks=1), SoloComm(), worker.runner.images)
+        write(job.order(ranks=1), SoloComm(), worker.runner)
     return end(job, interrupts)
 
 
@@ -268,8 +284,8 @@ def announce(job: Job, progress: Progress) -> None:
         progress.say(f"Going on: {job.work.summary()}.")
 
 
-def write(order: Write, comm: Comm, render: Renderer | None) -> None:
-    """Write the results file; all ranks call this.
+def write(order: Write, comm: Comm, runner: TaskRunner | None) -> None:
+    """Write the results file; all ranks call this, with a `runner` where images or PSFs are stored.
 
     Raises
     ------
@@ -277,7 +293,8 @@ def write(order: Write, comm: Comm, render: Renderer | None) -> None:
         On all ranks, if any of them cannot write.
     """
     with OutcomeStore(order.folder, order.output) as store:
-        write_results(order.output, order.info, StoreSource(store, order.schedule, order.ledger), comm, render)
+        source = StoreSource(store, order.schedule, order.ledger)
+        write_results(order.output, order.info, source, comm, None if runner is None else runner.images, runner)
 
 
 def end(job: Job, interrupts: Interrupts) -> End:

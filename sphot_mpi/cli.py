@@ -1,7 +1,6 @@
 """The command line: options, logging, exit statuses."""
 
 import logging
-import re
 import shlex
 import sys
 import tempfile
@@ -17,6 +16,10 @@ from sphot_mpi import mpi, mpi_lead, mpi_serve
 from sphot_mpi.campaign import Campaign, End, Limits, check_output, run_serial
 from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.catalogue_shards import Shard
+from sphot_mpi.cli_compare import compare
+from sphot_mpi.cli_export import export
+from sphot_mpi.cli_inject import inject
+from sphot_mpi.cli_qa import report
 from sphot_mpi.config import PRESETS, Config, load_config
 from sphot_mpi.decisions import Anew, Rerun, Selection
 from sphot_mpi.errors import SphotError, UsageError
@@ -60,6 +63,12 @@ class _Commands(click.Group):
 @click.version_option(sphot_mpi.__version__, prog_name="sphot-mpi")
 def main() -> None:
     """Fit galaxies behind crowded star fields: Sersic, point sources and sky, in many filters."""
+
+
+main.add_command(compare)
+main.add_command(export)
+main.add_command(inject)
+main.add_command(report)
 
 
 def _names(value: str | None) -> tuple[str, ...]:
@@ -125,6 +134,7 @@ _level_option = click.option("--log-level", type=click.Choice(LEVELS), default="
     show_default=True,
     help="Images to store; a galaxy of 200 x 200 px takes 0.5 MB a filter.",
 )
+@click.option("--psf/--no-psf", default=False, help="Store every fit's PSF, too; often larger than all images.")
 @click.option(
     "--photometry/--no-photometry",
     default=None,
@@ -201,6 +211,7 @@ def _campaign(options: dict[str, Any]) -> Campaign:
         config=config,
         output=output,
         images={"none": (), "residual": ("residual",), "all": tuple(IMAGES)}[options["images"]],
+        psf=options["psf"],
         selection=Selection(
             filters=_names(options["filters"]),
             only=_names(options["only"]),
@@ -334,14 +345,13 @@ def info(results: Path, name: str | None) -> None:
 @click.option("-o", "--output", type=_PATH, help="Picture (default: NAME.png).")
 @click.option("--filters", help="Filters to show (default: all).")
 def plot(results: Path, name: str, output: Path | None, filters: str | None) -> None:
-    """Draw the galaxy NAME of a RESULTS file: data, models, residual, profile."""
+    """Draw the galaxy NAME of a RESULTS file: images, isophotes, profile, Petrosian curve, PSF; PNG or PDF."""
     from sphot_mpi.qa.plots import plot_galaxy
-    from sphot_mpi.results_reader import ResultsReader
+    from sphot_mpi.results_reader import ResultsReader, file_stem
 
     with ResultsReader(results) as reader:
         reader.row(name)
-    # a name is any text; only its harmless characters get into a path
-    target = output or Path(re.sub(r"[^A-Za-z0-9_+-]", "_", name) + ".png")
+    target = output or Path(f"{file_stem(name)}.png")
     plot_galaxy(results, name, target, filters=list(_names(filters)) or None)
     click.echo(f"Picture: {target}")
 

@@ -13,7 +13,7 @@ class FitFlag(IntFlag):
     CENTRE_UNCOVERED = 16
     STAR_EXCESS = 32
     SECOND_COMPONENT = 64
-    CORE_TERM = 128
+    OWN_PROFILE = 128
     NO_SOURCES = 256
     KERNEL_AT_BOUND = 512
     KERNEL_FEW_ANCHORS = 1024
@@ -33,7 +33,7 @@ FIT_FLAG_DESCRIPTIONS: dict[FitFlag, str] = {
     FitFlag.CENTRE_UNCOVERED: "less than half of the pixels within r_eff of the galaxy are usable",
     FitFlag.STAR_EXCESS: "the density of star light inside the galaxy is not 0.8 to 1.3 times that outside",
     FitFlag.SECOND_COMPONENT: "the galaxy needed a second Sersic component",
-    FitFlag.CORE_TERM: "the galaxy's core needed a smooth term that is not Sersic",
+    FitFlag.OWN_PROFILE: "the base filter's r_eff and n do not fit this filter, which has its own",
     FitFlag.NO_SOURCES: "no point source was found",
     FitFlag.KERNEL_AT_BOUND: "a parameter of the PSF kernel lies at its bound",
     FitFlag.KERNEL_FEW_ANCHORS: "too few bright stars to measure the PSF kernel; it was held fixed",

@@ -16,8 +16,8 @@ from sphot_mpi.records import Image
 
 Pixel = TypeVar("Pixel", bound=np.generic)
 
-#: A change of the kernel's sigma, px, below which the PSF is not rendered anew.
-KERNEL_TOLERANCE = 0.003
+#: Change of the kernel's sigma, px, below which the PSF is not rendered anew: at the end, and while stars are found.
+KERNEL_TOLERANCE, COARSE_TOLERANCE = 0.003, 0.01
 #: A new source must beat this part of the star light already there; early steps are stricter.
 BLEND_LADDER = (0.3, 0.1, 0.05, 0.02)
 #: Change of chi2, relative and at least 1, below which a fit is quiet: stars that come and go make more.
@@ -26,8 +26,34 @@ QUIET_CHI2 = 3e-3
 LAST_BLEND = len(BLEND_LADDER) - 1
 #: Stars nearer to each other than this x FWHM become one.
 MERGE_FWHM = 0.3
-#: Least signal-to-noise of a star within one r_eff of the galaxy.
+#: Least signal-to-noise of a star within one r_eff of a galaxy that is free to take its light.
 GALAXY_KEEP_SNR = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Least signal-to-noise of a star that stays in the scene.
+
+    Parameters
+    ----------
+    field : float
+        Off the galaxy.
+    galaxy : float
+        Within one r_eff of it.
+    """
+
+    field: float
+    galaxy: float
+
+    @classmethod
+    def beside_free_galaxy(cls, snr: float) -> "Keep":
+        """While the galaxy is solved as well: a faint star on it may be a piece of it."""
+        return cls(snr, max(snr, GALAXY_KEEP_SNR))
+
+    @classmethod
+    def beside_held_galaxy(cls, snr: float) -> "Keep":
+        """While the galaxy is held: stars cannot take its light."""
+        return cls(snr, snr)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -118,30 +144,30 @@ def add_stars(state: State, threshold: float, blend: float, caution: Image) -> S
     return replace(state, scene=state.scene.with_stars(stars.join(Stars.new(found.x, found.y, found.flux))))
 
 
-def solve(state: State, freedom: Freedom) -> State:
-    """Do one Gauss-Newton step and renew the optics when the kernel has moved."""
+def solve(state: State, freedom: Freedom, tolerance: float = KERNEL_TOLERANCE) -> State:
+    """Do one Gauss-Newton step and renew the optics when the kernel has moved by more than `tolerance`."""
     step = solve_step(state.scene, state.optics, freedom)
     state = replace(state, scene=step.scene, step=step, passes=state.passes + 1)
     if freedom.kernel:
         old, new = np.sqrt(state.optics.variance), np.sqrt(step.variance)
-        if abs(new - old) > KERNEL_TOLERANCE:
+        if abs(new - old) > tolerance:
             state = state.with_optics(state.optics.with_variance(step.variance))
     return state
 
 
-def prune(state: State, keep_snr: float) -> State:
+def prune(state: State, keep: Keep) -> State:
     """Drop stars that are not significant, merged or off the image; anchored stars stay."""
     stars = state.scene.stars
     if stars.size == 0:
         return state
-    needed = np.full(stars.size, keep_snr)
+    needed = np.full(stars.size, keep.field)
     if state.scene.galaxy is not None:
         inside = at(galaxy_radius(state.scene.galaxy, state.optics.frame.shape), stars) < 1.0
-        needed[inside] = max(keep_snr, GALAXY_KEEP_SNR)
+        needed[inside] = keep.galaxy
     good = (stars.snr(state.optics.frame.correlation) > needed) & at(state.matched.covered, stars)
-    keep = (good | stars.anchored) & _on_frame(stars, state.optics.frame.shape)
+    present = (good | stars.anchored) & _on_frame(stars, state.optics.frame.shape)
     order = np.argsort(-np.where(stars.anchored, np.inf, stars.flux), kind="stable")
-    order = order[keep[order]]
+    order = order[present[order]]
     limit = MERGE_FWHM * state.optics.fwhm
     none = np.zeros(0)
     apart = kernels.keep_apart(stars.x[order], stars.y[order], none, none, limit, limit)
@@ -159,7 +185,7 @@ def descend(
     state: State,
     ladder: tuple[float, ...],
     freedom: Freedom,
-    keep_snr: float,
+    keep: Keep,
     caution: Image,
     *,
     first_blend: int = 0,
@@ -168,15 +194,15 @@ def descend(
     for index, threshold in enumerate(ladder):
         blend = BLEND_LADDER[min(index + first_blend, LAST_BLEND)]
         state = add_stars(state, threshold, blend, caution)
-        state = prune(solve(state, freedom), keep_snr)
+        state = prune(solve(state, freedom, COARSE_TOLERANCE), keep)
     return state
 
 
-def settle(state: State, freedom: Freedom, keep_snr: float, *, most: int) -> tuple[State, bool]:
+def settle(state: State, freedom: Freedom, keep: Keep, *, most: int) -> tuple[State, bool]:
     """Solve without detection until chi2 is quiet, by `QUIET_CHI2`; returns whether it became so."""
     for _ in range(most):
         before = state.step.chi2 if state.step is not None else np.inf
-        state = prune(solve(state, freedom), keep_snr)
+        state = prune(solve(state, freedom), keep)
         assert state.step is not None
         if abs(before - state.step.chi2) < max(1.0, QUIET_CHI2 * state.step.chi2):
             return state, True

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sphot_mpi.config import Config
-from sphot_mpi.joint import LAST_BLEND, State, at, descend, prune, settle, solve
+from sphot_mpi.joint import LAST_BLEND, Keep, State, at, descend, prune, settle, solve
 from sphot_mpi.joint_galaxy import (
     Smooth,
     centre_distance,
@@ -15,6 +15,7 @@ from sphot_mpi.joint_galaxy import (
     second_component,
     start_galaxy,
 )
+from sphot_mpi.joint_measure import Measurement, measure
 from sphot_mpi.joint_render import Freedom, render_stars
 from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Scene, Stars
 from sphot_mpi.psf import LibraryPSF
@@ -25,8 +26,12 @@ from sphot_mpi.structure import flux_limits, star_density, with_faint_stars, wit
 KERNEL_START = 1.0
 #: Above this signal-to-noise the galaxy is refitted by itself; from it on, together with the stars.
 JOINT_FROM = 10.0
+#: The galaxy is solved with the stars above this signal-to-noise, whatever the ladder's end, and held afterwards.
+MEASURE_SNR = 6.0
 #: Stars below this signal-to-noise are forgotten once, when the galaxy has become right.
-PURGE_SNR = 6.0
+PURGE_SNR = 10.0
+#: Detections at `MEASURE_SNR` after that.
+MEASURE_PASSES = 2
 #: Where stars crowd on the galaxy they are its structure: errors there grow by this factor, at most so often.
 WIDENING, MOST_WIDENINGS = 1.6, 3
 #: Kernel and shift are measured on stars beyond this many r_eff, for a galaxy is no Sersic.
@@ -47,6 +52,8 @@ class BaseFit:
     ----------
     state : State
         The converged state.
+    measurement : Measurement
+        Covariance of the galaxy.
     converged : bool
         Whether the last solves were quiet.
     two_components : bool
@@ -58,6 +65,7 @@ class BaseFit:
     """
 
     state: State
+    measurement: Measurement
     converged: bool
     two_components: bool
     structured: bool
@@ -85,11 +93,10 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
     optics = Optics.start(library, KERNEL_START if calibrate else 0.0, frame)
     smooth = start_galaxy(frame, optics)
     state = State.start(Scene(stars=no_stars(), galaxy=smooth.galaxy, sky=smooth.sky), optics)
-    ladder, keep = config.psf.snr_ladder, config.psf.keep_snr
+    ladder, keep = config.psf.snr_ladder, Keep.beside_free_galaxy(config.psf.keep_snr)
     bright = tuple(th for th in ladder if th > JOINT_FROM) or (JOINT_FROM,)
-    deep = tuple(th for th in ladder if th <= JOINT_FROM)
     for index, threshold in enumerate(bright):
-        state = _bright_step(state, threshold, index, Freedom(kernel=calibrate), config)
+        state = _bright_step(state, threshold, index, Freedom(kernel=calibrate), keep, config)
     state, two_components = _choose_components(state, config)
     joint = Freedom(kernel=calibrate, galaxy_flux=True, galaxy_shape=True)
     # what is not Sersic is measured before any star may explain it
@@ -97,24 +104,64 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
     stars = state.scene.stars
     bright_stars = stars.take(stars.snr(frame.correlation) > KERNEL_STAR_SNR)
     state = state.with_frame(kernel_area(state.optics.frame, state.scene.galaxy, bright_stars))
-    for index, threshold in enumerate(deep):
-        state = descend(
-            state, (threshold,), joint, keep, centre_caution(state, config), first_blend=len(bright) + index
-        )
-        if threshold == min(deep):
-            break
-    state = _second_descent(state, joint, config)
+    state, structured = _find_galaxy(state, joint, keep, config)
+    limits = flux_limits(state, MEASURE_SNR)
+    state = free_all(with_faint_stars(state, limits))
+    state, measurement = measure(state, joint, keep, most=SETTLE_PASSES, weigh=False)
+    state = with_measured_stars(state)
+    # from here on the galaxy is held: its light must not hang on how deep the stars are fitted
+    held, keep = Freedom(kernel=calibrate), Keep.beside_held_galaxy(config.psf.keep_snr)
+    for threshold in (th for th in ladder if th < MEASURE_SNR):
+        state = hold_settled(with_faint_stars(state, limits))
+        state = descend(state, (threshold,), held, keep, centre_caution(state, config), first_blend=LAST_BLEND)
+    state, converged = settle(free_all(with_faint_stars(state, limits)), held, keep, most=SETTLE_PASSES)
+    return BaseFit(
+        state=state,
+        measurement=measurement,
+        converged=converged and measurement.quiet,
+        two_components=two_components,
+        structured=structured,
+        faint_limits=limits,
+    )
+
+
+def with_measured_stars(state: State) -> State:
+    """Remember places and fluxes: other filters are measured with these, however deep the stars are fitted."""
+    stars = state.scene.stars
+    stars = replace(stars, anchor_x=stars.x.copy(), anchor_y=stars.y.copy(), base_flux=np.maximum(stars.flux, 0.0))
+    return replace(state, scene=state.scene.with_stars(stars))
+
+
+def _find_galaxy(state: State, joint: Freedom, keep: Keep, config: Config) -> tuple[State, bool]:
+    """Solve the galaxy with the stars above `MEASURE_SNR`; returns whether it has structure."""
+    steps = tuple(th for th in config.psf.snr_ladder if MEASURE_SNR < th <= JOINT_FROM)
+    for index, threshold in enumerate((*steps, MEASURE_SNR)):
+        caution = centre_caution(state, config)
+        state = descend(state, (threshold,), joint, keep, caution, first_blend=2 + index)
+    state = _descend_again(state, joint, keep, config)
     structured = False
     for _ in range(MOST_WIDENINGS):
-        if not star_density(state, config.psf.report_snr).too_high:
+        if not star_density(state, MEASURE_SNR).too_high:
             break
         structured = True
-        state = _second_descent(with_wider_errors(state, WIDENING), joint, config)
-    limits = flux_limits(state, min(deep))
-    state, converged = settle(free_all(with_faint_stars(state, limits)), joint, keep, most=SETTLE_PASSES)
-    return BaseFit(
-        state=state, converged=converged, two_components=two_components, structured=structured, faint_limits=limits
-    )
+        state = _descend_again(with_wider_errors(state, WIDENING), joint, keep, config)
+    return state, structured
+
+
+def _descend_again(state: State, freedom: Freedom, keep: Keep, config: Config) -> State:
+    """Forget the faint stars and find them again around the galaxy as it is now known."""
+    state = purge(state, freedom, keep)
+    for _ in range(MEASURE_PASSES):
+        caution = centre_caution(state, config)
+        state = descend(
+            hold_settled(state),
+            (MEASURE_SNR,),
+            freedom,
+            keep,
+            caution,
+            first_blend=LAST_BLEND,
+        )
+    return state
 
 
 def kernel_area(frame: Frame, galaxy: Galaxy | None, bright: Stars) -> Frame:
@@ -125,18 +172,6 @@ def kernel_area(frame: Frame, galaxy: Galaxy | None, bright: Stars) -> Frame:
     usable = area & frame.good
     enough = usable.sum() > LEAST_KERNEL_PIXELS and at(usable, bright).sum() >= LEAST_KERNEL_STARS
     return replace(frame, anchored_area=area) if enough else frame
-
-
-def _second_descent(state: State, freedom: Freedom, config: Config) -> State:
-    """Forget the faint stars and find them again around the galaxy as it is now known."""
-    state = purge(state, freedom, config.psf.keep_snr)
-    for threshold in config.psf.snr_ladder:
-        if threshold < PURGE_SNR:
-            caution = centre_caution(state, config)
-            state = descend(
-                hold_settled(state), (threshold,), freedom, config.psf.keep_snr, caution, first_blend=LAST_BLEND
-            )
-    return state
 
 
 def hold_settled(state: State) -> State:
@@ -162,9 +197,16 @@ def centre_caution(state: State, config: Config) -> Image:
     return np.where(centre_distance(galaxy, state.optics.frame.shape) >= radius, 1.0, np.inf)
 
 
-def _bright_step(state: State, threshold: float, index: int, freedom: Freedom, config: Config) -> State:
+def _bright_step(state: State, threshold: float, index: int, freedom: Freedom, keep: Keep, config: Config) -> State:
     """Find and solve bright stars, then refit the galaxy on what they leave."""
-    state = descend(state, (threshold,), freedom, config.psf.keep_snr, centre_caution(state, config), first_blend=index)
+    state = descend(
+        state,
+        (threshold,),
+        freedom,
+        keep,
+        centre_caution(state, config),
+        first_blend=index,
+    )
     return with_smooth(state, refit(state.optics.frame, state.optics, star_image(state), smooth_of(state)))
 
 
@@ -192,11 +234,11 @@ def _choose_components(state: State, config: Config) -> tuple[State, bool]:
     return (state, False) if two is None else (with_smooth(state, two), True)
 
 
-def purge(state: State, freedom: Freedom, keep_snr: float) -> State:
+def purge(state: State, freedom: Freedom, keep: Keep) -> State:
     """Forget faint stars that were made while the galaxy was wrong, and settle twice."""
     stars = state.scene.stars
     bright = (stars.snr(state.optics.frame.correlation) > PURGE_SNR) | stars.anchored
     state = replace(state, scene=state.scene.with_stars(stars.take(bright)))
     for _ in range(2):
-        state = prune(solve(state, freedom), keep_snr)
+        state = prune(solve(state, freedom), keep)
     return state

@@ -10,6 +10,8 @@ from sphot_mpi.records import Image
 
 Vector = NDArray[np.float64]
 
+#: Stars above this S/N, were they alone, tell kernel and shift; what the others say is nothing beside it.
+TELLING_SNR = 5.0
 #: Parameters of one component's shape, in the order of `Galaxy.shapes`.
 SHAPE_NAMES = ("ln_r", "ln_n", "eta_1", "eta_2")
 
@@ -24,6 +26,8 @@ class Freedom:
         The PSF kernel's variance; a common displacement of galaxy and stars.
     galaxy_flux, galaxy_shape : bool
         Each component's flux; centre and shapes.
+    galaxy_profile : bool
+        r_eff and n of each component; contained in `galaxy_shape`.
     galaxy_scale : bool
         One factor on all components' fluxes, in place of `galaxy_flux`.
     """
@@ -32,6 +36,7 @@ class Freedom:
     shift: bool = False
     galaxy_flux: bool = False
     galaxy_shape: bool = False
+    galaxy_profile: bool = False
     galaxy_scale: bool = False
 
 
@@ -93,8 +98,10 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
     basis = sky_basis(shape)
     columns: dict[str, Image] = {f"sky{k}": basis[k] for k in range(3)}
     if freedom.kernel or freedom.shift:
-        images = optics.stars.render_with_derivatives(stars.x, stars.y, stars.flux, optics.kernel_planes)
-        star_image = images.model
+        telling = stars.flux > TELLING_SNR * optics.star_error
+        bright, faint = stars.take(telling), stars.take(~telling)
+        images = optics.stars.render_with_derivatives(bright.x, bright.y, bright.flux, optics.kernel_planes)
+        star_image = images.model + render_stars(faint, optics)
         if freedom.kernel:
             columns["kernel"] = images.dkernel
         if freedom.shift:
@@ -119,7 +126,14 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
 
 def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: dict[str, Image]) -> Image:
     """Add the galaxy's derivatives to `columns`; returns its image."""
-    needs_derivatives = freedom.galaxy_shape or freedom.kernel or freedom.shift
+    needs_derivatives = freedom.galaxy_shape or freedom.galaxy_profile
+    if freedom.kernel or freedom.shift:
+        # where they are measured off the galaxy, its light says nothing about them
+        x, y = (
+            np.clip(round(v) + PAD, 0, side - 1)
+            for v, side in zip(galaxy.centre, optics.frame.shape[::-1], strict=True)
+        )
+        needs_derivatives |= bool(optics.frame.anchored_area[y, x])
     if not needs_derivatives and not freedom.galaxy_flux and not freedom.galaxy_scale:
         return render_galaxy(galaxy, optics)
     image = np.zeros(optics.frame.shape)
@@ -147,5 +161,9 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
         columns["x_0"], columns["y_0"] = common[1], common[2]
         for c in range(galaxy.size):
             for k, name in enumerate(SHAPE_NAMES):
+                columns[f"{c}.{name}"] = scaled[c][3 + k]
+    elif freedom.galaxy_profile:
+        for c in range(galaxy.size):
+            for k, name in enumerate(SHAPE_NAMES[:2]):
                 columns[f"{c}.{name}"] = scaled[c][3 + k]
     return image

@@ -8,10 +8,11 @@ from sphot_mpi.flags import FitFlag, SourceFlag
 from sphot_mpi.joint import State, at
 from sphot_mpi.joint_base import BaseFit
 from sphot_mpi.joint_galaxy import components_of, galaxy_radius
-from sphot_mpi.joint_render import Freedom, render_galaxy, render_sky, render_stars
+from sphot_mpi.joint_measure import Measurement
+from sphot_mpi.joint_render import render_galaxy, render_sky, render_stars
 from sphot_mpi.joint_scaled import ScaledFit
 from sphot_mpi.joint_scene import LARGEST_COMPONENT, PAD, Galaxy, Stars
-from sphot_mpi.joint_solve import ETA_MAX, LN_N_RANGE, SMALLEST_R, VARIANCE_MAX, solve_step
+from sphot_mpi.joint_solve import ETA_MAX, LN_N_RANGE, SMALLEST_R, VARIANCE_MAX
 from sphot_mpi.kernels import joint as kernels
 from sphot_mpi.records import SOURCE_DTYPE, Cutout, FilterFit, Image, KernelFit, SersicParams, SkyPlane
 from sphot_mpi.sersic import params_jacobian, total_flux
@@ -40,8 +41,9 @@ def base_result(fit: BaseFit, cutout: Cutout, config: Config, seconds: float) ->
     flags = FitFlag.SECOND_COMPONENT if fit.two_components else FitFlag(0)
     if fit.structured:
         flags |= FitFlag.STRUCTURED
-    freedom = Freedom(kernel=config.psf_calib.in_mainloop, galaxy_flux=True, galaxy_shape=True)
-    return _Summary(fit.state, cutout, config, freedom).record(fit.converged, flags, seconds, None, fit.faint_limits)
+    return _Summary(fit.state, fit.measurement, cutout, config).record(
+        fit.converged, flags, seconds, None, fit.faint_limits
+    )
 
 
 def scaled_result(
@@ -65,24 +67,21 @@ def scaled_result(
         Where the sources' positions came from.
     """
     flags = FitFlag.FORCED if positions == "forced" else FitFlag(0)
-    free = config.core.allow_refit
-    freedom = Freedom(
-        kernel=config.psf_calib.in_mainloop,
-        shift=not free,
-        galaxy_scale=not free,
-        galaxy_flux=free,
-        galaxy_shape=free,
-    )
-    return _Summary(fit.state, cutout, config, freedom).record(
-        fit.converged, flags, seconds, None if free else base, base.faint_limits
+    if fit.own_profile:
+        flags |= FitFlag.OWN_PROFILE
+    shape_from = None if config.core.allow_refit else base
+    return _Summary(fit.state, fit.measurement, cutout, config).record(
+        fit.converged, flags, seconds, shape_from, base.faint_limits
     )
 
 
 class _Summary:
     """Numbers drawn from a converged state."""
 
-    def __init__(self, state: State, cutout: Cutout, config: Config, freedom: Freedom) -> None:
+    def __init__(self, state: State, measurement: Measurement, cutout: Cutout, config: Config) -> None:
+        assert state.step is not None
         self.state = state
+        self.measurement = measurement
         self.cutout = cutout
         self.config = config
         self.frame = state.optics.frame
@@ -94,9 +93,9 @@ class _Summary:
         self.galaxy_image = render_galaxy(self.galaxy, optics)
         model = self.star_image + self.galaxy_image + render_sky(self.scene.sky, shape)
         self.residual = self.frame.residual(model)
-        self.step = solve_step(self.scene, optics, freedom)
-        self.covariance = self.step.covariance * self.frame.correlation**2
-        self.index = {name: k for k, name in enumerate(self.step.names)}
+        # of sky and kernel, as they were solved with the faint stars; the galaxy's is that of its measurement
+        self.covariance = state.step.covariance * self.frame.correlation**2
+        self.index = {name: k for k, name in enumerate(state.step.names)}
 
     def record(
         self,
@@ -111,7 +110,7 @@ class _Summary:
         if base is None:
             covariance, total_err = self._free_covariance()
         else:
-            covariance, total_err = self._scaled_covariance(base)
+            covariance, total_err = self._pinned_covariance(base)
         total = float(self.galaxy.fluxes.sum())
         sources = self._sources()
         report = self._report(sources)
@@ -214,24 +213,44 @@ class _Summary:
     def _free_covariance(self) -> tuple[Image, float]:
         """Covariance of the Sersic parameters, and the error of the total flux, where the shape was free."""
         size = self.galaxy.size
-        turn = np.zeros((7 * size, self.covariance.shape[0]))
-        for c in range(size):
-            names = [f"{c}.flux", "x_0", "y_0", f"{c}.ln_r", f"{c}.ln_n", f"{c}.eta_1", f"{c}.eta_2"]
-            columns = [self.index[name] for name in names]
-            turn[7 * c : 7 * c + 7, columns] = params_jacobian(self.galaxy.vector(c), float(self.galaxy.fluxes[c]))
-        fluxes = [self.index[f"{c}.flux"] for c in range(size)]
-        total = float(np.sqrt(self.covariance[np.ix_(fluxes, fluxes)].sum()))
-        return turn @ self.covariance @ turn.T, total
+        centre = ["x_0", "y_0"]
+        names = [[f"{c}.flux", *centre, f"{c}.ln_r", f"{c}.ln_n", f"{c}.eta_1", f"{c}.eta_2"] for c in range(size)]
+        turn = [params_jacobian(self.galaxy.vector(c), float(self.galaxy.fluxes[c])) for c in range(size)]
+        covariance = self._turned(names, turn)
+        return covariance, self.measurement.spread([f"{c}.flux" for c in range(size)])
+
+    def _turned(self, names: list[list[str]], turn: list[Image]) -> Image:
+        """Covariance of all components' parameters from that of some unknowns; `turn` has the derivatives by them."""
+        every = list(dict.fromkeys(name for one in names for name in one))
+        jacobian = np.zeros((7 * len(names), len(every)))
+        for c, (one, block) in enumerate(zip(names, turn, strict=True)):
+            jacobian[7 * c : 7 * c + 7, [every.index(name) for name in one]] = block
+        return np.asarray(jacobian @ self.measurement.block(every) @ jacobian.T)
+
+    def _pinned_covariance(self, base: FilterFit) -> tuple[Image, float]:
+        """Covariance of the Sersic parameters, and the error of the total flux, where shape or geometry was pinned."""
+        if "scale" not in self.measurement.names:
+            return self._profile_covariance(base)
+        return self._scaled_covariance(base)
+
+    def _profile_covariance(self, base: FilterFit) -> tuple[Image, float]:
+        """As `_pinned_covariance`, where flux, r_eff and n were free and centre and ellipse the base filter's."""
+        size = self.galaxy.size
+        names = [[f"{c}.flux", f"{c}.ln_r", f"{c}.ln_n"] for c in range(size)]
+        turn = [params_jacobian(self.galaxy.vector(c), float(self.galaxy.fluxes[c]))[:, [0, 3, 4]] for c in range(size)]
+        covariance = self._turned(names, turn)
+        geometry = [7 * c + k for c in range(size) for k in (3, 4, 5, 6)]
+        covariance[np.ix_(geometry, geometry)] += base.covariance[np.ix_(geometry, geometry)]
+        return covariance, self.measurement.spread([one[0] for one in names])
 
     def _scaled_covariance(self, base: FilterFit) -> tuple[Image, float]:
-        """Covariance of the Sersic parameters, and the error of the total flux, where the shape was pinned.
+        """As `_pinned_covariance`, where one scale was free.
 
         The flux's error at a fixed shape is widened by what the shape's uncertainty does to it: the flux follows
         the base filter's with the same relative error, since the same shape scales both.
         """
         total = float(self.galaxy.fluxes.sum())
-        k = self.index["scale"]
-        own = float(self.covariance[k, k])
+        own = self.measurement.spread(["scale"]) ** 2
         shape_share = (base.total_flux_err / base.total_flux) ** 2 if base.total_flux > 0.0 else 0.0
         covariance = base.covariance.copy()
         factor = _amplitude_ratios(components_of(self.galaxy), base.components)

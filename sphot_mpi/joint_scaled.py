@@ -7,11 +7,19 @@ from numpy.typing import NDArray
 
 from sphot_mpi.config import Config, Positions
 from sphot_mpi.flags import FitFlag
-from sphot_mpi.joint import LAST_BLEND, State, at, descend, settle, solve
-from sphot_mpi.joint_base import KERNEL_STAR_SNR, KERNEL_START, centre_caution, hold_settled, kernel_area
+from sphot_mpi.joint import LAST_BLEND, Keep, State, at, descend, settle, solve
+from sphot_mpi.joint_base import (
+    KERNEL_STAR_SNR,
+    KERNEL_START,
+    MEASURE_SNR,
+    centre_caution,
+    hold_settled,
+    kernel_area,
+)
 from sphot_mpi.joint_galaxy import galaxy_of, galaxy_radius, robust_sigma
-from sphot_mpi.joint_render import Freedom
-from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
+from sphot_mpi.joint_measure import Measurement, measure
+from sphot_mpi.joint_render import SHAPE_NAMES, Freedom
+from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Scene, Stars
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import FilterFit, Image
 from sphot_mpi.structure import structure_factor, with_faint_stars
@@ -35,6 +43,10 @@ LEAST_COMMON = 0.1
 LEAST_NEW_SNR = 4.5
 #: Anchored stars below this S/N are dropped: a dark star only makes room for somebody else's light.
 LEAST_ANCHORED_SNR = 0.0
+#: Chi2 of a filter's free profile against the base filter's, above which it has its own.
+PROFILE_CHANGE = 20.0
+#: Most solves of a profile.
+PROFILE_PASSES = 6
 #: Solves of the pinned stars: without, then with kernel and shift.
 PINNED_PASSES = (2, 3)
 #: Most solves after the last detection: shape pinned, and shape free.
@@ -43,10 +55,24 @@ SETTLE_PASSES, REFIT_PASSES = 3, 10
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScaledFit:
-    """Result of another filter's joint fit: the converged state, and whether it was quiet."""
+    """Result of another filter's joint fit.
+
+    Parameters
+    ----------
+    state : State
+        The converged state.
+    measurement : Measurement
+        Covariance of the galaxy.
+    converged : bool
+        Whether the last solves were quiet.
+    own_profile : bool
+        Whether the galaxy's radial profile is this filter's own.
+    """
 
     state: State
+    measurement: Measurement
     converged: bool
+    own_profile: bool
 
 
 def fit_scaled_scene(
@@ -80,28 +106,132 @@ def fit_scaled_scene(
     state = _start(frame, library, base, covered, KERNEL_START if calibrate else 0.0, positions)
     if positions == "free":
         covered = np.zeros_like(covered)
+    upper, lower = _ladders(config, positions)
+    keep = Keep.beside_free_galaxy(config.psf.keep_snr)
+    state = _find_scale(state, base, covered, upper, config, positions)
+    if config.core.allow_refit:
+        joint, most = Freedom(kernel=calibrate, galaxy_flux=True, galaxy_shape=True), REFIT_PASSES
+    else:
+        joint, most = Freedom(kernel=calibrate, shift=True, galaxy_scale=True), SETTLE_PASSES
+    state, measurement = measure(state, joint, keep, most=most)
+    own_profile = False
+    if config.core.profile_by_filter and not config.core.allow_refit:
+        state, measurement, own_profile = with_own_profile(state, measurement, joint, keep)
+    # from here on the galaxy is held: its light must not hang on how deep the stars are fitted
+    held, keep = Freedom(kernel=calibrate), Keep.beside_held_galaxy(config.psf.keep_snr)
+    if positions != "free":
+        state = _with_anchors(state, base, measured=False)
+        state = solve(_with_prior(solve(state, held), base, config), held)
+    if positions != "forced":
+        state = _add_new(state, base, held, keep, _caution(state, base, covered, config), lower, positions)
+    state, converged = settle(state, held, keep, most=SETTLE_PASSES)
+    return ScaledFit(
+        state=state, measurement=measurement, converged=converged and measurement.quiet, own_profile=own_profile
+    )
+
+
+def with_own_profile(
+    state: State, measurement: Measurement, freedom: Freedom, keep: Keep
+) -> tuple[State, Measurement, bool]:
+    """Free the galaxy's radial profile where the base filter's does not fit this filter's data.
+
+    Real galaxies have colour gradients. What the base filter's profile leaves of them would hang on the weights, and
+    would be filled with stars.
+
+    Parameters
+    ----------
+    state, measurement
+        Of the fit with the base filter's profile.
+    freedom : Freedom
+        What was free in it.
+    keep : Keep
+        Which stars stay.
+
+    Returns
+    -------
+    state : State
+        With the profile that is to be used.
+    measurement : Measurement
+        Its covariance.
+    taken : bool
+        Whether that is this filter's own.
+    """
+    galaxy = state.scene.galaxy
+    if galaxy is None or not galaxy.fluxes.sum() > 0.0:
+        return state, measurement, False
+    own = replace(freedom, galaxy_scale=False, galaxy_flux=True, galaxy_profile=True)
+    trial, trial_measurement = measure(state, own, keep, most=PROFILE_PASSES)
+    found = trial.scene.galaxy
+    assert found is not None
+    if (found.fluxes > 0.0).all() and profile_change(galaxy, found, trial_measurement) > PROFILE_CHANGE:
+        return trial, trial_measurement, True
+    return state, measurement, False
+
+
+def profile_change(expected: Galaxy, found: Galaxy, measurement: Measurement) -> float:
+    """Wald's chi2 of a free profile against the expected one: by r_eff, n and the components' shares of the flux.
+
+    Parameters
+    ----------
+    expected, found : Galaxy
+        The pinned profile and the free one.
+    measurement : Measurement
+        Of the free one.
+    """
+    size = found.size
+    names = [f"{c}.{name}" for c in range(size) for name in SHAPE_NAMES[:2]]
+    fluxes = [f"{c}.flux" for c in range(size)]
+    share = expected.fluxes / expected.fluxes[0]
+    change = np.concatenate(
+        ((found.shapes - expected.shapes)[:, :2].ravel(), found.fluxes[1:] - share[1:] * found.fluxes[0])
+    )
+    turn = np.zeros((change.size, len(names) + size))
+    turn[: len(names), : len(names)] = np.eye(len(names))
+    turn[len(names) :, len(names)] = -share[1:]
+    turn[len(names) :, len(names) + 1 :] = np.eye(size - 1)
+    covariance = turn @ measurement.block([*names, *fluxes]) @ turn.T
+    return float(change @ np.linalg.pinv(covariance, hermitian=True) @ change)
+
+
+def _find_scale(
+    state: State,
+    base: FilterFit,
+    covered: NDArray[np.bool_],
+    ladder: tuple[float, ...],
+    config: Config,
+    positions: Positions,
+) -> State:
+    """Solve the galaxy's scale, kernel and shift with the stars that are bright here or in the base filter."""
+    calibrate, keep = config.psf_calib.in_mainloop, Keep.beside_free_galaxy(config.psf.keep_snr)
+    if positions != "free":
+        state = _with_anchors(state, base, measured=True)
     pinned = Freedom(galaxy_scale=True)
     for _ in range(PINNED_PASSES[0]):
         state = solve(state, pinned)
     if positions != "forced":
-        state = _fill_uncovered(state, covered, pinned, config, positions)
+        state = _fill_uncovered(state, covered, pinned, keep, ladder, config)
     joint = Freedom(galaxy_scale=True, kernel=calibrate, shift=True)
-    structured = bool(base.flags & FitFlag.STRUCTURED)
     for _ in range(PINNED_PASSES[1]):
-        if config.psf.colour_prior:
-            state = with_colour_prior(state, structured)
-        state = with_faint_stars(solve(state, joint), base.faint_limits)
+        state = with_faint_stars(solve(_with_prior(state, base, config), joint), base.faint_limits)
     if positions != "forced":
-        # what the base filter's shape cannot follow in this filter must not be filled with stars
-        caution = structure_factor(state) * centre_caution(state, config)
-        if structured:
-            caution[on_galaxy(state) & covered] = np.inf
-        state = _add_new(_free_bright(state), base, joint, caution, config, positions)
-    if config.core.allow_refit:
-        joint = replace(joint, galaxy_scale=False, shift=False, galaxy_flux=True, galaxy_shape=True)
-    most = REFIT_PASSES if config.core.allow_refit else SETTLE_PASSES
-    state, converged = settle(state, joint, config.psf.keep_snr, most=most)
-    return ScaledFit(state=state, converged=converged)
+        caution = _caution(state, base, covered, config)
+        state = _add_new(_free_bright(state), base, joint, keep, caution, ladder, positions)
+    return state
+
+
+def _with_prior(state: State, base: FilterFit, config: Config) -> State:
+    """Return the state with the colour prior, if there is to be one."""
+    if not config.psf.colour_prior:
+        return state
+    return with_colour_prior(state, bool(base.flags & FitFlag.STRUCTURED))
+
+
+def _caution(state: State, base: FilterFit, covered: NDArray[np.bool_], config: Config) -> Image:
+    """Factor on detection thresholds: what the base filter's shape cannot follow must not be filled with stars."""
+    caution = structure_factor(state) * centre_caution(state, config)
+    if base.flags & FitFlag.STRUCTURED:
+        caution[on_galaxy(state) & covered] = np.inf
+    return caution
 
 
 def _start(
@@ -114,39 +244,56 @@ def _start(
     bright = _sources_above(base, np.inf if positions == "free" else KERNEL_STAR_SNR)
     bright_stars = Stars.new(bright["x_fit"] + PAD, bright["y_fit"] + PAD, bright["flux_fit"])
     frame = kernel_area(frame, galaxy_of(base.components), bright_stars)
-    state = State.start(_first_scene(frame, base), Optics.start(library, sigma, frame))
-    return state if positions == "free" else _with_anchors(state, base)
+    return State.start(_first_scene(frame, base), Optics.start(library, sigma, frame))
 
 
 def _fill_uncovered(
-    state: State, covered: NDArray[np.bool_], freedom: Freedom, config: Config, positions: Positions
+    state: State, covered: NDArray[np.bool_], freedom: Freedom, keep: Keep, ladder: tuple[float, ...], config: Config
 ) -> State:
     """Find the stars where the base filter saw nothing; unknown, they would be made up for by the kernel."""
     caution = np.where(covered, np.inf, centre_caution(state, config))
     if (np.isfinite(caution) & state.optics.frame.good).any():
-        for threshold in _ladder(config, positions):
-            state = descend(state, (threshold,), freedom, config.psf.keep_snr, caution, first_blend=LAST_BLEND)
+        for threshold in ladder:
+            state = descend(
+                state,
+                (threshold,),
+                freedom,
+                keep,
+                caution,
+                first_blend=LAST_BLEND,
+            )
     return state
 
 
 def _add_new(
-    state: State, base: FilterFit, freedom: Freedom, caution: Image, config: Config, positions: Positions
+    state: State,
+    base: FilterFit,
+    freedom: Freedom,
+    keep: Keep,
+    caution: Image,
+    ladder: tuple[float, ...],
+    positions: Positions,
 ) -> State:
     """Find what the base filter's stars leave."""
-    for threshold in _ladder(config, positions):
+    for threshold in ladder:
         state = with_faint_stars(_drop_dark(state), base.faint_limits)
         # free stars were found under the first kernel and shift: none is settled yet
         state = state if positions == "free" else hold_settled(state)
-        state = descend(state, (threshold,), freedom, config.psf.keep_snr, caution, first_blend=LAST_BLEND)
+        state = descend(state, (threshold,), freedom, keep, caution, first_blend=LAST_BLEND)
     return state
 
 
-def _ladder(config: Config, positions: Positions) -> tuple[float, ...]:
-    """Detection steps: all of them, or where faint stars are anchored every other one to `LEAST_NEW_SNR`."""
+def _ladders(config: Config, positions: Positions) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Detection steps to `MEASURE_SNR` and below it.
+
+    Free stars take all of them; where faint stars are anchored it is every other one, to `LEAST_NEW_SNR`.
+    """
+    steps = config.psf.snr_ladder
+    above = (*(th for th in steps if th > MEASURE_SNR), MEASURE_SNR)
+    below = tuple(th for th in steps if th < MEASURE_SNR)
     if positions == "free":
-        return config.psf.snr_ladder
-    steps = tuple(dict.fromkeys(th for th in config.psf.snr_ladder if th >= LEAST_NEW_SNR))
-    return steps[::-2][::-1]
+        return above, below
+    return above[::-2][::-1], tuple(dict.fromkeys(th for th in below if th >= LEAST_NEW_SNR))[-1:]
 
 
 def _first_scene(frame: Frame, base: FilterFit) -> Scene:
@@ -157,24 +304,34 @@ def _first_scene(frame: Frame, base: FilterFit) -> Scene:
     return Scene(stars=none, galaxy=galaxy, sky=np.array([sky, 0.0, 0.0]))
 
 
-def _with_anchors(state: State, base: FilterFit) -> State:
-    """Put the base filter's sources into the scene, pinned, the most significant if there are too many."""
-    table = _sources_above(base, ANCHOR_SNR)
-    order = np.argsort(-table["snr"], kind="stable")
+def _with_anchors(state: State, base: FilterFit, *, measured: bool) -> State:
+    """Add the base filter's sources that its galaxy was measured with, or the others, pinned.
+
+    If there are too many to be told apart, it is the brightest.
+    """
+    table = _sources_above(base, -np.inf if measured else ANCHOR_SNR)
+    known = table["flux_init"] > 0.0
+    table = table[known if measured else ~known]
+    stem = "init" if measured else "fit"
+    # a position's error is in inverse proportion to the flux; one law for all, since single errors hang on the depth
+    scatter = (
+        np.median(np.hypot(table["x_err"], table["y_err"]) / np.sqrt(2.0) * table["flux_fit"]) if table.size else 0.0
+    )
+    order = np.argsort(-table[f"flux_{stem}"], kind="stable")
     stamp = state.optics.stars.sampled(state.optics.core_radius)
-    most = int(ANCHORS_PER_PSF * state.optics.frame.good.sum() * (stamp**2).sum())
-    table = table[np.sort(order[:most])]
-    x, y = table["x_fit"] + PAD, table["y_fit"] + PAD
-    sigma = np.clip(np.nan_to_num(np.hypot(table["x_err"], table["y_err"]) / np.sqrt(2.0), nan=0.5), *ANCHOR_SIGMA)
+    most = int(ANCHORS_PER_PSF * state.optics.frame.good.sum() * (stamp**2).sum()) - state.scene.stars.size
+    table = table[np.sort(order[: max(most, 0)])]
+    x, y = (table[f"{axis}_{stem}"] + PAD + moved for axis, moved in zip("xy", state.scene.shift, strict=True))
+    sigma = np.clip(np.nan_to_num(scatter / table[f"flux_{stem}"], nan=0.5, posinf=0.5), *ANCHOR_SIGMA)
     stars = replace(
         Stars.new(x, y, np.zeros(x.size)),
         anchor_sigma=sigma,
         base_id=table["id"].astype(np.int64),
-        base_flux=table["flux_fit"].astype(np.float64),
+        base_flux=table[f"flux_{stem}"].astype(np.float64),
         free=np.zeros(x.size, bool),
     )
     usable = at(state.matched.covered, stars)
-    return replace(state, scene=state.scene.with_stars(stars.take(usable)))
+    return replace(state, scene=state.scene.with_stars(state.scene.stars.join(stars.take(usable))))
 
 
 def _sources_above(base: FilterFit, snr: float) -> NDArray[np.void]:

@@ -26,6 +26,8 @@ Pixel = TypeVar("Pixel", bound=np.generic)
 LARGEST_COMPONENT = 0.27
 #: Half-size, in FWHM, of the stars' core stamps; the residual is that of whole stars, so it is no bias.
 CORE_FWHM = 1.5
+#: Change of the kernel's sigma, px, up to which the PSF's derivative by it is kept.
+PLANES_TOLERANCE = 0.05
 #: Margin of the frame around the cutout, px.
 PAD = 12
 
@@ -125,6 +127,7 @@ class Optics:
             else renderer.with_psf(psf)
         )
         self.stars = StarField(psf, frame.shape, frame.noise * frame.correlation)
+        self._planes_sigma = psf.kernel.values[0]
 
     @classmethod
     def start(cls, library: LibraryPSF, sigma: float, frame: Frame) -> "Optics":
@@ -133,7 +136,12 @@ class Optics:
 
     def with_variance(self, variance: float) -> "Optics":
         """Return the optics under a Gaussian kernel of the given variance, px^2."""
-        return Optics(self.psf.with_kernel(Kernel("gaussian", (float(np.sqrt(variance)),))), self.frame, self.renderer)
+        other = Optics(self.psf.with_kernel(Kernel("gaussian", (float(np.sqrt(variance)),))), self.frame, self.renderer)
+        # a derivative from nearby leads to the same kernel
+        if "kernel_planes" in self.__dict__ and abs(np.sqrt(variance) - self._planes_sigma) < PLANES_TOLERANCE:
+            other.__dict__["kernel_planes"] = self.kernel_planes
+            other._planes_sigma = self._planes_sigma
+        return other
 
     def on(self, frame: Frame) -> "Optics":
         """Return the optics for other data or weights on the same frame."""
@@ -161,6 +169,12 @@ class Optics:
     def core_radius(self) -> int:
         """Half-size, px, of the stamps that carry the stars' equations."""
         return int(np.clip(np.ceil(CORE_FWHM * self.fwhm), 4, 12))
+
+    @cached_property
+    def star_error(self) -> float:
+        """Flux error of an isolated star in the emptiest part."""
+        stamp = self.stars.sampled(self.core_radius)
+        return self.stars.noise / float(np.sqrt((stamp**2).sum()))
 
     @cached_property
     def peak(self) -> float:

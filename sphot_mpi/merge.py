@@ -97,9 +97,10 @@ def _merge(output: Path, parts: Sequence[StoredOutcomes], command_line: str) -> 
         ranks=sum(int(a["ranks"]) for a in attributes),
         restarts=sum(int(a["restarts"]) for a in attributes),
         images=_common_images(parts),
+        psf=all("psf" in part.reader.file for part in parts),
         photometry=all(any(t.kind is TaskKind.PHOTOMETRY for t in source.tasks(g.index)) for g in source.galaxies),
     )
-    return write_results(output, info, source, SoloComm(), source.images)
+    return write_results(output, info, source, SoloComm(), source.images, source)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -162,6 +163,17 @@ class _Merged:
         named = part.reader.images_at(part.galaxy_row(galaxy.name), outcome.task.filter, shape)
         cutout = Cutout(galaxy=galaxy.name, filter=outcome.task.filter, data=blank, error=None, mask=np.isnan(blank))
         return cutout, _StoredImages(sersic=blank, sources=blank, sky=blank, named=named)
+
+    def psf_shape(self, galaxy: Galaxy, filter_name: str) -> tuple[int, int, int]:
+        """Return shape and oversampling of a galaxy's stored PSF."""
+        part = self._rows[self._tasks[galaxy.index][0]][0]
+        ny, nx = part.reader.psf_at(part.galaxy_row(galaxy.name), filter_name).shape
+        return ny, nx, part.reader.oversample(filter_name)
+
+    def psf(self, outcome: TaskOutcome, galaxy: Galaxy) -> Image:
+        """Return the PSF that is stored of a fit."""
+        part, _ = self._rows[outcome.task]
+        return part.reader.psf_at(part.galaxy_row(galaxy.name), outcome.task.filter)
 
 
 def _galaxies(part: StoredOutcomes, keys: Sequence[TaskKey]) -> list[Galaxy]:

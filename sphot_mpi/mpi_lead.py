@@ -222,7 +222,7 @@ def lead(
     with Interrupts(limits.grace) as interrupts:
         with Heartbeat(world, workers, Alive(), limits.worker_timeout / 5.0, lambda: None):
             campaign = make_campaign()
-            job = prepare(campaign)
+            job = prepare(campaign, len(workers))
             announce(job, progress)
             if job.nothing_to_do:
                 return end(job, interrupts)
@@ -236,7 +236,8 @@ def lead(
         for rank in workers:
             world.send(Gather(), rank)
         world.broadcast(order)
-        write(order, world, TaskRunner(campaign.config, make_fitters()).images if campaign.images else None)
+        needed = campaign.images or campaign.psf
+        write(order, world, TaskRunner(campaign.config, make_fitters()) if needed else None)
     return end(job, interrupts)
 
 

@@ -109,52 +109,53 @@ class Sizes:
         return bool(np.isfinite([self.petro_radius, self.r20, self.r50, self.r80]).all())
 
 
-def growth_curve(image: Image, ellipses: Sequence[Ellipse]) -> GrowthCurve:
-    """Light of an image inside ellipses.
+def growth_curves(images: Sequence[Image], ellipses: Sequence[Ellipse]) -> tuple[GrowthCurve, ...]:
+    """Light of some images inside the same ellipses.
 
     Pixels at an edge count by the part inside. That smooths the image by a pixel once more, which a small ellipse
     would show: inside those below 15 px the image is interpolated to a third of a pixel, by cubic splines.
 
     Parameters
     ----------
-    image : (ny, nx) float64 ndarray
-        Brightness; it must reach as far as the ellipses.
+    images : sequence of (ny, nx) float64 ndarray
+        Brightness, finite everywhere; they must reach as far as the ellipses.
     ellipses : sequence of Ellipse
         Nested, from inside outwards, evenly spaced in ln(radius).
 
     Returns
     -------
-    GrowthCurve
-        One point an ellipse.
+    tuple of GrowthCurve
+        One an image, with one point an ellipse.
     """
-    return GrowthCurve(
-        radius=np.array([ellipse.radius for ellipse in ellipses]),
-        area=np.array([ellipse.area for ellipse in ellipses]),
-        flux=_fluxes(image, ellipses),
-    )
-
-
-def _fluxes(image: Image, ellipses: Sequence[Ellipse]) -> Vector:
-    """Sums, of the fine image in the small ellipses."""
+    radius, area = (np.array([getattr(ellipse, name) for ellipse in ellipses]) for name in ("radius", "area"))
     small = [ellipse for ellipse in ellipses if ellipse.radius < FINE_RADIUS]
-    large = [ellipse.sum(image) for ellipse in ellipses[len(small) :]]
-    if not small or np.isnan(image).any():
-        return np.array([ellipse.sum(image) for ellipse in small] + large)
-    half = int(np.ceil(small[-1].radius)) + 2
-    x, y = round(small[0].x), round(small[0].y)
-    # sub-pixel k of the box lies at corner + (k - 1) / 3
-    y_fine, x_fine = ((c - half) + (np.arange(FINE * (2 * half + 1)) - (FINE - 1) / 2) / FINE for c in (y, x))
-    fine = ndimage.map_coordinates(image, np.meshgrid(y_fine, x_fine, indexing="ij"), order=3, mode="nearest")
-    inside = [
-        replace(
-            ellipse,
-            x=(ellipse.x - x_fine[0]) * FINE,
-            y=(ellipse.y - y_fine[0]) * FINE,
-            radius=ellipse.radius * FINE,
-        ).sum(fine)
-        for ellipse in small
+    fluxes = np.concatenate([_fine_sums(images, small), _sums(images, ellipses[len(small) :])], axis=1)
+    return tuple(GrowthCurve(radius=radius, area=area, flux=flux) for flux in fluxes)
+
+
+def _sums(images: Sequence[Image], ellipses: Sequence[Ellipse]) -> Image:
+    """Sums, (images, ellipses)."""
+    sums = np.zeros((len(images), len(ellipses)))
+    for k, ellipse in enumerate(ellipses):
+        window, part = ellipse.coverage((images[0].shape[0], images[0].shape[1]))
+        sums[:, k] = [float((image[window] * part).sum()) for image in images]
+    return sums
+
+
+def _fine_sums(images: Sequence[Image], ellipses: Sequence[Ellipse]) -> Image:
+    """Sums of the images as interpolated to sub-pixels, (images, ellipses)."""
+    if not ellipses:
+        return np.zeros((len(images), 0))
+    half = int(np.ceil(ellipses[-1].radius)) + 2
+    # the middle one of the sub-pixels of a pixel lies at its centre
+    steps = (np.arange(FINE * (2 * half + 1)) - (FINE - 1) / 2) / FINE - half
+    x, y = round(ellipses[0].x) + steps, round(ellipses[0].y) + steps
+    where = np.meshgrid(y, x, indexing="ij")
+    fine = [ndimage.map_coordinates(image, where, order=3, mode="nearest") for image in images]
+    grown = [
+        replace(one, x=(one.x - x[0]) * FINE, y=(one.y - y[0]) * FINE, radius=one.radius * FINE) for one in ellipses
     ]
-    return np.array([value / FINE**2 for value in inside] + large)
+    return _sums(fine, grown) / FINE**2
 
 
 def measure_sizes(curve: GrowthCurve, petro: float) -> Sizes:

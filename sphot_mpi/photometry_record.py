@@ -57,7 +57,7 @@ class AperturePhotometry:
     flux_err_sky : float
         Part from the sky: error of its level, and the scatter of empty apertures beyond the noise.
     flux_err_stars : float
-        Part from the fluxes of the subtracted point sources.
+        Part from the stars: errors of their fluxes, or the shot noise of those that the field's mean stands for.
     snr : float
         flux / flux_err.
     sky, sky_err : float
@@ -77,7 +77,8 @@ class AperturePhotometry:
     mag_raw, mag_raw_err, mag_corr, mag_corr_err : float
         Magnitudes of flux and flux_corr.
     colour, colour_err : float
-        mag_corr minus that of the base filter.
+        mag_corr minus that of the base filter; stars that both filters leave to the field's mean change both fluxes,
+        and only the difference counts in the error.
     petro_radius : float
         Semi-major axis at which this filter's own Petrosian index falls to ``aperture.petro``, px.
     r20, r50, r80 : float

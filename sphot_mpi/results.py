@@ -9,9 +9,10 @@ with what was written, and only then renamed.
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,11 @@ from sphot_mpi.errors import OutputError
 from sphot_mpi.results_backend import Backend, Slab, choose_backend
 from sphot_mpi.results_check import Receipt, check_counts, check_datasets, check_receipts
 from sphot_mpi.results_comm import Comm, together
-from sphot_mpi.results_images import ImageBatch, image_bytes, image_slabs
+from sphot_mpi.results_images import ImageBatch, image_bytes, image_slabs, psf_shapes, psf_slabs
 from sphot_mpi.results_layout import DatasetSpec, Measure, join_all, layout
 from sphot_mpi.results_origin import CampaignInfo, root_attributes
 from sphot_mpi.results_rows import block_arrays
-from sphot_mpi.results_source import KeptOutcome, OutcomeSource, Renderer
+from sphot_mpi.results_source import KeptOutcome, OutcomeSource, PSFSource, Renderer
 
 __all__ = ["CampaignInfo", "Written", "partial_path", "write_results"]
 
@@ -49,7 +50,7 @@ class Written:
     rows : mapping of str to int
         Rows of each dataset.
     unrendered : int
-        Fits without images, because their input could not be read again.
+        Images and PSFs of fits that could not be made, because their input could not be read again.
     """
 
     path: Path
@@ -68,10 +69,11 @@ def write_results(
     source: OutcomeSource,
     comm: Comm,
     render: Renderer | None = None,
+    psfs: PSFSource | None = None,
     *,
     batch_bytes: int = BATCH_BYTES,
 ) -> Written:
-    """Write the results file; every rank calls this, with the same arguments but its own `source`, `comm`, `render`.
+    """Write the results file; every rank calls this, with the same `path` and `info`.
 
     Parameters
     ----------
@@ -85,6 +87,8 @@ def write_results(
         The ranks; `SoloComm` for one process.
     render : callable or None
         Makes the images; needed where `info.images` are asked for.
+    psfs : PSFSource or None
+        Gives the PSFs; needed where `info.psf` is asked for.
     batch_bytes : int
         Bytes of rows or pixels that a rank holds at a time.
 
@@ -98,7 +102,7 @@ def write_results(
     OutputError
         On all ranks, if any of them cannot write; ``NAME.partial`` is left as it is.
     """
-    return _Writer(path, info, source, comm, render, batch_bytes).run()
+    return _Writer(path, info, source, comm, render, psfs, batch_bytes).run()
 
 
 class _Writer:
@@ -111,17 +115,19 @@ class _Writer:
         source: OutcomeSource,
         comm: Comm,
         render: Renderer | None,
+        psfs: PSFSource | None,
         batch_bytes: int,
     ) -> None:
-        if info.images and render is None:
-            msg = "images are asked for, but nothing renders them"
+        if (info.images and render is None) or (info.psf and psfs is None):
+            msg = "images or PSFs are asked for, but nothing makes them"
             raise ValueError(msg)
         self._path = path
         self._partial = partial_path(path)
         self._info = info
         self._source = source
         self._comm = comm
-        self._render = render
+        self._render = render if info.images else None
+        self._psfs = psfs if info.psf else None
         self._batch_bytes = batch_bytes
         self._words = f"{self._partial}: this cannot be written"
         galaxies = info.catalogue.galaxies
@@ -172,7 +178,9 @@ class _Writer:
             for galaxy in self._galaxies:
                 kept = self._load([galaxy])
                 arrays = block_arrays([galaxy], kept, photometry=self._info.photometry, positions=False)
-                parts.append(Measure.of(arrays, [one.outcome for one in kept]))
+                outcomes = [one.outcome for one in kept]
+                shapes = {} if self._psfs is None else psf_shapes(outcomes, galaxy, self._psfs)
+                parts.append(replace(Measure.of(arrays, outcomes), psfs=shapes))
                 unfinished += int(arrays["galaxies"]["status"][0] == b"unfinished")
         return parts, unfinished
 
@@ -181,7 +189,7 @@ class _Writer:
 
     def _check_space(self, specs: Sequence[DatasetSpec], total: Measure) -> None:
         """Refuse a disk that is too small, before a long write fails half-way."""
-        images = [spec.nbytes for spec in specs if spec.name.startswith("images/")]
+        images = [spec.nbytes for spec in specs if spec.is_stack]
         tables = sum(spec.nbytes for spec in specs) - sum(images)
         # what lies beyond a galaxy's own cutout is compressed to nothing
         pixels = 4 * total.pixels * len(self._info.images) if self._info.compress else sum(images)
@@ -209,7 +217,7 @@ class _Writer:
     def _write_tables(
         self, backend: Backend, specs: Sequence[DatasetSpec], parts: Sequence[Measure], start: dict[str, int]
     ) -> None:
-        tables = [spec for spec in specs if spec.values is None and not spec.name.startswith("images/")]
+        tables = [spec for spec in specs if spec.values is None and not spec.is_stack]
         sizes = [sum(part.rows.get(spec.name, 0) * spec.row_bytes for spec in tables) for part in parts]
         for batch in self._batches(sizes):
             slabs: list[Slab] = []
@@ -231,14 +239,26 @@ class _Writer:
             yield self._galaxies[starts[k] : ends[k]] if k < len(ends) else ()
 
     def _write_images(self, backend: Backend, specs: Sequence[DatasetSpec], total: Measure) -> None:
-        render = self._render
-        if render is None or not self._info.images:
-            return
-        for galaxies in self._batches([image_bytes(total.shapes, len(self._info.images))] * len(self._galaxies)):
-            for filter_name in sorted(total.shapes):
-                batch = ImageBatch(filter_name, self._info.images, galaxies)
+        if self._render is not None:
+            make = partial(image_slabs, source=self._source, render=self._render)
+            self._write_stacks(backend, specs, total.shapes, len(self._info.images), make)
+        if self._psfs is not None:
+            give = partial(psf_slabs, source=self._source, psfs=self._psfs)
+            self._write_stacks(backend, specs, {name: (ny, nx) for name, (ny, nx, _) in total.psfs.items()}, 1, give)
+
+    def _write_stacks(
+        self,
+        backend: Backend,
+        specs: Sequence[DatasetSpec],
+        shapes: Mapping[str, tuple[int, int]],
+        n_images: int,
+        make: Callable[[ImageBatch, tuple[int, int]], tuple[list[Slab], int]],
+    ) -> None:
+        """Write stacks of images of these shapes, a batch of galaxies and one filter at a time."""
+        for galaxies in self._batches([image_bytes(shapes, n_images)] * len(self._galaxies)):
+            for filter_name in sorted(shapes):
                 with together(self._comm, self._words):
-                    slabs, unrendered = image_slabs(batch, total.shapes[filter_name], self._source, render)
+                    slabs, unrendered = make(ImageBatch(filter_name, self._info.images, galaxies), shapes[filter_name])
                 self._unrendered += unrendered
                 self._write(backend, specs, slabs)
 

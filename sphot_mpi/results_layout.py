@@ -52,6 +52,8 @@ class Measure:
         Units of the data.
     pixels : int
         Pixels of all cutouts.
+    psfs : mapping of str to (int, int, int)
+        Largest PSF, (ny, nx), and oversampling by filter; oversampling 0: they differ.
     """
 
     rows: Mapping[str, int] = field(default_factory=dict)
@@ -60,6 +62,7 @@ class Measure:
     shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     units: frozenset[str] = frozenset()
     pixels: int = 0
+    psfs: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, arrays: Mapping[str, NDArray[Any]], outcomes: Iterable[TaskOutcome]) -> "Measure":
@@ -95,7 +98,14 @@ class Measure:
             shapes=shapes,
             units=self.units | other.units,
             pixels=self.pixels + other.pixels,
+            psfs={k: _larger_psf(self.psfs.get(k), other.psfs.get(k)) for k in {**self.psfs, **other.psfs}},
         )
+
+
+def _larger_psf(a: tuple[int, int, int] | None, b: tuple[int, int, int] | None) -> tuple[int, int, int]:
+    if a is None or b is None:
+        return a or b or (0, 0, 0)
+    return max(a[0], b[0]), max(a[1], b[1]), a[2] if a[2] == b[2] else 0
 
 
 def join_all(measures: Iterable[Measure]) -> Measure:
@@ -115,7 +125,7 @@ class DatasetSpec:
         Rows first.
     dtype : dtype
         Of an element; text is of fixed length.
-    attributes : mapping of str to str
+    attributes : mapping of str to str or int
         With `unit` and `description`.
     chunks : tuple of int or None
         Shape of a chunk; None: contiguous.
@@ -128,10 +138,15 @@ class DatasetSpec:
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    attributes: Mapping[str, str]
+    attributes: Mapping[str, str | int]
     chunks: tuple[int, ...] | None
     compressed: bool
     values: NDArray[Any] | None = None
+
+    @property
+    def is_stack(self) -> bool:
+        """Whether this is a (galaxy, y, x) stack, not a table."""
+        return self.dtype == np.float32
 
     @property
     def row_bytes(self) -> int:
@@ -188,7 +203,14 @@ def layout(measure: Measure, catalogue: Catalogue, images: Sequence[str], *, com
     specs.append(_stack_spec("photometry_curve", measure, no_curve().shape))
     for filter_name in sorted(measure.shapes):
         for name in images:
-            specs.append(_image_spec(filter_name, name, measure, unit, len(catalogue.galaxies), compress))
+            text = f"{IMAGES[name]}; (galaxy, y, x), NaN beyond a galaxy's own cutout, whose corner is in /galaxies"
+            shape = (len(catalogue.galaxies), *measure.shapes[filter_name])
+            attributes = {"unit": unit, "description": text}
+            specs.append(_image_spec(image_path(filter_name, name), shape, attributes, compress=compress))
+    for filter_name, (ny, nx, oversample) in sorted(measure.psfs.items()):
+        described: dict[str, str | int] = {"unit": "", "description": DESCRIPTIONS["psf"], "oversample": oversample}
+        shape = (len(catalogue.galaxies), ny, nx)
+        specs.append(_image_spec(psf_path(filter_name), shape, described, compress=compress))
     return specs
 
 
@@ -229,7 +251,7 @@ def _row_spec(
     name: str,
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
-    attributes: Mapping[str, str],
+    attributes: Mapping[str, str | int],
     values: NDArray[Any] | None = None,
 ) -> DatasetSpec:
     row = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
@@ -251,20 +273,24 @@ def _stack_spec(name: str, measure: Measure, shape: tuple[int, ...]) -> DatasetS
 
 
 def _image_spec(
-    filter_name: str, name: str, measure: Measure, unit: str, n_galaxies: int, compress: bool
+    name: str, shape: tuple[int, int, int], attributes: Mapping[str, str | int], *, compress: bool
 ) -> DatasetSpec:
-    """Return a (galaxy, y, x) stack as large as the filter's largest cutout; no chunk holds two galaxies."""
-    ny, nx = measure.shapes[filter_name]
-    text = f"{IMAGES[name]}; (galaxy, y, x), NaN beyond a galaxy's own cutout, whose corner is in /galaxies"
+    """Return a (galaxy, y, x) stack; no chunk holds two galaxies."""
+    _, ny, nx = shape
     return DatasetSpec(
-        name=image_path(filter_name, name),
-        shape=(n_galaxies, ny, nx),
+        name=name,
+        shape=shape,
         dtype=np.dtype("f4"),
-        attributes={"unit": unit, "description": text},
+        attributes=attributes,
         # without compression a batch of galaxies is one run of bytes, written at once
         chunks=(1, min(ny, _CHUNK_SIDE), min(nx, _CHUNK_SIDE)) if compress else None,
         compressed=compress,
     )
+
+
+def psf_path(filter_name: str) -> str:
+    """Return the path of a stack of PSFs."""
+    return f"psf/{filter_name}"
 
 
 def image_path(filter_name: str, name: str) -> str:

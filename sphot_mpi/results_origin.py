@@ -37,6 +37,8 @@ class CampaignInfo:
         Times that the campaign was started again.
     images : tuple of str
         Names of `results_schema.IMAGES` to store.
+    psf : bool
+        Whether every fit's PSF is stored.
     photometry : bool
         Whether aperture photometry is part of the campaign.
     compress : bool
@@ -49,6 +51,7 @@ class CampaignInfo:
     ranks: int = 1
     restarts: int = 0
     images: tuple[str, ...] = ()
+    psf: bool = False
     photometry: bool = False
     compress: bool = True
 

@@ -304,6 +304,9 @@ DESCRIPTIONS = {
     "photometry": "aperture photometry, one row a galaxy and filter",
     "photometry_curve": "curves of growth, for each row of /photometry: rows "
     f"{', '.join(CURVE_ROWS)} (pix; data unit * pix; dimensionless; data unit * pix) by radius",
+    "psf": "effective PSF of each galaxy, kernel and detector pixel included; (galaxy, y, x), of unit sum before it "
+    "was cut to the library's size; its origin is the centre of the part that is not NaN; oversample: samples a pixel "
+    "along an axis, 0: it differs between galaxies",
     "failures": "one row a task that failed, or could not start because of that",
     "provenance": "one row a task: where and when",
 }

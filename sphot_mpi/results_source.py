@@ -7,11 +7,21 @@ from typing import Protocol
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.model_images import ModelImages
 from sphot_mpi.outcomes import TaskOutcome
-from sphot_mpi.records import Cutout
+from sphot_mpi.records import Cutout, Image
 from sphot_mpi.schedule import Task
 
 #: Reads the cutout of a finished fit again and renders its components; `TaskRunner.images` is one.
 Renderer = Callable[[TaskOutcome, Galaxy], tuple[Cutout, ModelImages]]
+
+
+class PSFSource(Protocol):
+    """Gives the effective PSFs of fits; `TaskRunner` is one. Both raise `InputError` where there is no PSF any more."""
+
+    def psf_shape(self, galaxy: Galaxy, filter_name: str) -> tuple[int, int, int]:
+        """Return ny, nx and oversampling of a galaxy's PSF."""
+
+    def psf(self, outcome: TaskOutcome, galaxy: Galaxy) -> Image:
+        """Return the PSF of a fit, its kernel included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

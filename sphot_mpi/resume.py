@@ -42,12 +42,15 @@ class Known:
         Whether there is a results file with all tasks ended, and no journal.
     images : tuple of str
         Names of the images in the results file.
+    psf : bool
+        Whether it holds PSFs.
     """
 
     index: JournalIndex
     start: int = 1
     complete: bool = False
     images: tuple[str, ...] = ()
+    psf: bool = False
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -175,7 +178,7 @@ def known_outcomes(output: Path, anew: Anew = Anew.NO, *, verify: bool = True) -
     OutputError
         If the file is no results file of ours, or the journal cannot be read.
     """
-    ended, complete = OutcomeIndex(), False
+    ended, complete, psf = OutcomeIndex(), False, False
     images: tuple[str, ...] = ()
     if output.exists() and not anew:
         with _stored(output) as stored:
@@ -183,9 +186,10 @@ def known_outcomes(output: Path, anew: Anew = Anew.NO, *, verify: bool = True) -
                 ended.add(key, found)
             complete = bool(stored.reader.file.attrs.get("complete", False))
             images = stored.reader.image_names()
+            psf = "psf" in stored.reader.file
     folder = journal_folder(output)
     index = scan(folder, verify=verify, ended=ended)
-    return Known(index, next_start(folder), complete and not journal_files(folder), images)
+    return Known(index, next_start(folder), complete and not journal_files(folder), images, psf)
 
 
 def _stored(output: Path) -> StoredOutcomes:

@@ -4,7 +4,8 @@ A galaxy is one base fit; once that is done, one scale fit for each other filter
 and once all of these have ended, aperture photometry, if asked for. Galaxies that
 have begun go before new ones, so that a stopped campaign holds few half-done ones;
 new ones go by the catalogue's priority, and among equals the largest first, so that
-no large one is left for the end.
+no large one is left for the end. The last new galaxies, fewer than there are workers, go
+before the rest of those that have begun: else workers would wait for their base fits.
 
 A task costs one byte: campaigns of millions of galaxies are planned in one process.
 """
@@ -122,6 +123,8 @@ class Schedule:
     ----------
     plans : iterable of GalaxyPlan
         One a galaxy; galaxies are numbered 0, 1, 2, ... in this order.
+    workers : int
+        How many there are.
 
     Notes
     -----
@@ -130,7 +133,8 @@ class Schedule:
     the campaign, but for a logarithm.
     """
 
-    def __init__(self, plans: Iterable[GalaxyPlan]) -> None:
+    def __init__(self, plans: Iterable[GalaxyPlan], workers: int = 1) -> None:
+        self._workers = workers
         self._filters: list[tuple[str, ...]] = []
         self._first = array("q", [0])  # number of a galaxy's first task
         self._states = bytearray()
@@ -152,6 +156,7 @@ class Schedule:
         self._place = np.empty_like(self._order)
         self._place[self._order] = np.arange(len(self._order), dtype="i4")
         self._new = 0
+        self._n_new = sum(self._states[first] == TaskState.READY for first in self._first[:-1])
         self._begun: list[int] = []  # heap of places of galaxies with tasks that are ready besides a base fit
         for galaxy in range(len(self._filters)):
             self._settle(galaxy)
@@ -223,7 +228,8 @@ class Schedule:
         begun = int(self._order[self._begun[0]])
         if self._new < len(self._order):
             new = int(self._order[self._new])
-            if self._priority[new] > self._priority[begun]:
+            ahead = self._priority[new] - self._priority[begun]
+            if ahead > 0.0 or (ahead == 0.0 and self._n_new < self._workers):
                 return new
         return begun
 
@@ -250,6 +256,8 @@ class Schedule:
 
     def _move(self, galaxy: int, position: int, state: TaskState) -> None:
         number = self._first[galaxy] + position
+        if position == 0:
+            self._n_new += (state == TaskState.READY) - (self._states[number] == TaskState.READY)
         self._count[self._states[number]] -= 1
         self._count[state] += 1
         self._states[number] = state
@@ -258,7 +266,7 @@ class Schedule:
         """Release, or drop, a galaxy's blocked tasks if what they wait for has ended."""
         first, n = self._first[galaxy], len(self._filters[galaxy])
         base = TaskState(self._states[first])
-        if not base.ended:
+        if not base.ended or self._states.find(TaskState.BLOCKED, first, self._first[galaxy + 1]) < 0:
             return
         blocked = [p for p in range(self._first[galaxy + 1] - first) if self._states[first + p] == TaskState.BLOCKED]
         released = False

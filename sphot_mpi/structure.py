@@ -199,6 +199,8 @@ def with_faint_stars(state: State, limits: tuple[float, ...]) -> State:
     faint = np.zeros(frame.shape)
     for low, high, limit in zip(EDGES[:-1], EDGES[1:], limits, strict=True):
         ring = (radius >= low) & (radius < high)
+        if not ring.any():
+            continue
         present = stars.take(at(ring, stars))
         own = np.where(present.base_flux > 0.0, present.base_flux, present.flux)
         missing = chosen.flux[measure < limit].sum() / field.sum() - present.flux[own < limit].sum() / ring.sum()

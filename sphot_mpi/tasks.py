@@ -20,12 +20,12 @@ from sphot_mpi.errors import InputError, SphotError
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.inputs import contents, read_galaxy, read_libraries
 from sphot_mpi.interrupts import TaskTimeout
-from sphot_mpi.model_images import ModelImages, render_model
+from sphot_mpi.model_images import ModelImages, render_model, working_psf
 from sphot_mpi.outcomes import Failure, Frame, Status, TaskOutcome, Timing
 from sphot_mpi.photometry_record import AperturePhotometry
 from sphot_mpi.prepare import Crop, apply_crop, find_crop
 from sphot_mpi.psf import LibraryPSF
-from sphot_mpi.records import Cutout, FilterFit
+from sphot_mpi.records import Cutout, FilterFit, Image
 from sphot_mpi.schedule import Task, TaskKind
 
 log = logging.getLogger(__name__)
@@ -296,6 +296,46 @@ class TaskRunner:
             origin=frame.origin,
         )
         return cutout, render_model(outcome.fit, cutout, self._library(galaxy, name, galaxy.config(self._config)))
+
+    def psf_shape(self, galaxy: Galaxy, filter_name: str) -> tuple[int, int, int]:
+        """Return ny, nx and oversampling of a galaxy's library PSF.
+
+        Raises
+        ------
+        InputError
+            If there is none.
+        """
+        library = self._library(galaxy, filter_name, galaxy.config(self._config))
+        return library.array.shape[0], library.array.shape[1], library.oversample
+
+    def psf(self, outcome: TaskOutcome, galaxy: Galaxy) -> Image:
+        """Return the working PSF of a finished fit, cut to the shape of the library's, with the same origin.
+
+        Parameters
+        ----------
+        outcome : TaskOutcome
+            With a fit.
+        galaxy : Galaxy
+            The galaxy's row.
+
+        Returns
+        -------
+        (M, N) float64 ndarray
+            On the library's grid; what the kernel spreads beyond it is cut off.
+
+        Raises
+        ------
+        InputError
+            If there is no library PSF.
+        """
+        if outcome.fit is None:
+            msg = "the outcome holds no fit"
+            raise ValueError(msg)
+        library = self._library(galaxy, outcome.task.filter, galaxy.config(self._config))
+        psf = working_psf(outcome.fit, library)
+        (oy, ox), (ny, nx) = psf.origin, library.array.shape
+        y0, x0 = round(oy - (ny - 1) / 2), round(ox - (nx - 1) / 2)
+        return psf.array[y0 : y0 + ny, x0 : x0 + nx]
 
 
 def _peak_memory() -> float:

@@ -65,8 +65,8 @@ def test_flags_describe_the_data():
     bare = cutout()
     assert pipeline.flagged(fit_of(bare), bare).flags == FitFlag.ERROR_ESTIMATED
     assert pipeline.flagged(replace(fit_of(clean), chi2_reduced=2.1), clean).flags == FitFlag.HIGH_CHI2
-    old = replace(fit_of(clean), flags=FitFlag.CORE_TERM)
-    assert pipeline.flagged(old, clean).flags == FitFlag.CORE_TERM
+    old = replace(fit_of(clean), flags=FitFlag.STRUCTURED)
+    assert pipeline.flagged(old, clean).flags == FitFlag.STRUCTURED
 
 
 def test_few_pixels_and_an_uncovered_centre_are_different_things():

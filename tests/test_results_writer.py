@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 from astropy.table import QTable
-from writer_campaign import FILTERS, Case, make_catalogue, make_fit, make_images, make_outcomes, write_case
+from writer_campaign import FILTERS, Case, PSFs, make_catalogue, make_fit, make_images, make_outcomes, write_case
 
 from sphot_mpi.errors import OutputError
 from sphot_mpi.results import batch_ends, block_of, partial_path
@@ -80,7 +80,7 @@ def test_any_number_of_ranks_writes_the_same_file(serial, tmp_path, ranks, mode,
     status, reports, errors = mpi_write(path, ranks, mode=mode, batch_bytes=batch_bytes)
     assert status == 0, errors
     assert [report["rank"] for report in reports] == list(range(ranks))
-    assert {report["unrendered"] for report in reports} == {1}
+    assert {report["unrendered"] for report in reports} == {2}  # an image and a PSF
     # one rank after another nothing is collective, so the test below can fail
     assert all((report.get("none", 0) > 0) == (mode == "turns") for report in reports)
     expected, got = content(serial), content(path)
@@ -215,6 +215,18 @@ def test_images_are_what_was_rendered(serial):
     assert np.isnan(images["data"][ny:]).all()
     assert np.isnan(images["data"][:, nx:]).all()
     assert np.isnan(gone).all()
+
+
+def test_psfs_are_stored_with_their_own_shape_and_sampling(serial):
+    with ResultsReader(serial) as reader:
+        assert set(reader.file["psf"]) == set(FILTERS)
+        expected = PSFs().psf(make_outcomes(make_catalogue(3).galaxies[2])[0], make_catalogue(3).galaxies[2])
+        stored = reader.psf_at(2, FILTERS[0])
+        assert reader.file[f"psf/{FILTERS[0]}"].shape == (7, 13, 15)
+        assert (reader.oversample(FILTERS[0]), reader.oversample(FILTERS[1])) == (4, 0)
+        with pytest.raises(OutputError, match="holds no PSF"):
+            reader.psf_at(6, FILTERS[2])
+    np.testing.assert_array_equal(stored, expected.astype("f4"))
 
 
 def test_the_same_layout_from_parts_as_from_the_whole():

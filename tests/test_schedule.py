@@ -51,6 +51,16 @@ def test_a_galaxy_is_finished_before_the_next_begins():
     assert [t.galaxy for t in order] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
+def test_the_last_new_galaxies_begin_before_others_are_finished():
+    """Three workers: with two galaxies left, their base fits go first, so that nobody waits for them at the end."""
+    order = drive(Schedule(plans(5), workers=3), np.random.default_rng(0), 1)
+    begun = [t.galaxy for t in order if t.kind is TaskKind.BASE]
+    assert begun == [0, 1, 2, 3, 4]
+    at = {t.galaxy: order.index(t) for t in order if t.kind is TaskKind.BASE}
+    assert at[1] == 3
+    assert (at[3], at[4]) == (at[2] + 1, at[2] + 2)
+
+
 def test_a_failed_base_fit_drops_only_its_own_scale_fits():
     schedule = Schedule(plans(4))
     order = drive(schedule, np.random.default_rng(1), 3, fails={(2, "B")})

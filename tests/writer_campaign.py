@@ -49,6 +49,7 @@ class Case:
 
     n_galaxies: int = 7
     images: tuple[str, ...] = ("data", "sersic_model", "psf_model", "psf_sub_data", "residual")
+    psf: bool = True
     compress: bool = True
     batch_bytes: int = 40_000
     mode: str = "collective"
@@ -154,6 +155,23 @@ def make_images(outcome: TaskOutcome, galaxy: Galaxy) -> tuple[Cutout, ModelImag
     return cutout, ModelImages(sersic=sersic, sources=sources, sky=np.zeros_like(data))
 
 
+class PSFs:
+    """PSFs of two shapes; that of galaxy 6 is gone in one filter."""
+
+    def psf_shape(self, galaxy: Galaxy, filter_name: str) -> tuple[int, int, int]:
+        return (*self._psf(galaxy, filter_name).shape, 4 if filter_name == FILTERS[0] else 2 + galaxy.index % 4)
+
+    def psf(self, outcome: TaskOutcome, galaxy: Galaxy) -> np.ndarray:
+        return self._psf(galaxy, outcome.task.filter)
+
+    def _psf(self, galaxy: Galaxy, filter_name: str) -> np.ndarray:
+        if galaxy.index == 6 and filter_name == FILTERS[2]:
+            msg = f"{galaxy.psf}: there is no such file any more"
+            raise InputError(msg)
+        side = 9 + 2 * (galaxy.index % 3)
+        return np.random.default_rng(galaxy.index).uniform(size=(side, side + 2))
+
+
 def write_case(path: Path, case: Case, comm) -> object:
     catalogue = make_catalogue(case.n_galaxies)
     info = CampaignInfo(
@@ -161,13 +179,14 @@ def write_case(path: Path, case: Case, comm) -> object:
         config=load_config(preset="best"),
         ranks=comm.size,
         images=case.images,
+        psf=case.psf,
         photometry=True,
         compress=case.compress,
     )
     outcomes = [o for g in catalogue.galaxies for o in make_outcomes(g)]
     rng = np.random.default_rng(comm.rank)
     source = MemorySource(catalogue.galaxies, [outcomes[k] for k in rng.permutation(len(outcomes))])
-    return write_results(path, info, source, comm, make_images, batch_bytes=case.batch_bytes)
+    return write_results(path, info, source, comm, make_images, PSFs(), batch_bytes=case.batch_bytes)
 
 
 class MPIComm:

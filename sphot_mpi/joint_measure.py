@@ -1,0 +1,114 @@
+"""The galaxy's measurement: its last joint solve, with errors that know of the stars that were not fitted.
+
+Stars too faint for a fit are noise to the galaxy: much more than that of the pixels in a real field, and
+correlated over a PSF. Without it in the weights the outskirts, where confusion rules, would outweigh the bright
+parts, where it does not matter; and the galaxy's errors would be those of an empty field.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sphot_mpi.joint import Keep, State, residual_of, settle
+from sphot_mpi.joint_galaxy import galaxy_radius, outside, robust_sigma
+from sphot_mpi.joint_render import Freedom
+from sphot_mpi.records import Image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Measurement:
+    """Covariance of a galaxy's measurement.
+
+    Parameters
+    ----------
+    names : tuple of str
+        Dense unknowns, as in `Step`.
+    covariance : (m, m) float64 ndarray
+        Marginal over all stars; correlated noise and confusion are contained.
+    quiet : bool
+        Whether the solves became quiet.
+    """
+
+    names: tuple[str, ...]
+    covariance: Image
+    quiet: bool
+
+    def spread(self, names: list[str]) -> float:
+        """Error of the sum of some unknowns."""
+        return float(np.sqrt(self.block(names).sum()))
+
+    def block(self, names: list[str]) -> Image:
+        """Covariance of some unknowns, in their order."""
+        rows = [self.names.index(name) for name in names]
+        return self.covariance[np.ix_(rows, rows)]
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """What the residual of the field shows beyond the pixels' noise.
+
+    Parameters
+    ----------
+    variance : float
+        Of the unfitted stars' light, data unit squared.
+    share : float
+        Its share in the whole variance of the field.
+    """
+
+    variance: float
+    share: float
+
+
+def confusion(state: State) -> Confusion:
+    """Measure the unfitted stars' scatter on the residual off the galaxy."""
+    frame, galaxy = state.optics.frame, state.scene.galaxy
+    field = frame.good if galaxy is None else outside(frame, galaxy_radius(galaxy, frame.shape))
+    total = robust_sigma(residual_of(state)[field]) ** 2
+    # the weights' own level where half of the field lies; bright stars have larger errors
+    known = 1.0 / float(np.median(frame.weight[field]))
+    excess = max(total - known, 0.0)
+    return Confusion(excess, excess / max(total, known))
+
+
+def measure(state: State, freedom: Freedom, keep: Keep, *, most: int, weigh: bool = True) -> tuple[State, Measurement]:
+    """Settle a state with errors that contain the field's confusion.
+
+    Parameters
+    ----------
+    state : State
+        With all stars that the measurement is to know.
+    freedom : Freedom
+        What is free.
+    keep : Keep
+        Which stars stay.
+    most : int
+        Most solves.
+    weigh : bool
+        Whether the confusion weighs in the solve as well. It should where the shape is known: then the bright parts
+        tell the flux. A shape of its own needs the contrast of core and wings as the pixels' noise has it.
+
+    Returns
+    -------
+    state : State
+        Settled, under its own errors again.
+    measurement : Measurement
+        Covariance of the dense unknowns.
+    """
+    frame = state.optics.frame
+    noise = confusion(state)
+    weight = np.divide(frame.weight, 1.0 + frame.weight * noise.variance) if weigh else frame.weight
+    settled, quiet = settle(state.with_frame(replace(frame, weight=weight)), freedom, keep, most=most)
+    assert settled.step is not None
+    unit = correlated_unit(state, noise.share) / (1.0 if weigh else 1.0 - noise.share)
+    measurement = Measurement(names=settled.step.names, covariance=settled.step.covariance * unit, quiet=quiet)
+    return settled.with_frame(replace(settled.optics.frame, weight=frame.weight)), measurement
+
+
+def correlated_unit(state: State, share: float) -> float:
+    """Factor by which correlations widen the variance of a smooth unknown; `share` of the variance is confusion.
+
+    Noise is correlated by what drizzling did to it, unfitted stars over the effective area ``1 / sum P^2`` of the PSF.
+    """
+    stamp = state.optics.stars.sampled(state.optics.core_radius)
+    area = 1.0 / float((stamp**2).sum())
+    return (1.0 - share) * state.optics.frame.correlation**2 + share * area
