@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.psf import PSF, LibraryPSF
-from sphot_mpi.psf_kernel import Kernel, gaussian_factor
+from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import Image
 from sphot_mpi.sersic import SersicRenderer
 from sphot_mpi.star_field import StarField
@@ -120,20 +120,20 @@ class Optics:
         self.frame = frame
         ny, nx = frame.shape
         self.renderer = (
-            SersicRenderer(psf, (ny - 2 * PAD, nx - 2 * PAD), factors=(gaussian_factor,))
+            SersicRenderer(psf, (ny - 2 * PAD, nx - 2 * PAD), kernel_slopes=True)
             if renderer is None
             else renderer.with_psf(psf)
         )
         self.stars = StarField(psf, frame.shape, frame.noise * frame.correlation)
 
     @classmethod
-    def start(cls, library: LibraryPSF, sigma: float, frame: Frame) -> "Optics":
-        """Optics of a library PSF under a Gaussian kernel of the given sigma, px."""
-        return cls(PSF(library, Kernel("gaussian", (sigma,))), frame)
+    def start(cls, library: LibraryPSF, sigma: float, frame: Frame, family: str = "gaussian") -> "Optics":
+        """Optics of a library PSF under a kernel of the given family, as wide as a Gaussian of `sigma` px."""
+        return cls(PSF(library, Kernel.of_width(family, sigma)), frame)
 
-    def with_variance(self, variance: float) -> "Optics":
-        """Return the optics under a Gaussian kernel of the given variance, px^2."""
-        return Optics(self.psf.with_kernel(Kernel("gaussian", (float(np.sqrt(variance)),))), self.frame, self.renderer)
+    def with_kernel(self, kernel: Kernel) -> "Optics":
+        """Return the optics under another kernel."""
+        return Optics(self.psf.with_kernel(kernel), self.frame, self.renderer)
 
     def on(self, frame: Frame) -> "Optics":
         """Return the optics for other data or weights on the same frame."""
@@ -142,15 +142,9 @@ class Optics:
         return other
 
     @property
-    def variance(self) -> float:
-        """Variance of the kernel, px^2."""
-        return self.psf.kernel.variance()
-
-    @cached_property
-    def kernel_planes(self) -> NDArray[np.float64]:
-        """Spline coefficients of the PSF's derivative by the kernel's variance."""
-        fy, fx = self.psf.frequencies()
-        return self.psf.planes_of(self.psf.kernel.transform(fx, fy) * gaussian_factor(fx, fy))
+    def kernel(self) -> Kernel:
+        """Kernel of the working PSF."""
+        return self.psf.kernel
 
     @property
     def fwhm(self) -> float:

@@ -144,6 +144,13 @@ class PSF:
         fy, fx = self.frequencies()
         return self.planes_of(self.kernel.transform(fx, fy))
 
+    @cached_property
+    def kernel_planes(self) -> NDArray[np.float64]:
+        """Spline coefficients of the working PSF's derivatives by the kernel's coordinates, (k, os, os, J, I)."""
+        fy, fx = self.frequencies()
+        transform = self.kernel.transform(fx, fy)
+        return np.stack([self.planes_of(transform * slope) for slope in self.kernel.slopes(fx, fy)])
+
     def planes_of(self, transfer: Image) -> NDArray[np.float64]:
         """Spline coefficients of the library PSF multiplied by `transfer` in Fourier space.
 
