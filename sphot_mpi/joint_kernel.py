@@ -26,11 +26,13 @@ def shape_limit(step: Vector, names: tuple[str, ...], kernel: Kernel) -> tuple[i
     """Index of the kernel's shape and the step it may take, where that is not the one it would; else None.
 
     The other unknowns must then be solved for that step: a size that belongs to a shape out of reach would be no
-    minimum of what is within reach.
+    minimum of what is within reach. Far from the right size the shape waits: there it would swing from end to end.
     """
     if KERNEL_NAMES[1] not in names:
         return None
     k, spec = names.index(KERNEL_NAMES[1]), FAMILIES[kernel.family]
+    if abs(step[names.index(KERNEL_NAMES[0])]) > spec.steps[0]:
+        return k, 0.0
     here, (low, high), longest = float(kernel.coordinates[1]), spec.ranges[1], spec.steps[1]
     allowed = float(np.clip(step[k], max(low - here, -longest), min(high - here, longest)))
     return None if allowed == step[k] else (k, allowed)

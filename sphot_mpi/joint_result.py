@@ -15,7 +15,6 @@ from sphot_mpi.joint_scaled import ScaledFit
 from sphot_mpi.joint_scene import LARGEST_COMPONENT, PAD, Galaxy, Stars
 from sphot_mpi.joint_solve import ETA_MAX, LN_N_RANGE, SMALLEST_R
 from sphot_mpi.kernels import joint as kernels
-from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import SOURCE_DTYPE, Cutout, FilterFit, Image, KernelFit, SersicParams, SkyPlane
 from sphot_mpi.sersic import params_jacobian, total_flux
 from sphot_mpi.structure import StarDensity, star_density
@@ -179,7 +178,7 @@ class _Summary:
         errors = (float("nan"),) * len(kernel.values)
         if KERNEL_NAMES[0] in self.index:
             rows = [self.index[name] for name in KERNEL_NAMES[: len(kernel.values)]]
-            errors = kernel_errors(kernel, self.covariance[np.ix_(rows, rows)])
+            errors = kernel.errors(self.covariance[np.ix_(rows, rows)])
         stars = self.scene.stars
         anchors = (stars.snr(self.frame.correlation) > ANCHOR_SNR) & at(self.frame.anchored_area, stars)
         return KernelFit(
@@ -327,23 +326,3 @@ def _amplitude_ratios(components: tuple[SersicParams, ...], base: tuple[SersicPa
         total_flux(c) / total_flux(b) if total_flux(b) > 0.0 else float("nan")
         for c, b in zip(components, base, strict=True)
     ]
-
-
-def kernel_errors(kernel: Kernel, covariance: Image) -> tuple[float, ...]:
-    """Errors of a kernel's values from the covariance of its coordinates.
-
-    A width of zero has no derivative by its square: for a Gaussian the error is then that of the root, else half of
-    the difference between the kernels on both sides along each principal axis.
-    """
-    if kernel.family == "gaussian":
-        sigma, spread = kernel.values[0], float(np.sqrt(covariance[0, 0]))
-        return (spread / (2.0 * sigma) if sigma**2 > spread else float(np.sqrt(spread)),)
-    spread2, axes = np.linalg.eigh(covariance)
-    total = np.zeros(len(kernel.values))
-    for axis in (axes * np.sqrt(np.maximum(spread2, 0.0))).T:
-        ahead, behind = (
-            np.array(Kernel.from_coordinates(kernel.family, kernel.coordinates + sign * axis).values)
-            for sign in (1.0, -1.0)
-        )
-        total += (0.5 * (ahead - behind)) ** 2
-    return tuple(float(error) for error in np.sqrt(total))

@@ -281,6 +281,25 @@ class Kernel:
             return self.values[0]
         return float(np.sqrt(self.coordinates[0] / FAMILIES[self.family].size_per_variance))
 
+    def errors(self, covariance: Array) -> tuple[float, ...]:
+        """Errors of the values from the covariance of the coordinates.
+
+        A width of zero has no derivative by its square: for a Gaussian the error is then that of the root, else half
+        of the difference between the kernels on both sides along each principal axis.
+        """
+        if self.family == "gaussian":
+            sigma, spread = self.values[0], float(np.sqrt(covariance[0, 0]))
+            return (spread / (2.0 * sigma) if sigma**2 > spread else float(np.sqrt(spread)),)
+        variances, axes = np.linalg.eigh(covariance)
+        total = np.zeros(len(self.values))
+        for axis in (axes * np.sqrt(np.maximum(variances, 0.0))).T:
+            ahead, behind = (
+                np.array(Kernel.from_coordinates(self.family, self.coordinates + sign * axis).values)
+                for sign in (1.0, -1.0)
+            )
+            total += (0.5 * (ahead - behind)) ** 2
+        return tuple(float(error) for error in np.sqrt(total))
+
     def at_bound(self) -> bool:
         """Whether a coordinate lies within 1 % of its range of a bound; no blur at all is none."""
         return any(
