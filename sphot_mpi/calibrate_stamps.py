@@ -183,7 +183,7 @@ def _projected(stamp: Stamp, psf: PSF, alone: bool) -> tuple[Vector, Image]:
 
 def _radius(stamp: Stamp) -> int:
     """Half-size of a star's image, px, that covers the window from wherever it stands."""
-    return 4 * max(stamp.data.shape)
+    return 4 * int(max(stamp.data.shape))
 
 
 def _rendered(stamp: Stamp, psf: PSF, planes: NDArray[np.float64], x: Vector, y: Vector, flux: Vector) -> Image:
@@ -205,10 +205,7 @@ def _columns(stamp: Stamp, psf: PSF) -> Image:
 
 def _shift_columns(stamp: Stamp, psf: PSF) -> Image:
     """Derivatives of the anchor's image by x and y, (pixels, 2), by central differences."""
-    images = [
-        _rendered(stamp, psf, psf.planes, stamp.x[:1] + dx, stamp.y[:1] + dy, np.ones(1))
-        for dx, dy in SHIFTS
-    ]
+    images = [_rendered(stamp, psf, psf.planes, stamp.x[:1] + dx, stamp.y[:1] + dy, np.ones(1)) for dx, dy in SHIFTS]
     derivatives = (np.stack(images[0::2]) - np.stack(images[1::2])) / (2.0 * SHIFT_STEP)
     return np.asarray(derivatives.reshape(2, -1).T)
 

@@ -48,7 +48,8 @@ class Rendered:
     stars, galaxy, sky : (ny, nx) float64 ndarray
         The three components.
     names : tuple of str
-        Dense unknowns: sky0..2, kernel (and kernel_shape), shift_x, shift_y, scale, x_0, y_0, and for component c "c.flux", "c.ln_r" ...
+        Dense unknowns: sky0..2, kernel (and kernel_shape), shift_x, shift_y,
+        scale, x_0, y_0, and for component c "c.flux", "c.ln_r" ...
     columns : (ny, nx, m) float64 ndarray
         Derivatives of the model by the dense unknowns.
     """

@@ -103,7 +103,9 @@ def fit_scaled_scene(
     """
     calibrate = config.psf_calib.in_mainloop
     covered = np.pad(covered, PAD, mode="edge")
-    state = _start(frame, library, base, covered, KERNEL_START if calibrate else 0.0, positions, config.psf_calib.kernel_family)
+    state = _start(
+        frame, library, base, covered, KERNEL_START if calibrate else 0.0, positions, config.psf_calib.kernel_family
+    )
     if positions == "free":
         covered = np.zeros_like(covered)
     upper, lower = _ladders(config, positions)

@@ -52,7 +52,8 @@ class Step:
     chi2 : float
         Of `residual`.
     names : tuple of str
-        Dense unknowns: sky0..2, kernel (and kernel_shape), shift_x, shift_y, x_0, y_0, and for component c "c.flux", "c.ln_r" ...
+        Dense unknowns: sky0..2, kernel (and kernel_shape), shift_x, shift_y,
+        x_0, y_0, and for component c "c.flux", "c.ln_r" ...
     covariance : (m, m) float64 ndarray
         Of the dense unknowns, marginal over all stars.
     """

@@ -167,9 +167,7 @@ def _climb_down(
     return sources, tuple(steps), sigma
 
 
-def find_stars(
-    residual: Image, blocked: Mask, threshold: float, fwhm: float, config: PsfConfig
-) -> tuple[Image, Image]:
+def find_stars(residual: Image, blocked: Mask, threshold: float, fwhm: float, config: PsfConfig) -> tuple[Image, Image]:
     """Positions of what DAOFIND takes for stars."""
     finder = DAOStarFinder(
         threshold,

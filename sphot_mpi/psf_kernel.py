@@ -281,7 +281,7 @@ class Kernel:
             return self.values[0]
         return float(np.sqrt(self.coordinates[0] / FAMILIES[self.family].size_per_variance))
 
-    def errors(self, covariance: Array) -> tuple[float, ...]:
+    def errors(self, covariance: NDArray[np.floating]) -> tuple[float, ...]:
         """Errors of the values from the covariance of the coordinates.
 
         A width of zero has no derivative by its square: for a Gaussian the error is then that of the root, else half

@@ -130,7 +130,9 @@ def test_without_anchors_peaks_of_the_image_tell_the_blur():
     assert result.fit.n_anchors >= 3
     # what is far from any first guess is reached by widening the grid
     wide = PSF(LibraryPSF.from_array(np.pad([[1.0]], 20), 4), Kernel("gaussian", (0.2,)))
-    broad = stars_under(lambda x, sigma: pixel_gaussian(x, sigma), 2.9) + np.random.default_rng(3).normal(0, NOISE, SHAPE)
+    broad = stars_under(lambda x, sigma: pixel_gaussian(x, sigma), 2.9) + np.random.default_rng(3).normal(
+        0, NOISE, SHAPE
+    )
     found = calibrate_anchors(broad, weight, sources[:0], wide, None, CONFIG).kernel.values[0]
     assert found == pytest.approx(2.9, abs=0.3)
 
@@ -179,7 +181,9 @@ def rendered_scene(kernel, seed=0):
     """The same stars under a library and any kernel."""
     _, weight, sources = star_scene(seed=seed)
     psf = PSF(gaussian_library(LIBRARY_SIGMA), kernel)
-    image = StarField(psf, SHAPE, NOISE).render(*(np.ascontiguousarray(sources[c]) for c in ("x_fit", "y_fit", "flux_fit")))
+    image = StarField(psf, SHAPE, NOISE).render(
+        *(np.ascontiguousarray(sources[c]) for c in ("x_fit", "y_fit", "flux_fit"))
+    )
     return image + np.random.default_rng(seed).normal(0.0, NOISE, SHAPE), weight, sources
 
 
@@ -260,7 +264,11 @@ def test_the_misfits_slopes_are_its_derivatives():
             for k in range(kernel.coordinates.size):
                 h = 1e-3 * np.eye(kernel.coordinates.size)[k]
                 high, low = (
-                    misfit(stamps, library.with_kernel(Kernel.from_coordinates(family, kernel.coordinates + s * h)), alone=alone)
+                    misfit(
+                        stamps,
+                        library.with_kernel(Kernel.from_coordinates(family, kernel.coordinates + s * h)),
+                        alone=alone,
+                    )
                     for s in (1, -1)
                 )
                 # half of the derivative
