@@ -23,7 +23,8 @@ from sphot_mpi.pipeline import fit_base, fit_scaled, prepare_galaxy
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.psf_kernel import FAMILIES, Kernel
 from sphot_mpi.records import Cutout, FilterFit
-from sphot_mpi.seed_stages import fit_stars, recalibrate, start_state, with_galaxy, with_kernel
+from sphot_mpi.seed_kernel import recalibrate, with_kernel
+from sphot_mpi.seed_stages import fit_stars, start_state, with_galaxy
 from sphot_mpi.simulate import simulate_galaxy
 from sphot_mpi.simulate_kinds import FILTERS, KINDS
 from sphot_mpi.simulate_psf import synthetic_library

@@ -18,19 +18,16 @@ from sphot_mpi.flags import FitFlag
 from sphot_mpi.isophotes import first_guess
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import Cutout, FilterFit, Image, SersicParams
+from sphot_mpi.seed_kernel import kernel_is_quiet, recalibrate, with_kernel, with_matched_filter
 from sphot_mpi.seed_stages import (
     SeedState,
     fit_stars,
     fit_stars_forced,
-    kernel_is_quiet,
     psf_sub_data,
-    recalibrate,
     residual,
     sersic_modelimg,
     start_state,
     with_galaxy,
-    with_kernel,
-    with_matched_filter,
 )
 from sphot_mpi.sersic import to_vector, total_flux
 from sphot_mpi.sersic_fit import fit_scale, fit_sersic

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
-from sphot_mpi import seed_pipeline, seed_stages
+from sphot_mpi import seed_kernel, seed_pipeline, seed_stages
 from sphot_mpi.background import elliptical_radius
 from sphot_mpi.calibrate import Calibration
 from sphot_mpi.config import load_config
@@ -16,6 +16,7 @@ from sphot_mpi.flags import FitFlag, SourceFlag
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import SOURCE_DTYPE, Cutout, KernelFit, SersicParams
+from sphot_mpi.seed_kernel import with_kernel
 from sphot_mpi.seed_pipeline import (
     alternate,
     fit_base_seed,
@@ -33,7 +34,6 @@ from sphot_mpi.seed_stages import (
     sersic_residual,
     start_state,
     with_galaxy,
-    with_kernel,
     with_sources,
 )
 from sphot_mpi.sersic import total_flux
@@ -389,14 +389,14 @@ def test_the_loop_waits_for_the_kernel(monkeypatch):
 
 def test_the_matched_filter_is_scanned_where_wanted(monkeypatch):
     scans = []
-    monkeypatch.setattr(seed_stages, "scan_fwhm", lambda *_: scans.append(1) or 1.3)
+    monkeypatch.setattr(seed_kernel, "scan_fwhm", lambda *_: scans.append(1) or 1.3)
     state = replace(calibrated_state(1.0, 1.1), dao_fwhm_factor=0.9)
     same, other = state.psf.kernel, Kernel("gaussian", (1.0,))
 
     def after(old, **changes):
         scans.clear()
         config = CALIBRATED.replaced({"psf-calib": changes})
-        return seed_stages.with_matched_filter(state, old, config).dao_fwhm_factor, len(scans)
+        return seed_kernel.with_matched_filter(state, old, config).dao_fwhm_factor, len(scans)
 
     skip = {"fwhm_method": "scan", "kernel_fit_skip_on_convergence": True}
     assert after(same, fwhm_method="empirical") == (1.0, 0)
