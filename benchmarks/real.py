@@ -84,7 +84,8 @@ def run_galaxy(job: Job) -> GalaxyRun:
             rows.append(FilterRow(filter=name, problem=f"the base filter {galaxy.base_filter} has no fit"))
             continue
         kind = TaskKind.SCALE if rows else TaskKind.BASE
-        outcome = runner.run(Task(kind=kind, galaxy=galaxy.index, filter=name), galaxy, base)
+        needed = {} if base is None else {base.filter: base}
+        outcome = runner.run(Task(kind=kind, galaxy=galaxy.index, filter=name), galaxy, needed.copy)
         base = outcome.fit if kind is TaskKind.BASE else base
         row, panel = judge(runner, outcome, galaxy)
         rows.append(row)

@@ -47,6 +47,7 @@ export MPI4PY_MPIABI=openmpi
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export MPIRUN=${MPIRUN:-mpirun.openmpi}
 ENV
+# shellcheck source=/dev/null
 . "$venv/mpi-env.sh"
 "$venv/bin/python" -c '
 import h5py

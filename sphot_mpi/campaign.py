@@ -1,69 +1,55 @@
-"""Drive a campaign: hand out the schedule's tasks, collect what comes back, write it.
+"""A campaign from its plan to its results file; the serial run, whose steps the MPI run shares."""
 
-The serial run is a loop over `Conductor`; the MPI master drives the same object.
-"""
-
-import logging
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 from sphot_mpi.catalogue import Catalogue
-from sphot_mpi.catalogue_rows import Galaxy
+from sphot_mpi.conductor import Conductor, Progress
 from sphot_mpi.config import Config
+from sphot_mpi.decisions import Selection
+from sphot_mpi.digests import Settings
 from sphot_mpi.errors import OutputError
-from sphot_mpi.outcomes import Failure, Status, TaskOutcome, Timing
-from sphot_mpi.records import FilterFit
-from sphot_mpi.results import CampaignRecord, ImageItem, add_images, create, finish
-from sphot_mpi.schedule import Counts, GalaxyPlan, Schedule, Task, TaskKind
-from sphot_mpi.tasks import TaskRunner
+from sphot_mpi.flags import FitFlag
+from sphot_mpi.interrupts import Interrupts
+from sphot_mpi.journal import Journal, journal_folder, remove_journal
+from sphot_mpi.ledger import StoreSource
+from sphot_mpi.messages import Report, Write
+from sphot_mpi.outcome_store import OutcomeStore
+from sphot_mpi.outcomes import Status
+from sphot_mpi.results import CampaignInfo, write_results
+from sphot_mpi.results_comm import Comm, SoloComm
+from sphot_mpi.results_reader import ResultsReader
+from sphot_mpi.resume import Work, known_outcomes, plan_work
+from sphot_mpi.schedule import Counts, Schedule
+from sphot_mpi.task_log import TaskLabel
+from sphot_mpi.tasks import Fitters, TaskRunner
+from sphot_mpi.worker import Worker
 
-log = logging.getLogger(__name__)
-
-
-class Progress(Protocol):
-    """Whoever wants to know how far a campaign is."""
-
-    def update(self, counts: Counts) -> None:
-        """Take notice; called after every task."""
-
-
-class ResultStore(Protocol):
-    """Where finished tasks go, and come from when the file is written.
-
-    This is the seam for a journal: its `add` returns when the outcome is safe.
-    """
-
-    def add(self, outcome: TaskOutcome) -> None:
-        """Keep an outcome."""
-
-    def outcomes(self) -> Sequence[TaskOutcome]:
-        """Return all outcomes, in any order."""
-
-
-class MemoryStore:
-    """Keeps outcomes in memory."""
-
-    def __init__(self) -> None:
-        self._outcomes: list[TaskOutcome] = []
-
-    def add(self, outcome: TaskOutcome) -> None:
-        """Keep an outcome."""
-        self._outcomes.append(outcome)
-
-    def outcomes(self) -> Sequence[TaskOutcome]:
-        """Return all outcomes, in order of completion."""
-        return self._outcomes
+#: Exit status of a run that goes on when the same command is given again.
+AGAIN = 75
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Assignment:
-    """A task with what is needed to do it."""
+class Limits:
+    """How long things may take.
 
-    task: Task
-    galaxy: Galaxy
-    base: FilterFit | None
+    Parameters
+    ----------
+    task_timeout : float or None
+        Seconds that a task may take; None: any.
+    grace : float
+        Seconds that running tasks have left after a signal.
+    worker_timeout : float
+        Seconds of silence after which a rank counts as lost.
+    """
+
+    task_timeout: float | None = None
+    grace: float = 20.0
+    worker_timeout: float = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,13 +59,19 @@ class Campaign:
     Parameters
     ----------
     catalogue : Catalogue
-        The galaxies.
+        All galaxies; `selection` says which of them may run.
     config : Config
         The configuration.
     output : Path
         Results file.
     images : tuple of str
         Images to store.
+    psf : bool
+        Whether to store every fit's PSF.
+    selection : Selection
+        Which tasks may run, and which run again.
+    limits : Limits
+        How long things may take.
     command_line : str
         As typed.
     """
@@ -88,181 +80,256 @@ class Campaign:
     config: Config
     output: Path
     images: tuple[str, ...] = ()
+    psf: bool = False
+    selection: Selection = field(default_factory=Selection)
+    limits: Limits = field(default_factory=Limits)
     command_line: str = ""
 
-    def plans(self) -> list[GalaxyPlan]:
-        """Return what the schedule must know; a file's size tells the work."""
-        return [
-            GalaxyPlan(
-                galaxy=g.index, filters=g.filters, priority=g.priority, cost=float(g.path.stat().st_size)
-            )
-            for g in self.catalogue.galaxies
-        ]  # fmt: skip
 
-
-class Conductor:
-    """Hands out assignments and takes back outcomes, until nothing is left.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Job:
+    """A campaign with what is known of it, ready to run; made by `prepare`.
 
     Parameters
     ----------
     campaign : Campaign
         What is to be done.
-    store : ResultStore
-        Where outcomes go.
-    progress : Progress
-        Told after every task.
+    work : Work
+        What is known, and what runs.
+    schedule : Schedule
+        Tasks; those whose outcomes are known have ended.
+    folder : Path
+        Folder of the journal.
     """
 
-    def __init__(self, campaign: Campaign, store: ResultStore, progress: Progress) -> None:
-        self._galaxies = {g.index: g for g in campaign.catalogue.galaxies}
-        self._schedule = Schedule(campaign.plans())
-        self._store = store
-        self._progress = progress
-        self._base: dict[int, FilterFit] = {}
+    campaign: Campaign
+    work: Work
+    schedule: Schedule
+    folder: Path
 
     @property
-    def finished(self) -> bool:
-        """Whether every task has ended."""
-        return self._schedule.finished
+    def nothing_to_do(self) -> bool:
+        """Whether the results file is what this run would write."""
+        known, campaign = self.work.known, self.campaign
+        stored = set(known.images) == set(campaign.images) and known.psf == campaign.psf
+        return known.complete and not self.work.n_run and stored
 
     @property
-    def counts(self) -> Counts:
-        """How far the campaign is."""
-        return self._schedule.counts
+    def start(self) -> int:
+        """Number of this start of the campaign, from 1."""
+        return self.work.known.start
 
-    def next_assignment(self) -> Assignment | None:
-        """Return the next thing to do, or None while there is none."""
-        task = self._schedule.next_task()
-        if task is None:
-            return None
-        base = self._base[task.galaxy] if task.kind is TaskKind.SCALE else None
-        return Assignment(task=task, galaxy=self._galaxies[task.galaxy], base=base)
+    def conductor(self, progress: Progress) -> Conductor:
+        """Return what runs the tasks."""
+        work = self.work
+        return Conductor(
+            work.catalogue.galaxies, self.schedule, work.ledger, progress, work.deaths, work.attempt
+        )  # fmt: skip
 
-    def take(self, outcome: TaskOutcome) -> None:
-        """Take back a finished assignment."""
-        task = outcome.task
-        self._log(outcome)
-        self._store.add(outcome)
-        if outcome.status is Status.FAILED:
-            for dropped in self._schedule.fail(task):
-                self._store.add(_never_started(dropped, outcome))
-        else:
-            if task.kind is TaskKind.BASE and outcome.fit is not None:
-                self._base[task.galaxy] = outcome.fit
-            self._schedule.complete(task)
-        if self._schedule.galaxy_finished(task.galaxy):
-            self._base.pop(task.galaxy, None)
-        self._progress.update(self._schedule.counts)
+    def journal(self, ranks: int) -> Journal:
+        """Open rank 0's file of the journal, and write down what this start is to do."""
+        journal = Journal.open(self.folder, 0, self.start)
+        journal.planned(self.work.planned(time=time.time(), ranks=ranks, command_line=self.campaign.command_line))
+        return journal
 
-    def _log(self, outcome: TaskOutcome) -> None:
-        name = self._galaxies[outcome.task.galaxy].name
-        flags = int(outcome.fit.flags) if outcome.fit is not None else 0
-        log.info(
-            "task galaxy=%s filter=%s kind=%s status=%s seconds=%.2f flags=%d rank=%d",
-            name,
-            outcome.task.filter,
-            outcome.task.kind,
-            outcome.status.replace(" ", "_"),
-            outcome.timing.seconds,
-            flags,
-            outcome.timing.rank,
+    def order(self, ranks: int) -> Write:
+        """Return what the writers of the results file must know."""
+        info = CampaignInfo(
+            catalogue=self.work.catalogue,
+            config=self.campaign.config,
+            command_line=self.campaign.command_line,
+            ranks=ranks,
+            restarts=self.start - 1,
+            images=self.campaign.images,
+            psf=self.campaign.psf,
+            photometry=any(self.work.photometry),
         )
-        if outcome.failure is not None:
-            log.warning(
-                "%s %s: %s failed: %s", name, outcome.task.filter, outcome.failure.stage, outcome.failure.message
-            )
-        elif outcome.status in (Status.MISSING, Status.NO_DATA):
-            what = "is not in the file" if outcome.status is Status.MISSING else "has no usable pixel"
-            log.warning("%s %s: the filter %s; it is left out", name, outcome.task.filter, what)
+        return Write(
+            finished=self.schedule.finished,
+            output=self.campaign.output,
+            folder=self.folder,
+            info=info,
+            schedule=self.schedule,
+            ledger=self.work.ledger,
+        )
 
 
-def _never_started(task: Task, cause: TaskOutcome) -> TaskOutcome:
-    timing = Timing(
-        rank=cause.timing.rank, host=cause.timing.host, started=cause.timing.started, seconds=0.0, memory=0.0
-    )
-    message = f"not started, because the base fit ({cause.task.filter}) failed"
-    return TaskOutcome(
-        task=task,
-        status=Status.FAILED,
-        timing=timing,
-        failure=Failure(stage="base", error="FitError", message=message),
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """How a run ended.
+
+    Parameters
+    ----------
+    output : Path
+        The results file.
+    counts : Counts
+        Tasks of the whole campaign.
+    galaxies : int
+        Its galaxies.
+    nothing_done : bool
+        The results file was whole before.
+    signal : str
+        The signal that stopped the run; empty: all is done.
+    ends : Counter of str
+        How tasks ended, as the results file tells.
+    flags : Counter of FitFlag
+        Flags of the fits.
+    """
+
+    output: Path
+    counts: Counts
+    galaxies: int
+    nothing_done: bool
+    signal: str
+    ends: Counter[str]
+    flags: Counter[FitFlag]
+
+    def exit_status(self, *, strict: bool) -> int:
+        """Return 0 if all is done, 75 if tasks are left, 3 if one failed; `strict`: or was missing or empty."""
+        if self.nothing_done:
+            return 0
+        if self.counts.ended < self.counts.total:
+            return AGAIN
+        bad = [Status.FAILED, *([Status.MISSING, Status.NO_DATA] if strict else [])]
+        return 3 if any(self.ends[status] for status in bad) else 0
 
 
-def check_output(path: Path, *, overwrite: bool) -> None:
-    """Refuse an output that would be lost or could not be written, before any work is done.
+def prepare(campaign: Campaign, workers: int = 1) -> Job:
+    """Find out what is known, and plan the rest.
+
+    Parameters
+    ----------
+    campaign : Campaign
+        What is to be done.
+    workers : int
+        How many there are.
+
+    Returns
+    -------
+    Job
+        What runs.
 
     Raises
     ------
+    UsageError
+        If something is selected that is not there.
     OutputError
-        If `path` exists and may not be overwritten, or its folder cannot be written.
+        If the results file is none of ours or belongs to other galaxies, or the journal cannot be read.
     """
-    if path.is_dir():
-        msg = f"{path}: this is a folder; name a file with -o."
-        raise OutputError(msg)
-    if path.exists() and not overwrite:
-        msg = f"{path}: the file exists; give --overwrite, or another name with -o."
-        raise OutputError(msg)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_name(path.name + ".partial").open("wb"):
-            pass
-    except OSError as error:
-        msg = f"{path}: this cannot be written ({error.strerror}); choose another name with -o."
-        raise OutputError(msg) from error
+    known = known_outcomes(campaign.output, campaign.selection.anew)
+    settings = Settings(campaign.config)
+    work = plan_work(campaign.catalogue, settings, campaign.selection, campaign.output, known)
+    plans = (
+        # a file's size tells the work
+        replace(work.plan(galaxy), priority=galaxy.priority, cost=float(galaxy.path.stat().st_size))
+        for galaxy in work.catalogue.galaxies
+    )
+    return Job(campaign=campaign, work=work, schedule=Schedule(plans, workers), folder=journal_folder(campaign.output))
 
 
-def run_serial(campaign: Campaign, runner: TaskRunner, progress: Progress) -> CampaignRecord:
+def run_serial(
+    campaign: Campaign, make_fitters: Callable[[], Fitters], progress: Progress, label: TaskLabel | None = None
+) -> End:
     """Run a campaign in this process, and write its results file.
 
     Parameters
     ----------
     campaign : Campaign
         What is to be done.
-    runner : TaskRunner
-        Does the tasks.
+    make_fitters : callable
+        Function of a module that returns the fits.
     progress : Progress
         Told after every task.
+    label : TaskLabel or None
+        Told which task is running, for the log.
 
     Returns
     -------
-    CampaignRecord
-        What was written.
+    End
+        How it ended.
     """
-    store = MemoryStore()
-    conductor = Conductor(campaign, store, progress)
-    while (assignment := conductor.next_assignment()) is not None:
-        conductor.take(runner.run(assignment.task, assignment.galaxy, assignment.base))
-    record = make_record(campaign, store, ranks=1)
-    create(campaign.output, record)
-    if campaign.images:
-        add_images(campaign.output, campaign.images, image_items(runner, record.outcomes, campaign.catalogue.galaxies))
-    finish(campaign.output, record)
-    return record
+    limits = campaign.limits
+    with Interrupts(limits.grace, exit_if_hung=True) as interrupts:
+        job = prepare(campaign)
+        announce(job, progress)
+        if job.nothing_to_do:
+            return end(job, interrupts)
+        conductor = job.conductor(progress)
+        with job.journal(ranks=1) as journal, OutcomeStore(job.folder, campaign.output) as store:
+            worker = Worker(
+                campaign.config,
+                make_fitters,
+                journal,
+                store,
+                interrupts,
+                task_timeout=limits.task_timeout,
+                label=label or TaskLabel(),
+            )
+            while not interrupts.stopping and (assignment := conductor.next_assignment()) is not None:
+                answer = worker.do(assignment)
+                if isinstance(answer, Report):
+                    conductor.take(answer)
+                else:
+                    conductor.give_back(answer.task)
+            journal.close("finished" if conductor.finished else "drained")
+        write(job.order(ranks=1), SoloComm(), worker.runner)
+    return end(job, interrupts)
 
 
-def make_record(campaign: Campaign, store: ResultStore, ranks: int) -> CampaignRecord:
-    """Return what is to be written of a campaign."""
-    return CampaignRecord(
-        catalogue=campaign.catalogue,
-        config=campaign.config,
-        outcomes=store.outcomes(),
-        command_line=campaign.command_line,
-        ranks=ranks,
-        images=campaign.images,
+def announce(job: Job, progress: Progress) -> None:
+    """Say in one line what runs and why, if anything is known."""
+    if job.nothing_to_do:
+        progress.say("Nothing to do: all is in the results file, made from the same files and settings.")
+    elif job.work.n_kept:
+        progress.say(f"Going on: {job.work.summary()}.")
+
+
+def write(order: Write, comm: Comm, runner: TaskRunner | None) -> None:
+    """Write the results file; all ranks call this, with a `runner` where images or PSFs are stored.
+
+    Raises
+    ------
+    OutputError
+        On all ranks, if any of them cannot write.
+    """
+    with OutcomeStore(order.folder, order.output) as store:
+        source = StoreSource(store, order.schedule, order.ledger)
+        write_results(order.output, order.info, source, comm, None if runner is None else runner.images, runner)
+
+
+def end(job: Job, interrupts: Interrupts) -> End:
+    """Return how a run ended; the journal of a finished campaign is removed, as all is in the results file."""
+    finished = job.schedule.finished
+    if finished and not job.nothing_to_do:
+        remove_journal(job.folder)
+    with ResultsReader(job.campaign.output) as reader:
+        ends, flags = reader.ends(), reader.flags()
+    return End(
+        output=job.campaign.output,
+        counts=job.schedule.counts,
+        galaxies=len(job.work.catalogue.galaxies),
+        nothing_done=job.nothing_to_do,
+        signal="" if finished else interrupts.reason,
+        ends=ends,
+        flags=flags,
     )
 
 
-def image_items(runner: TaskRunner, outcomes: Iterable[TaskOutcome], galaxies: Iterable[Galaxy]) -> Iterator[ImageItem]:
-    """Yield the images of all fits, rendered one after another from the fits' records."""
-    by_index = {galaxy.index: galaxy for galaxy in galaxies}
-    for outcome in outcomes:
-        if outcome.fit is not None:
-            cutout, model = runner.images(outcome, by_index[outcome.task.galaxy])
-            yield ImageItem(galaxy=outcome.task.galaxy, cutout=cutout, model=model)
+def check_output(path: Path) -> None:
+    """Refuse an output that could not be written, before any work is done.
 
-
-def exit_status(record: CampaignRecord, *, strict: bool) -> int:
-    """Return 0 if all is done, 3 if a task failed; `strict`: also if a filter was missing or empty."""
-    bad = {Status.FAILED, Status.MISSING, Status.NO_DATA} if strict else {Status.FAILED}
-    return 3 if any(outcome.status in bad for outcome in record.outcomes) else 0
+    Raises
+    ------
+    OutputError
+        If `path` is a folder, or its folder cannot be written.
+    """
+    if path.is_dir():
+        msg = f"{path}: this is a folder; name a file with -o."
+        raise OutputError(msg)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        msg = f"{path}: this cannot be written ({error.strerror}); choose another name with -o."
+        raise OutputError(msg) from error

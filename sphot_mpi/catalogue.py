@@ -76,7 +76,8 @@ class Catalogue:
                 hint = f"; the nearest is {near[0]!r}" if near else ""
                 msg = f"{self.path}: --only {name!r} is not in the catalogue{hint}."
                 raise UsageError(msg)
-        keep = [i for i, galaxy in enumerate(self.galaxies) if not only or galaxy.name in only][:limit]
+        chosen = set(only)
+        keep = [i for i, galaxy in enumerate(self.galaxies) if not only or galaxy.name in chosen][:limit]
         return Catalogue(
             path=self.path,
             galaxies=tuple(replace(self.galaxies[i], index=row) for row, i in enumerate(keep)),
@@ -84,6 +85,20 @@ class Catalogue:
             digest=self.digest,
             problems=self.problems,
         )
+
+    def narrowed(self, filters: Sequence[str]) -> "Catalogue":
+        """Return a catalogue in which galaxies have only these filters, and the base filter; empty: all."""
+        if not filters:
+            return self
+        narrow = [
+            replace(
+                galaxy,
+                filters=(galaxy.base_filter, *(f for f in galaxy.filters[1:] if f in filters)),
+                forced=tuple(f for f in galaxy.forced if f in filters),
+            )
+            for galaxy in self.galaxies
+        ]
+        return replace(self, galaxies=tuple(narrow))
 
 
 def read_catalogue(path: Path, config: Config, *, skip_invalid: bool = False) -> Catalogue:

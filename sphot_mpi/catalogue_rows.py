@@ -85,6 +85,9 @@ class RowReader:
     roles: Mapping[str, str]
     columns: Mapping[str, NDArray[np.generic]]
     _psf_filters: dict[Path, tuple[str, ...] | str] = field(default_factory=dict)
+    # what many rows have in common is kept once: catalogues may have a million rows
+    _paths: dict[str, Path] = field(default_factory=dict)
+    _tuples: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
 
     def read_all(self) -> tuple[list[Galaxy], list[int], list[str]]:
         """Return the usable galaxies, their rows in the table, and the problems of the others."""
@@ -161,10 +164,11 @@ class RowReader:
 
     def _psf(self, row: int, found: list[str]) -> Path | None:
         text = self._text("psf", row) or self.config.prep.PSF_file
-        path = self._resolved(text)
+        path = self._paths.get(text) or self._resolved(text)
         if path is None:
             found.append(f"the PSF path {text!r} has characters that no path has")
-        return path
+            return None
+        return self._paths.setdefault(text, path)
 
     def _resolved(self, text: str) -> Path | None:
         if not text.isprintable():
@@ -197,7 +201,8 @@ class RowReader:
         filters = given or self.config.prep.filters
         if base not in filters:
             found.append(f"the base filter {base} is not one of the filters {', '.join(filters)}")
-        return (base, *(f for f in filters if f != base))
+        ordered = (base, *(f for f in filters if f != base))
+        return self._tuples.setdefault(ordered, ordered)
 
     def _number(self, role: str, row: int, low: float, high: float, default: float, found: list[str]) -> float:
         text = self._text(role, row)

@@ -1,11 +1,9 @@
 """The command line: options, logging, exit statuses."""
 
 import logging
-import re
 import shlex
 import sys
 import tempfile
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +12,29 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 import sphot_mpi
-from sphot_mpi import mpi
-from sphot_mpi.campaign import Campaign, check_output, exit_status, run_serial
+from sphot_mpi import mpi, mpi_lead, mpi_serve
+from sphot_mpi.campaign import Campaign, End, Limits, check_output, run_serial
 from sphot_mpi.catalogue import read_catalogue
+from sphot_mpi.catalogue_shards import Shard
+from sphot_mpi.cli_compare import compare
+from sphot_mpi.cli_export import export
+from sphot_mpi.cli_inject import inject
+from sphot_mpi.cli_qa import report
 from sphot_mpi.config import PRESETS, Config, load_config
+from sphot_mpi.decisions import Anew, Rerun, Selection
 from sphot_mpi.errors import SphotError, UsageError
 from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS
 from sphot_mpi.progress import choose_progress
-from sphot_mpi.results import CampaignRecord
 from sphot_mpi.results_schema import IMAGES
-from sphot_mpi.tasks import TaskRunner, pipeline_fitters
+from sphot_mpi.task_log import TaskLabel, log_file, stream_handler
+from sphot_mpi.tasks import pipeline_fitters
 
 log = logging.getLogger(__name__)
 
 CONFIG_NAME = "sphot_config.toml"
 LEVELS = ("debug", "info", "warning", "error")
 _PATH = click.Path(path_type=Path)
+_SECONDS = click.FloatRange(min=0.0, min_open=True)
 
 
 class _Commands(click.Group):
@@ -60,44 +65,47 @@ def main() -> None:
     """Fit galaxies behind crowded star fields: Sersic, point sources and sky, in many filters."""
 
 
+main.add_command(compare)
+main.add_command(export)
+main.add_command(inject)
+main.add_command(report)
+
+
 def _names(value: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in (value or "").split(",") if name.strip()))
 
 
-def _configuration(
-    path: Path | None, preset: str | None, filters: str | None = None, seed: int | None = None
-) -> Config:
+def _configuration(path: Path | None, preset: str | None, seed: int | None = None) -> Config:
     """Return the configuration with what the command line changes in it."""
     if path is None and Path(CONFIG_NAME).is_file():
         path = Path(CONFIG_NAME)
         log.warning("the configuration is that of %s in this folder", CONFIG_NAME)
     config = load_config(path, preset)
-    changes: dict[str, Any] = {}
-    if filters is not None:
-        chosen = _names(filters)
-        base = config.core.base_filter
-        if base not in chosen:
-            log.warning("the base filter %s is fitted as well: the other filters need its shape", base)
-            chosen = (base, *chosen)
-        changes["prep"] = {"filters": list(chosen)}
-    if seed is not None:
-        changes["seed"] = seed
-    return config.replaced(changes) if changes else config
+    return config if seed is None else config.replaced({"seed": seed})
 
 
-def _start_logging(level: str, console: Console) -> None:
-    """Send the program's messages to the terminal, with the rank where there are several."""
+def _start_logging(level: str, console: Console, folder: Path | None = None) -> TaskLabel:
+    """Send the program's messages to the terminal, and to a file of this rank in `folder`; return who names tasks."""
     logger = logging.getLogger("sphot_mpi")
+    label = TaskLabel()
+    size = mpi.announced_size()
+    where = f"{mpi.announced_rank()}/{size[1]} " if size is not None and size[1] > 1 else ""
     handler: logging.Handler
     if console.is_terminal:
         handler = RichHandler(console=console, show_path=False, show_time=False)
     else:
-        size = mpi.announced_size()
-        where = f"{mpi.announced_rank()}/{size[1]} " if size is not None and size[1] > 1 else ""
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter(f"%(asctime)s {where}%(levelname)s: %(message)s", "%H:%M:%S"))
+        handler = stream_handler(sys.stderr, where, label)
+    handler.setLevel(level.upper())
     logger.handlers = [handler]
     logger.setLevel(level.upper())
+    if folder is not None:
+        try:
+            logger.addHandler(log_file(folder, mpi.announced_rank(), where, label))
+        except OSError as error:
+            msg = f"{folder}: log files cannot be written there ({error.strerror}); choose another --log-dir."
+            raise UsageError(msg) from error
+        logger.setLevel(min(logging.INFO, logger.level))
+    return label
 
 
 _config_option = click.option(
@@ -126,78 +134,130 @@ _level_option = click.option("--log-level", type=click.Choice(LEVELS), default="
     show_default=True,
     help="Images to store; a galaxy of 200 x 200 px takes 0.5 MB a filter.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace an existing results file.")
+@click.option("--psf/--no-psf", default=False, help="Store every fit's PSF, too; often larger than all images.")
+@click.option(
+    "--photometry/--no-photometry",
+    default=None,
+    help="Aperture photometry after the fits  [default: as before; in a new campaign no].",
+)
+@click.option(
+    "--rerun",
+    type=click.Choice([r.value for r in Rerun if r]),
+    help="Do these tasks again, and what depends on them; --filters and --only narrow it down.",
+)
+@click.option("--overwrite", is_flag=True, help="Begin anew; the results file that is there is replaced at the end.")
+@click.option("--restart", is_flag=True, help="Like --overwrite, each time that the command is given.")
+@click.option("--shard", metavar="I/N", help="Only the I-th of N parts of the catalogue, for N jobs side by side.")
 @_skip_option
 @click.option("--strict", is_flag=True, help="A filter that is missing or empty is a failure, too.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of all random numbers (default: the configuration's).")
+@click.option("--task-timeout", type=_SECONDS, metavar="SECONDS", help="Stop a fit that takes longer; it has failed.")
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0.0),
+    default=20.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time that running fits have left after SIGTERM, SIGINT or SIGUSR1.",
+)
+@click.option(
+    "--worker-timeout",
+    type=_SECONDS,
+    default=300.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="A rank that is silent for so long is lost, and the job ends with status 75.",
+)
 @_level_option
+@click.option("--log-dir", type=_PATH, help="Folder for a log file of each rank, with a line a task.")
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
 def run(**options: Any) -> None:
     """Fit all galaxies of a CATALOGUE, or one galaxy's file.
 
     Exit status: 0 all done, 1 an unexpected error, 2 usage, catalogue or configuration,
-    3 done but some fits failed.
+    3 done but some fits failed, 75 stopped early by a signal or a lost rank: the same command goes on.
     """
     console = Console(stderr=True)
-    _start_logging("error" if options["quiet"] else options["log_level"], console)
+    label = _start_logging("error" if options["quiet"] else options["log_level"], console, options["log_dir"])
     world = mpi.connect()
     if world is None:
-        status = _run_alone(options, console)
+        status = _run_alone(options, console, label)
     elif world.rank == 0:
         status = _run_first(world, options, console)
     else:
         with world.guarded():
-            status = mpi.serve(world, lambda config, rank: TaskRunner(config, pipeline_fitters(), rank))
+            status = mpi_serve.serve(world, pipeline_fitters, _limits(options), label)
     raise SystemExit(status)
+
+
+def _limits(options: dict[str, Any]) -> Limits:
+    return Limits(
+        task_timeout=options["task_timeout"], grace=options["grace"], worker_timeout=options["worker_timeout"]
+    )
 
 
 def _campaign(options: dict[str, Any]) -> Campaign:
     """Check all that can be checked before any work is done."""
-    config = _configuration(options["config_path"], options["preset"], options["filters"], options["seed"])
+    config = _configuration(options["config_path"], options["preset"], options["seed"])
     catalogue = read_catalogue(options["catalogue"], config, skip_invalid=options["skip_invalid"])
-    check_output(options["output"], overwrite=options["overwrite"])
+    output = options["output"]
+    if options["shard"] is not None:
+        shard = Shard.parse(options["shard"])
+        catalogue, output = shard.of(catalogue), shard.path(output)
+    check_output(output)
+    anew = Anew.RESTART if options["restart"] else Anew.OVERWRITE if options["overwrite"] else Anew.NO
     return Campaign(
-        catalogue=catalogue.select(_names(options["only"]), options["limit"]),
+        catalogue=catalogue,
         config=config,
-        output=options["output"],
+        output=output,
         images={"none": (), "residual": ("residual",), "all": tuple(IMAGES)}[options["images"]],
+        psf=options["psf"],
+        selection=Selection(
+            filters=_names(options["filters"]),
+            only=_names(options["only"]),
+            limit=options["limit"],
+            rerun=Rerun(options["rerun"] or ""),
+            anew=anew,
+            photometry=options["photometry"],
+        ),
+        limits=_limits(options),
         command_line=shlex.join(["sphot-mpi", *sys.argv[1:]]),
     )
 
 
-def _run_alone(options: dict[str, Any], console: Console) -> int:
+def _run_alone(options: dict[str, Any], console: Console, label: TaskLabel) -> int:
     campaign = _campaign(options)
     with choose_progress(console, quiet=options["quiet"]) as progress:
-        record = run_serial(campaign, TaskRunner(campaign.config, pipeline_fitters()), progress)
-    return _summarise(record, options)
+        end = run_serial(campaign, pipeline_fitters, progress, label)
+    return _summarise(end, options)
 
 
 def _run_first(world: mpi.World, options: dict[str, Any], console: Console) -> int:
     """Run as rank 0; the others must hear of a mistake, or they would wait for ever."""
     with world.guarded(SphotError):
         try:
-            campaign = _campaign(options)
             with choose_progress(console, quiet=options["quiet"]) as progress:
-                record = mpi.lead(world, campaign, progress)
+                end = mpi_lead.lead(world, lambda: _campaign(options), pipeline_fitters, progress, _limits(options))
         except SphotError as error:
-            mpi.dismiss(world, error.exit_status)
+            mpi_lead.dismiss(world, error.exit_status)
             raise
-        status = _summarise(record, options)
-        mpi.dismiss(world, status)
+        status = _summarise(end, options)
+        mpi_lead.dismiss(world, status)
         return status
 
 
-def _summarise(record: CampaignRecord, options: dict[str, Any]) -> int:
-    status = exit_status(record, strict=options["strict"])
-    if not options["quiet"]:
-        ends = Counter(str(outcome.status) for outcome in record.outcomes)
-        flags = Counter(flag for o in record.outcomes if o.fit is not None for flag in o.fit.flags)
-        words = ", ".join(f"{count} {name}" for name, count in sorted(ends.items()))
-        click.echo(f"{len(record.catalogue.galaxies)} galaxies, fits: {words}. Results: {options['output']}")
-        for flag, count in flags.most_common():
+def _summarise(end: End, options: dict[str, Any]) -> int:
+    status = end.exit_status(strict=options["strict"])
+    if not options["quiet"] and not end.nothing_done:
+        words = ", ".join(f"{count} {name}" for name, count in sorted(end.ends.items()))
+        click.echo(f"{end.galaxies} galaxies, tasks: {words}. Results: {end.output}")
+        for flag, count in end.flags.most_common():
             click.echo(f"  {count} flagged: {FIT_FLAG_DESCRIPTIONS[flag]}")
-        if ends["failed"]:
+        if end.ends["failed"]:
             click.echo("  Why fits failed is in the table /failures.")
+        if end.signal:
+            left = end.counts.total - end.counts.ended
+            click.echo(f"  Stopped by {end.signal}: {left} are left; give the same command to go on.")
     return status
 
 
@@ -209,6 +269,7 @@ def _summarise(record: CampaignRecord, options: dict[str, Any]) -> int:
 @_only_option
 @_limit_option
 @_skip_option
+@click.option("--estimate", "ranks", type=click.IntRange(min=1), help="Walltime of a job with this many ranks.")
 @_level_option
 def check(
     catalogue: Path,
@@ -218,19 +279,49 @@ def check(
     only: str | None,
     limit: int | None,
     skip_invalid: bool,
+    ranks: int | None,
     log_level: str,
 ) -> None:
     """Read every header of a CATALOGUE's files, say what would run and what is wrong; run nothing."""
     from sphot_mpi.survey import survey_campaign
 
     _start_logging(log_level, Console(stderr=True))
-    config = _configuration(config_path, preset, filters)
+    config = _configuration(config_path, preset)
     rows = read_catalogue(catalogue, config, skip_invalid=skip_invalid).select(_names(only), limit)
+    rows = rows.narrowed(_names(filters))
     survey = survey_campaign(rows, config)
     for problem in survey.problems:
         click.echo(f"Problem: {problem}")
     click.echo(survey.summary())
+    if ranks is not None:
+        click.echo(survey.estimate(ranks))
     raise SystemExit(3 if survey.problems else 0)
+
+
+@main.command()
+@click.argument("output", type=_PATH)
+@click.argument("inputs", type=_PATH, nargs=-1, required=True)
+@click.option("--overwrite", is_flag=True, help="Replace an existing OUTPUT.")
+@_level_option
+def merge(output: Path, inputs: tuple[Path, ...], overwrite: bool, log_level: str) -> None:
+    """Put finished results files (INPUTS), as those of a campaign's shards, into one file OUTPUT."""
+    from sphot_mpi.merge import merge_results
+
+    _start_logging(log_level, Console(stderr=True))
+    command_line = shlex.join(["sphot-mpi", *sys.argv[1:]])
+    written = merge_results(output, inputs, overwrite=overwrite, command_line=command_line)
+    click.echo(f"Merged: {written.rows['galaxies']} galaxies of {len(inputs)} files. Results: {output}")
+
+
+@main.command()
+@click.argument("results", type=_PATH)
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON instead.")
+def status(results: Path, as_json: bool) -> None:
+    """Tell how far the campaign of a RESULTS file is: it may be running, stopped, killed or finished."""
+    from sphot_mpi.status import campaign_status
+
+    found = campaign_status(results)
+    click.echo(found.json() if as_json else found.text())
 
 
 @main.command()
@@ -254,14 +345,13 @@ def info(results: Path, name: str | None) -> None:
 @click.option("-o", "--output", type=_PATH, help="Picture (default: NAME.png).")
 @click.option("--filters", help="Filters to show (default: all).")
 def plot(results: Path, name: str, output: Path | None, filters: str | None) -> None:
-    """Draw the galaxy NAME of a RESULTS file: data, models, residual, profile."""
+    """Draw the galaxy NAME of a RESULTS file: images, isophotes, profile, Petrosian curve, PSF; PNG or PDF."""
     from sphot_mpi.qa.plots import plot_galaxy
-    from sphot_mpi.results_reader import ResultsReader
+    from sphot_mpi.results_reader import ResultsReader, file_stem
 
     with ResultsReader(results) as reader:
         reader.row(name)
-    # a name is any text; only its harmless characters get into a path
-    target = output or Path(re.sub(r"[^A-Za-z0-9_+-]", "_", name) + ".png")
+    target = output or Path(f"{file_stem(name)}.png")
     plot_galaxy(results, name, target, filters=list(_names(filters)) or None)
     click.echo(f"Picture: {target}")
 
@@ -295,8 +385,19 @@ def truth(results: Path, truth: Path) -> None:
 
 
 @main.command()
-def warmup() -> None:
+def launcher() -> None:
+    """Print what `srun --mpi=` needs for this installation's MPI, the best first."""
+    from sphot_mpi.mpi_library import library_version, srun_types
+
+    click.echo(" ".join(srun_types(library_version())))
+
+
+@main.command()
+@click.option("--check", "checking", is_flag=True, help="Exit with 1 if anything had to be compiled.")
+def warmup(checking: bool) -> None:
     """Compile all kernels into the cache, by fitting one simulated galaxy with each preset."""
+    from sphot_mpi.kernels._jit import CACHE
+    from sphot_mpi.kernels.counters import count_kernels
     from sphot_mpi.progress import Quiet
     from sphot_mpi.simulate import simulate_campaign
 
@@ -310,7 +411,10 @@ def warmup() -> None:
             output = Path(folder) / f"{preset}.h5"
             run_serial(
                 Campaign(catalogue=catalogue, config=config, output=output, images=("residual",)),
-                TaskRunner(config, pipeline_fitters()),
+                pipeline_fitters,
                 Quiet(),
             )
-    click.echo("All kernels are compiled.")
+    counts = count_kernels()
+    cpu = CACHE.cpu or "this processor"
+    click.echo(f"Kernels for {cpu}: {counts.loaded} from the cache, {counts.compiled} compiled. Cache: {CACHE.folder}")
+    raise SystemExit(1 if checking and counts.compiled else 0)

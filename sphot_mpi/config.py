@@ -218,7 +218,14 @@ class PsfConfig(_Section):
 class ApertureConfig(_Section):
     """Section ``[aperture]``: isophotal apertures."""
 
+    size: Literal["petro", "fraction", "radius"]
     petro: Fraction
+    petro_factor: Positive
+    fraction: Fraction
+    radius: Annotated[Positive | None, BeforeValidator(_none_text)]
+    min_fwhm: NotNegative
+    star_light: Literal["auto", "fitted", "field"]
+    stars_per_aperture: NotNegative
     center_mask: NotNegative
     plot: bool
     isophot_base_filter: FilterName
@@ -236,6 +243,9 @@ class ApertureConfig(_Section):
     def _levels(self) -> Self:
         if self.isophot_frac_min >= self.isophot_frac_max:
             msg = f"isophot_frac_min = {self.isophot_frac_min} must be below isophot_frac_max = {self.isophot_frac_max}"
+            raise ValueError(msg)
+        if self.size == "radius" and self.radius is None:
+            msg = 'size = "radius" needs radius, the semi-major axis of the aperture in px'
             raise ValueError(msg)
         return self
 
@@ -333,6 +343,34 @@ def load_config(path: Path | str | None = None, preset: str | None = None) -> Co
     for layer in _LAYERS[chosen]:
         merged = _overlaid(merged, tomllib.loads(_preset_text(layer)))
     return _validated(_overlaid(merged, {**values, "preset": chosen}), source)
+
+
+def parse_config(text: str, source: str) -> Config:
+    """Return the configuration that `Config.to_toml` wrote.
+
+    Parameters
+    ----------
+    text : str
+        TOML, with every value.
+    source : str
+        Where it comes from, for messages.
+
+    Returns
+    -------
+    Config
+        Validated and immutable.
+
+    Raises
+    ------
+    ConfigError
+        If the text is no configuration of this version.
+    """
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        msg = f"{source}: the configuration is not TOML ({error})."
+        raise ConfigError(msg) from error
+    return _validated(values, source)
 
 
 def _preset_text(name: str) -> str:

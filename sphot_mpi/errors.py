@@ -8,8 +8,11 @@
     ├── CatalogueError             2   the catalogue
     ├── InputError                 3   one galaxy's file; the others go on
     ├── FitError                   3   one fit; the others go on
-    │   └── DegenerateCutoutError  3   nothing in the cutout to fit
+    │   ├── DegenerateCutoutError  3   nothing in the cutout to fit
+    │   └── ProcessDiedError       3   the fit killed its process; it is not tried again
     └── OutputError                1   the results file
+        └── JournalError           1   the journal beside it
+            └── CodecError         1   one record of it
 
 A message is one sentence that names the file, the row or key, what is wrong
 and the mend. Anything that is not a `SphotError` is a bug.
@@ -56,5 +59,17 @@ class DegenerateCutoutError(FitError):
     """A cutout holds nothing that could be fitted."""
 
 
+class ProcessDiedError(FitError):
+    """The process that ran a task died of it, twice; the task is not tried again."""
+
+
 class OutputError(SphotError, RuntimeError):
     """A results file cannot be written or read."""
+
+
+class JournalError(OutputError):
+    """The journal of a campaign cannot be written or read."""
+
+
+class CodecError(JournalError, ValueError):
+    """Bytes are no record, or a record cannot be written as bytes."""

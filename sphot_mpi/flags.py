@@ -86,3 +86,44 @@ SOURCE_FLAG_DESCRIPTIONS: dict[SourceFlag, str] = {
     SourceFlag.CUT: "a quality cut removed the source from the table used by later steps",
 }
 """Photutils' bit values (photutils.psf, 3.0) are kept so that its readers work."""
+
+
+class ApertureFlag(IntFlag):
+    """What was noteworthy in the aperture photometry of one filter of one galaxy."""
+
+    NO_GALAXY = 1
+    NO_DATA = 2
+    OTHER_BASE = 4
+    BEYOND_CUTOUT = 8
+    FILLED = 16
+    MOSTLY_FILLED = 32
+    INDEX_NOT_REACHED = 64
+    MODEL_SIZES = 128
+    SKY_EXTRAPOLATED = 256
+    SKY_NEAR = 512
+    NO_SKY = 1024
+    NEGATIVE = 2048
+    OTHER_REFERENCE = 4096
+    ENLARGED = 8192
+    FIELD_STARS = 16384
+    FIELD_TOO_SMALL = 32768
+
+
+APERTURE_FLAG_DESCRIPTIONS: dict[ApertureFlag, str] = {
+    ApertureFlag.NO_GALAXY: "there is no galaxy to set the aperture, or none in this filter; not measured",
+    ApertureFlag.NO_DATA: "no usable pixel lies in the aperture; not measured",
+    ApertureFlag.OTHER_BASE: "aperture.isophot_base_filter has no galaxy; core.base_filter sets the aperture",
+    ApertureFlag.BEYOND_CUTOUT: "part of the aperture lies outside the cutout and was filled with the model",
+    ApertureFlag.FILLED: "pixels without data in the aperture were filled",
+    ApertureFlag.MOSTLY_FILLED: "more than half of the model's light in the aperture stands where pixels were filled",
+    ApertureFlag.INDEX_NOT_REACHED: "the data do not tell the aperture's size; the model does, or else the cutout",
+    ApertureFlag.MODEL_SIZES: "petro_radius or r20, r50, r80 come from the model, not the measured curve",
+    ApertureFlag.SKY_EXTRAPOLATED: "few empty apertures fit; their scatter is extrapolated from smaller ones",
+    ApertureFlag.SKY_NEAR: "too little sky lies outside aperture.center_mask; it was measured nearer to the galaxy",
+    ApertureFlag.NO_SKY: "no empty aperture fits; the sky is that of the fit, and its error too",
+    ApertureFlag.NEGATIVE: "the flux in the aperture is not positive; it has no magnitude",
+    ApertureFlag.ENLARGED: "the aperture was enlarged to aperture.min_fwhm times the widest PSF's FWHM",
+    ApertureFlag.FIELD_STARS: "all but the brightest stars were taken off by the mean star light of the field",
+    ApertureFlag.FIELD_TOO_SMALL: "too little field to tell its mean star light; each fitted star was taken off",
+    ApertureFlag.OTHER_REFERENCE: "aperture.PSF_corr_base_filter has no fit; the base filter's PSF is the reference",
+}

@@ -16,8 +16,8 @@ from sphot_mpi.records import Image
 
 Pixel = TypeVar("Pixel", bound=np.generic)
 
-#: A change of the kernel's width, px, below which the PSF is not rendered anew.
-KERNEL_TOLERANCE = 0.003
+#: Change of the kernel's width, px, below which the PSF is not rendered anew: at the end, and while stars are found.
+KERNEL_TOLERANCE, COARSE_TOLERANCE = 0.003, 0.01
 #: A new source must beat this part of the star light already there; early steps are stricter.
 BLEND_LADDER = (0.3, 0.1, 0.05, 0.02)
 #: Change of chi2, relative and at least 1, below which a fit is quiet: stars that come and go make more.
@@ -146,8 +146,8 @@ def add_stars(state: State, threshold: float, blend: float, caution: Image) -> S
     return replace(state, scene=state.scene.with_stars(stars.join(Stars.new(found.x, found.y, found.flux))))
 
 
-def solve(state: State, freedom: Freedom) -> State:
-    """Do one Gauss-Newton step and renew the optics when the kernel has moved.
+def solve(state: State, freedom: Freedom, tolerance: float = KERNEL_TOLERANCE) -> State:
+    """Do one Gauss-Newton step and renew the optics when the kernel has moved by more than `tolerance`.
 
     Where no bright star carries the kernel it is held: what remains would be noise, or the galaxy's own shape.
     """
@@ -155,7 +155,7 @@ def solve(state: State, freedom: Freedom) -> State:
         freedom = replace(freedom, kernel=False)
     step = solve_step(state.scene, state.optics, freedom)
     state = replace(state, scene=step.scene, step=step, passes=state.passes + 1)
-    if step.kernel.differs(state.optics.kernel, KERNEL_TOLERANCE):
+    if step.kernel.differs(state.optics.kernel, tolerance):
         state = state.with_optics(state.optics.with_kernel(step.kernel))
     return state
 
@@ -207,7 +207,7 @@ def descend(
     for index, threshold in enumerate(ladder):
         blend = BLEND_LADDER[min(index + first_blend, LAST_BLEND)]
         state = add_stars(state, threshold, blend, caution)
-        state = prune(solve(state, freedom), keep)
+        state = prune(solve(state, freedom, COARSE_TOLERANCE), keep)
     return state
 
 

@@ -107,7 +107,7 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
     state, structured = _find_galaxy(state, joint, keep, config)
     limits = flux_limits(state, MEASURE_SNR)
     state = free_all(with_faint_stars(state, limits))
-    state, measurement = measure(state, joint, keep, most=SETTLE_PASSES)
+    state, measurement = measure(state, joint, keep, most=SETTLE_PASSES, weigh=False)
     state = with_measured_stars(state)
     # from here on the galaxy is held: its light must not hang on how deep the stars are fitted
     held, keep = Freedom(kernel=calibrate), Keep.beside_held_galaxy(config.psf.keep_snr)

@@ -261,7 +261,7 @@ def core_scatter(frame: Frame, optics: Optics, smooth: Smooth) -> float:
 
 def galaxy_radius(galaxy: Galaxy, shape: tuple[int, int]) -> Image:
     """Elliptical radius of every frame pixel, in r_eff, but never more than a quarter of the image for one r_eff."""
-    y, x = np.mgrid[: shape[0], : shape[1]]
+    y, x = np.ogrid[: shape[0], : shape[1]]
     radius = galaxy.elliptical_radius(x - PAD, y - PAD)
     return radius * max(1.0, galaxy.half_light_radius() / (0.25 * min(shape)))
 

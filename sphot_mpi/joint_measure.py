@@ -8,7 +8,6 @@ parts, where it does not matter; and the galaxy's errors would be those of an em
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sphot_mpi.joint import Keep, State, residual_of, settle
 from sphot_mpi.joint_galaxy import galaxy_radius, outside, robust_sigma
@@ -71,8 +70,8 @@ def confusion(state: State) -> Confusion:
     return Confusion(excess, excess / max(total, known))
 
 
-def measure(state: State, freedom: Freedom, keep: Keep, *, most: int) -> tuple[State, Measurement]:
-    """Settle a state under errors that contain the field's confusion.
+def measure(state: State, freedom: Freedom, keep: Keep, *, most: int, weigh: bool = True) -> tuple[State, Measurement]:
+    """Settle a state with errors that contain the field's confusion.
 
     Parameters
     ----------
@@ -84,6 +83,9 @@ def measure(state: State, freedom: Freedom, keep: Keep, *, most: int) -> tuple[S
         Which stars stay.
     most : int
         Most solves.
+    weigh : bool
+        Whether the confusion weighs in the solve as well. It should where the shape is known: then the bright parts
+        tell the flux. A shape of its own needs the contrast of core and wings as the pixels' noise has it.
 
     Returns
     -------
@@ -94,10 +96,10 @@ def measure(state: State, freedom: Freedom, keep: Keep, *, most: int) -> tuple[S
     """
     frame = state.optics.frame
     noise = confusion(state)
-    weight = np.divide(frame.weight, 1.0 + frame.weight * noise.variance)
+    weight = np.divide(frame.weight, 1.0 + frame.weight * noise.variance) if weigh else frame.weight
     settled, quiet = settle(state.with_frame(replace(frame, weight=weight)), freedom, keep, most=most)
     assert settled.step is not None
-    unit = correlated_unit(state, noise.share)
+    unit = correlated_unit(state, noise.share) / (1.0 if weigh else 1.0 - noise.share)
     measurement = Measurement(names=settled.step.names, covariance=settled.step.covariance * unit, quiet=quiet)
     return settled.with_frame(replace(settled.optics.frame, weight=frame.weight)), measurement
 
@@ -110,13 +112,3 @@ def correlated_unit(state: State, share: float) -> float:
     stamp = state.optics.stars.sampled(state.optics.core_radius)
     area = 1.0 / float((stamp**2).sum())
     return (1.0 - share) * state.optics.frame.correlation**2 + share * area
-
-
-def measured_chi2(state: State, reach: float) -> float:
-    """Chi2 of a state within `reach` r_eff, in units of what one degree of freedom gains by chance."""
-    frame, galaxy = state.optics.frame, state.scene.galaxy
-    assert galaxy is not None
-    noise = confusion(state)
-    inside: NDArray[np.bool_] = galaxy_radius(galaxy, frame.shape) < reach
-    weight = np.divide(frame.weight, 1.0 + frame.weight * noise.variance)
-    return float((weight * residual_of(state) ** 2)[inside].sum()) / correlated_unit(state, noise.share)

@@ -43,6 +43,9 @@ def make_frame(cutout: Cutout, library: LibraryPSF) -> Frame:
     if good.sum() < LEAST_PIXELS:
         msg = f"{cutout.galaxy} {cutout.filter}: only {int(good.sum())} usable pixels, which is too few to fit"
         raise DegenerateCutoutError(msg)
+    if np.ptp(cutout.data[good]) == 0.0:
+        msg = f"{cutout.galaxy} {cutout.filter}: all usable pixels have the same value, so there is nothing to fit"
+        raise DegenerateCutoutError(msg)
     data = np.where(good, cutout.data, np.nan)
     error = error_map(data, ~good) if cutout.error is None else cutout.error
     if not np.isfinite(error[good]).any() or not (error[good] > 0.0).any():

@@ -11,6 +11,8 @@ from sphot_mpi.records import Image
 
 Vector = NDArray[np.float64]
 
+#: Stars above this S/N, were they alone, tell kernel and shift; what the others say is nothing beside it.
+TELLING_SNR = 5.0
 #: Parameters of one component's shape, in the order of `Galaxy.shapes`.
 SHAPE_NAMES = ("ln_r", "ln_n", "eta_1", "eta_2")
 
@@ -98,9 +100,11 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
     basis = sky_basis(shape)
     columns: dict[str, Image] = {f"sky{k}": basis[k] for k in range(3)}
     if freedom.kernel or freedom.shift:
-        planes = optics.psf.kernel_planes if freedom.kernel else optics.psf.planes[np.newaxis][:0]
-        images = optics.stars.render_with_derivatives(stars.x, stars.y, stars.flux, planes)
-        star_image = images.model
+        telling = stars.flux > TELLING_SNR * optics.star_error
+        bright, faint = stars.take(telling), stars.take(~telling)
+        planes = optics.kernel_planes if freedom.kernel else optics.psf.planes[np.newaxis][:0]
+        images = optics.stars.render_with_derivatives(bright.x, bright.y, bright.flux, planes)
+        star_image = images.model + render_stars(faint, optics)
         columns |= dict(zip(KERNEL_NAMES, images.dkernel, strict=False))
         if freedom.shift:
             columns["shift_x"], columns["shift_y"] = images.dx, images.dy
@@ -124,7 +128,14 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
 
 def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: dict[str, Image]) -> Image:
     """Add the galaxy's derivatives to `columns`; returns its image."""
-    needs_derivatives = freedom.galaxy_shape or freedom.galaxy_profile or freedom.kernel or freedom.shift
+    needs_derivatives = freedom.galaxy_shape or freedom.galaxy_profile
+    if freedom.kernel or freedom.shift:
+        # where they are measured off the galaxy, its light says nothing about them
+        x, y = (
+            np.clip(round(v) + PAD, 0, side - 1)
+            for v, side in zip(galaxy.centre, optics.frame.shape[::-1], strict=True)
+        )
+        needs_derivatives |= bool(optics.frame.anchored_area[y, x])
     if not needs_derivatives and not freedom.galaxy_flux and not freedom.galaxy_scale:
         return render_galaxy(galaxy, optics)
     image = np.zeros(optics.frame.shape)

@@ -17,9 +17,9 @@ from sphot_mpi.joint_base import (
     kernel_area,
 )
 from sphot_mpi.joint_galaxy import galaxy_of, galaxy_radius, robust_sigma
-from sphot_mpi.joint_measure import Measurement, measure, measured_chi2
-from sphot_mpi.joint_render import Freedom
-from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
+from sphot_mpi.joint_measure import Measurement, measure
+from sphot_mpi.joint_render import SHAPE_NAMES, Freedom
+from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Scene, Stars
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import FilterFit, Image
 from sphot_mpi.structure import structure_factor, with_faint_stars
@@ -43,8 +43,8 @@ LEAST_COMMON = 0.1
 LEAST_NEW_SNR = 4.5
 #: Anchored stars below this S/N are dropped: a dark star only makes room for somebody else's light.
 LEAST_ANCHORED_SNR = 0.0
-#: Chi2, in units of its chance, that a profile of its own must gain a filter's galaxy, within this many r_eff.
-PROFILE_GAIN, PROFILE_REACH = 20.0, 2.5
+#: Chi2 of a filter's free profile against the base filter's, above which it has its own.
+PROFILE_CHANGE = 20.0
 #: Most solves of a profile.
 PROFILE_PASSES = 6
 #: Solves of the pinned stars: without, then with kernel and shift.
@@ -163,11 +163,36 @@ def with_own_profile(
         return state, measurement, False
     own = replace(freedom, galaxy_scale=False, galaxy_flux=True, galaxy_profile=True)
     trial, trial_measurement = measure(state, own, keep, most=PROFILE_PASSES)
-    gain = measured_chi2(state, PROFILE_REACH) - measured_chi2(trial, PROFILE_REACH)
-    sane = trial.scene.galaxy is not None and bool((trial.scene.galaxy.fluxes > 0.0).all())
-    if sane and gain > PROFILE_GAIN:
+    found = trial.scene.galaxy
+    assert found is not None
+    if (found.fluxes > 0.0).all() and profile_change(galaxy, found, trial_measurement) > PROFILE_CHANGE:
         return trial, trial_measurement, True
     return state, measurement, False
+
+
+def profile_change(expected: Galaxy, found: Galaxy, measurement: Measurement) -> float:
+    """Wald's chi2 of a free profile against the expected one: by r_eff, n and the components' shares of the flux.
+
+    Parameters
+    ----------
+    expected, found : Galaxy
+        The pinned profile and the free one.
+    measurement : Measurement
+        Of the free one.
+    """
+    size = found.size
+    names = [f"{c}.{name}" for c in range(size) for name in SHAPE_NAMES[:2]]
+    fluxes = [f"{c}.flux" for c in range(size)]
+    share = expected.fluxes / expected.fluxes[0]
+    change = np.concatenate(
+        ((found.shapes - expected.shapes)[:, :2].ravel(), found.fluxes[1:] - share[1:] * found.fluxes[0])
+    )
+    turn = np.zeros((change.size, len(names) + size))
+    turn[: len(names), : len(names)] = np.eye(len(names))
+    turn[len(names) :, len(names)] = -share[1:]
+    turn[len(names) :, len(names) + 1 :] = np.eye(size - 1)
+    covariance = turn @ measurement.block([*names, *fluxes]) @ turn.T
+    return float(change @ np.linalg.pinv(covariance, hermitian=True) @ change)
 
 
 def _find_scale(
@@ -287,16 +312,20 @@ def _with_anchors(state: State, base: FilterFit, *, measured: bool) -> State:
 
     If there are too many to be told apart, it is the brightest.
     """
-    table = _sources_above(base, ANCHOR_SNR)
+    table = _sources_above(base, -np.inf if measured else ANCHOR_SNR)
     known = table["flux_init"] > 0.0
     table = table[known if measured else ~known]
     stem = "init" if measured else "fit"
+    # a position's error is in inverse proportion to the flux; one law for all, since single errors hang on the depth
+    scatter = (
+        np.median(np.hypot(table["x_err"], table["y_err"]) / np.sqrt(2.0) * table["flux_fit"]) if table.size else 0.0
+    )
     order = np.argsort(-table[f"flux_{stem}"], kind="stable")
     stamp = state.optics.stars.sampled(state.optics.core_radius)
     most = int(ANCHORS_PER_PSF * state.optics.frame.good.sum() * (stamp**2).sum()) - state.scene.stars.size
     table = table[np.sort(order[: max(most, 0)])]
     x, y = (table[f"{axis}_{stem}"] + PAD + moved for axis, moved in zip("xy", state.scene.shift, strict=True))
-    sigma = np.clip(np.nan_to_num(np.hypot(table["x_err"], table["y_err"]) / np.sqrt(2.0), nan=0.5), *ANCHOR_SIGMA)
+    sigma = np.clip(np.nan_to_num(scatter / table[f"flux_{stem}"], nan=0.5, posinf=0.5), *ANCHOR_SIGMA)
     stars = replace(
         Stars.new(x, y, np.zeros(x.size)),
         anchor_sigma=sigma,

@@ -26,6 +26,8 @@ Pixel = TypeVar("Pixel", bound=np.generic)
 LARGEST_COMPONENT = 0.27
 #: Half-size, in FWHM, of the stars' core stamps; the residual is that of whole stars, so it is no bias.
 CORE_FWHM = 1.5
+#: Change of the kernel's width, px, up to which the PSF's derivatives by it are kept.
+PLANES_TOLERANCE = 0.05
 #: Margin of the frame around the cutout, px.
 PAD = 12
 
@@ -125,6 +127,7 @@ class Optics:
             else renderer.with_psf(psf)
         )
         self.stars = StarField(psf, frame.shape, frame.noise * frame.correlation)
+        self._planes_kernel = psf.kernel
 
     @classmethod
     def start(cls, library: LibraryPSF, sigma: float, frame: Frame, family: str = "gaussian") -> "Optics":
@@ -133,7 +136,12 @@ class Optics:
 
     def with_kernel(self, kernel: Kernel) -> "Optics":
         """Return the optics under another kernel."""
-        return Optics(self.psf.with_kernel(kernel), self.frame, self.renderer)
+        other = Optics(self.psf.with_kernel(kernel), self.frame, self.renderer)
+        # derivatives from nearby lead to the same kernel
+        if "kernel_planes" in self.__dict__ and not kernel.differs(self._planes_kernel, PLANES_TOLERANCE):
+            other.__dict__["kernel_planes"] = self.kernel_planes
+            other._planes_kernel = self._planes_kernel
+        return other
 
     def on(self, frame: Frame) -> "Optics":
         """Return the optics for other data or weights on the same frame."""
@@ -146,6 +154,11 @@ class Optics:
         """Kernel of the working PSF."""
         return self.psf.kernel
 
+    @cached_property
+    def kernel_planes(self) -> NDArray[np.float64]:
+        """Spline coefficients of the PSF's derivatives by the kernel's coordinates, here or nearby."""
+        return self.psf.kernel_planes
+
     @property
     def fwhm(self) -> float:
         """FWHM of the working PSF, px."""
@@ -155,6 +168,12 @@ class Optics:
     def core_radius(self) -> int:
         """Half-size, px, of the stamps that carry the stars' equations."""
         return int(np.clip(np.ceil(CORE_FWHM * self.fwhm), 4, 12))
+
+    @cached_property
+    def star_error(self) -> float:
+        """Flux error of an isolated star in the emptiest part."""
+        stamp = self.stars.sampled(self.core_radius)
+        return self.stars.noise / float(np.sqrt((stamp**2).sum()))
 
     @cached_property
     def peak(self) -> float:

@@ -17,8 +17,45 @@ Vector = NDArray[np.float64]
 
 #: Longest step of a star's position, px, and damping scale of that step.
 STAR_STEP, STAR_DAMPING = 0.7, 0.5
+#: Most diagonal entries for which an update is cheaper than a new factorisation.
+MOST_UPDATES = 60
 #: Neighbours whose parameters are free in a star's error, and how far away they may be, px.
 ERROR_NEIGHBOURS, ERROR_REACH = 12, 12.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UpdatedFactor:
+    """A factorised matrix with something added to some of its diagonal; cheaper than another factorisation.
+
+    ``(A + U D U^T)^-1 b = x - Z (D^-1 + U^T Z)^-1 U^T x`` with ``x = A^-1 b``, ``Z = A^-1 U`` (Woodbury 1950), the
+    columns of U being unit vectors.
+    """
+
+    factor: "sparse_linalg.SuperLU | UpdatedFactor"
+    rows: NDArray[np.int64]
+    response: NDArray[np.float64]
+    inner: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls, factor: "sparse_linalg.SuperLU | UpdatedFactor", rows: NDArray[np.int64], added: Vector
+    ) -> "UpdatedFactor":
+        """Add `added` to the diagonal at `rows`."""
+        unit = np.zeros((factor.shape[0], rows.size))
+        unit[rows, np.arange(rows.size)] = 1.0
+        response = np.asarray(factor.solve(unit))
+        inner = np.linalg.inv(np.diag(1.0 / added) + response[rows])
+        return cls(factor, rows, response, inner)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the matrix."""
+        return self.factor.shape[0], self.factor.shape[1]
+
+    def solve(self, rhs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Solve for one right-hand side or several columns of them."""
+        x = np.asarray(self.factor.solve(rhs))
+        return np.asarray(x - self.response @ (self.inner @ x[self.rows]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +67,7 @@ class StarSystem:
     cross: NDArray[np.float64]
     first: NDArray[np.int64]
     width: NDArray[np.int64]
-    factor: sparse_linalg.SuperLU | None
+    factor: "sparse_linalg.SuperLU | UpdatedFactor | None"
 
     @classmethod
     def of(
@@ -54,12 +91,16 @@ class StarSystem:
     def damped(self, excess: Vector) -> "StarSystem":
         """Return the system with the positions of stars that step too far held back in proportion."""
         diagonal = self.matrix.diagonal()
-        for axis in (1, 2):
-            rows = self.first[excess > 0.0] + axis
-            diagonal[rows] *= 1.0 + 3.0 * excess[excess > 0.0]
+        far = np.flatnonzero(excess > 0.0)
+        rows = np.concatenate((self.first[far] + 1, self.first[far] + 2))
+        added = np.tile(3.0 * excess[far], 2) * diagonal[rows]
+        diagonal[rows] += added
         matrix = self.matrix.copy()
         matrix.setdiag(diagonal)
-        return StarSystem.of(matrix, self.rhs, self.cross, self.first, self.width)
+        if self.factor is None or rows.size > MOST_UPDATES:
+            return StarSystem.of(matrix, self.rhs, self.cross, self.first, self.width)
+        factor = UpdatedFactor.of(self.factor, rows, added)
+        return StarSystem(matrix, self.rhs, self.cross, self.first, self.width, factor)
 
     def too_far(self, step: Vector) -> Vector:
         """How many times each star's step in position exceeds the longest allowed; 0 where it does not."""

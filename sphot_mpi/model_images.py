@@ -33,6 +33,22 @@ class ModelImages:
         """Return `data` minus the model; NaN where the data are."""
         return np.asarray(data - self.sersic - self.sources - self.sky)
 
+    def image(self, name: str, data: Image) -> Image:
+        """Return the image of a name of `results_schema.IMAGES`, of a fit to `data`."""
+        match name:
+            case "data":
+                return data
+            case "sersic_model":
+                return self.sersic
+            case "psf_model":
+                return self.sources
+            case "psf_sub_data":
+                return np.asarray(data - self.sources)
+            case "residual":
+                return self.residual(data)
+        msg = f"there is no image {name!r}"
+        raise ValueError(msg)
+
 
 def render_model(fit: FilterFit, cutout: Cutout, library: LibraryPSF) -> ModelImages:
     """Render what a fit has found.
@@ -51,15 +67,24 @@ def render_model(fit: FilterFit, cutout: Cutout, library: LibraryPSF) -> ModelIm
     ModelImages
         On the cutout's pixels, in the data's unit.
     """
-    psf = PSF(library, Kernel(fit.kernel.family, fit.kernel.values))
+    psf = working_psf(fit, library)
+    return ModelImages(
+        sersic=SersicRenderer(psf, cutout.shape).render_params(fit.components),
+        sources=render_sources(fit, psf, cutout.shape),
+        sky=fit.sky.render(cutout.shape),
+    )
+
+
+def working_psf(fit: FilterFit, library: LibraryPSF) -> PSF:
+    """Return the PSF that belongs to a fit: the library's under the fit's kernel."""
+    return PSF(library, Kernel(fit.kernel.family, fit.kernel.values))
+
+
+def render_sources(fit: FilterFit, psf: PSF, shape: tuple[int, int]) -> Image:
+    """Render all point sources of a fit on its cutout of `shape` (ny, nx)."""
     # the noise only decides how far out a star is rendered exactly; without one, go far
     noise = fit.noise * fit.correlation if np.isfinite(fit.noise) and fit.noise > 0.0 else 1e-12
     table = fit.sources
     found = table[np.isfinite(table["x_fit"]) & np.isfinite(table["y_fit"]) & np.isfinite(table["flux_fit"])]
-    stars = StarField(psf, cutout.shape, noise)
     x, y, flux = (np.ascontiguousarray(found[name]) for name in ("x_fit", "y_fit", "flux_fit"))
-    return ModelImages(
-        sersic=SersicRenderer(psf, cutout.shape).render_params(fit.components),
-        sources=stars.render(x, y, flux),
-        sky=fit.sky.render(cutout.shape),
-    )
+    return StarField(psf, shape, noise).render(x, y, flux)

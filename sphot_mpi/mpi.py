@@ -1,30 +1,27 @@
-"""Master and workers; the only importer of mpi4py.
+"""The ranks of this job and their messages; the only importer of mpi4py.
 
-Rank 0 hands out assignments and takes back outcomes; pixels never pass through it.
 Waiting ranks sleep between looks instead of spinning on a core. Whatever is not
-expected, on any rank, ends the whole job at once, with rank and traceback.
+expected, on any rank, ends the whole job at once, with rank and traceback. Every call of
+MPI holds one lock, so that a second thread can show that a busy rank lives.
 """
 
 import logging
 import os
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NoReturn
+from types import TracebackType
+from typing import Any, NoReturn, Self, TypeVar
 
-from sphot_mpi.campaign import Assignment, Campaign, Conductor, MemoryStore, Progress, image_items, make_record
-from sphot_mpi.catalogue_rows import Galaxy
-from sphot_mpi.config import Config
-from sphot_mpi.errors import UsageError
-from sphot_mpi.outcomes import TaskOutcome
-from sphot_mpi.results import CampaignRecord, add_images, create, finish
-from sphot_mpi.tasks import TaskRunner
+from sphot_mpi.errors import SphotError, UsageError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: What launchers announce, the most specific first: number of processes, and this one's number.
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
@@ -32,31 +29,10 @@ RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 #: Set by launchers that do not say how many processes there are.
 HINTS = ("PMIX_RANK", "PMI_RANK", "PALS_RANKID", "MV2_COMM_WORLD_RANK")
 
-_TAG = 1
+_TAG, _URGENT = 1, 2
 _SHORTEST, _LONGEST = 1e-4, 1e-2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setup:
-    """To a worker: the configuration, and whether its fits will be asked for again as images."""
-
-    config: Config
-    keep: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WriteImages:
-    """To a worker: it is its turn to write the images of its fits."""
-
-    output: Path
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stop:
-    """To a worker: leave, with this exit status."""
-
-    status: int
+#: Seconds between two looks of the second thread.
+_WATCH = 0.25
 
 
 def announced_size(environ: Mapping[str, str] = os.environ) -> tuple[str, int] | None:
@@ -73,42 +49,98 @@ def announced_rank(environ: Mapping[str, str] = os.environ) -> int:
 
 
 class World:
-    """The ranks of this job.
+    """The ranks of this job; also the `results_comm.Comm` of the results file.
 
     Parameters
     ----------
     comm : mpi4py.MPI.Comm
         Communicator of all ranks.
+    threads : bool
+        Whether MPI lets a second thread call it, one at a time.
     """
 
-    def __init__(self, comm: Any) -> None:
+    def __init__(self, comm: Any, *, threads: bool = True) -> None:
         self._comm = comm
+        self._lock = threading.Lock()
+        self._sending: deque[Any] = deque()
+        self.threads = threads
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
 
-    def send(self, message: object, rank: int) -> None:
-        """Send a small message."""
-        self._comm.send(message, dest=rank, tag=_TAG)
+    @property
+    def raw(self) -> Any:
+        """The communicator, for HDF5."""
+        return self._comm
 
-    def receive(self) -> tuple[int, Any]:
-        """Wait for a message from any rank, asleep most of the time; return sender and message."""
+    def send(self, message: object, rank: int, *, urgent: bool = False) -> None:
+        """Send a small message, and go on at once; urgent ones are read by a busy rank, too.
+
+        Notes
+        -----
+        A blocking send of Open MPI spins until a receiver on the same host has looked, which a sleeping or busy
+        rank does not.
+        """
+        with self._lock:
+            self._sending.append(self._comm.isend(message, dest=rank, tag=_URGENT if urgent else _TAG))
+            self._forget_sent()
+
+    def _forget_sent(self) -> None:
+        while self._sending and self._sending[0].Test():
+            self._sending.popleft()
+
+    def poll(self, *, urgent: bool = False) -> tuple[int, Any] | None:
+        """Return sender and message if one has come, else None."""
         from mpi4py import MPI
 
+        tag = _URGENT if urgent else _TAG
         status = MPI.Status()
+        with self._lock:
+            if not self._comm.iprobe(source=MPI.ANY_SOURCE, tag=tag, status=status):
+                return None
+            sender = status.Get_source()
+            return sender, self._comm.recv(source=sender, tag=tag)
+
+    def receive(self, patience: float = float("inf")) -> tuple[int, Any] | None:
+        """Wait for a message from any rank, asleep most of the time.
+
+        Parameters
+        ----------
+        patience : float
+            Seconds to wait.
+
+        Returns
+        -------
+        (int, message) or None
+            Sender and message; None: none has come.
+        """
+        end = time.monotonic() + patience
         pause = _SHORTEST
-        while not self._comm.iprobe(source=MPI.ANY_SOURCE, tag=_TAG, status=status):
+        while (found := self.poll()) is None:
+            if time.monotonic() > end:
+                return None
             time.sleep(pause)
             pause = min(2.0 * pause, _LONGEST)
-        sender = status.Get_source()
-        return sender, self._comm.recv(source=sender, tag=_TAG)
+        return found
 
-    def abort(self, error: BaseException) -> NoReturn:
+    def allgather(self, value: T) -> list[T]:
+        """Return every rank's value, in the order of ranks; all ranks call this."""
+        values: list[T] = self._comm.allgather(value)
+        return values
+
+    def broadcast(self, value: object = None) -> Any:
+        """Return rank 0's value; all ranks call this."""
+        return self._comm.bcast(value, root=0)
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        self._comm.Barrier()
+
+    def abort(self, sentence: str, status: int = 1) -> NoReturn:
         """Say what happened, and end all ranks."""
-        text = "".join(traceback.format_exception(error))
-        sys.stderr.write(f"sphot-mpi: unexpected error on rank {self.rank} of {self.size}; the job ends.\n{text}")
+        sys.stderr.write(f"sphot-mpi: {sentence}\n")
         sys.stderr.flush()
-        self._comm.Abort(1)
-        sys.exit(1)
+        self._comm.Abort(status)
+        sys.exit(status)
 
     @contextmanager
     def guarded(self, *expected: type[BaseException]) -> Iterator[None]:
@@ -117,8 +149,70 @@ class World:
             yield
         except expected:
             raise
-        except BaseException as error:  # noqa: BLE001 - also an interrupt must end all ranks
-            self.abort(error)
+        except SphotError as error:
+            self.abort(f"rank {self.rank} of {self.size}: {error}", error.exit_status)
+        except KeyboardInterrupt:
+            self.abort("interrupted twice: the job ends at once; give the same command to go on.", 130)
+        except BaseException as error:  # noqa: BLE001 - nothing may leave the other ranks waiting
+            text = "".join(traceback.format_exception(error))
+            self.abort(f"unexpected error on rank {self.rank} of {self.size}; the job ends.\n{text}")
+
+
+class Heartbeat:
+    """A thread that shows that a rank lives, and hears of what is urgent while the rank computes.
+
+    Parameters
+    ----------
+    world : World
+        The ranks.
+    ranks : iterable of int
+        Who wants to know.
+    beat : object
+        The message that they get.
+    interval : float
+        Seconds between two beats.
+    watch : callable
+        Called several times a second, for what cannot wait until a task ends.
+    """
+
+    def __init__(
+        self, world: World, ranks: Iterable[int], beat: object, interval: float, watch: Callable[[], None]
+    ) -> None:
+        self._world = world
+        self._ranks = list(ranks)
+        self._beat = beat
+        self._interval = interval
+        self._watch = watch
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def stop(self) -> None:
+        """End the thread; MPI is this thread's alone again."""
+        self._end.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def __enter__(self) -> Self:
+        """Start; does nothing where MPI allows one thread only."""
+        if self._world.threads:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the thread."""
+        self.stop()
+
+    def _run(self) -> None:
+        next_beat = time.monotonic() + self._interval
+        while not self._end.wait(min(self._interval, _WATCH)):
+            with self._world.guarded():
+                self._watch()
+                if time.monotonic() >= next_beat:
+                    next_beat += self._interval
+                    for rank in self._ranks:
+                        self._world.send(self._beat, rank)
 
 
 def connect() -> World | None:
@@ -147,7 +241,7 @@ def connect() -> World | None:
             "pip install 'sphot-mpi[mpi]', or start one process."
         )
         raise UsageError(msg) from error
-    world = World(MPI.COMM_WORLD)
+    world = World(MPI.COMM_WORLD, threads=MPI.Query_thread() >= MPI.THREAD_SERIALIZED)
     if size not in (0, world.size):
         library = MPI.Get_library_version().split(",")[0].strip()
         msg = (
@@ -155,90 +249,6 @@ def connect() -> World | None:
             "match; start with the mpirun or srun --mpi=... of this MPI, or unset the variable."
         )
         raise UsageError(msg)
+    if not world.threads:
+        log.warning("this MPI allows one thread only: a lost worker is noticed by its time limit, if any")
     return world if world.size > 1 else None
-
-
-def lead(world: World, campaign: Campaign, progress: Progress) -> CampaignRecord:
-    """Run a campaign as rank 0, and write its results file.
-
-    Parameters
-    ----------
-    world : World
-        At least two ranks; the others are in `serve`.
-    campaign : Campaign
-        What is to be done.
-    progress : Progress
-        Told after every task.
-
-    Returns
-    -------
-    CampaignRecord
-        What was written. The workers still wait; `dismiss` them.
-    """
-    store = MemoryStore()
-    conductor = Conductor(campaign, store, progress)
-    workers = range(1, world.size)
-    for rank in workers:
-        world.send(Setup(config=campaign.config, keep=bool(campaign.images)), rank)
-    idle = list(reversed(workers))
-    while not conductor.finished:
-        while idle and (assignment := conductor.next_assignment()) is not None:
-            world.send(assignment, idle.pop())
-        rank, outcome = world.receive()
-        idle.append(rank)
-        conductor.take(outcome)
-    record = make_record(campaign, store, ranks=world.size)
-    create(campaign.output, record)
-    if campaign.images:
-        # one after another: without parallel HDF5 a file has one writer at a time
-        for rank in workers:
-            world.send(WriteImages(output=campaign.output, names=campaign.images), rank)
-            world.receive()
-    finish(campaign.output, record)
-    return record
-
-
-def dismiss(world: World, status: int) -> None:
-    """Let the workers leave `serve` with an exit status."""
-    for rank in range(1, world.size):
-        world.send(Stop(status=status), rank)
-
-
-def serve(world: World, make_runner: Callable[[Config, int], TaskRunner]) -> int:
-    """Work for rank 0 until it says stop.
-
-    Parameters
-    ----------
-    world : World
-        The ranks.
-    make_runner : callable
-        Makes the runner of tasks from configuration and rank.
-
-    Returns
-    -------
-    int
-        Exit status, the same on all ranks.
-    """
-    runner: TaskRunner | None = None
-    keep = False
-    kept: list[TaskOutcome] = []
-    galaxies: dict[int, Galaxy] = {}
-    while True:
-        _, message = world.receive()
-        match message:
-            case Stop():
-                return message.status
-            case Setup():
-                runner, keep = make_runner(message.config, world.rank), message.keep
-            case Assignment() if runner is not None:
-                outcome = runner.run(message.task, message.galaxy, message.base)
-                if keep:
-                    kept.append(outcome)
-                    galaxies[message.galaxy.index] = message.galaxy
-                world.send(outcome, 0)
-            case WriteImages() if runner is not None:
-                add_images(message.output, message.names, image_items(runner, kept, galaxies.values()))
-                world.send(message, 0)
-            case _:
-                msg = f"rank {world.rank} cannot make sense of {message!r}"
-                raise TypeError(msg)

@@ -1,10 +1,20 @@
-"""What a task brings back: a fit, a failure, or the news that there was nothing to fit."""
+"""What a task brings back: a fit, photometry, a failure, or the news that there was nothing to fit."""
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
+from sphot_mpi.photometry_record import AperturePhotometry
 from sphot_mpi.records import Cutout, FilterFit
-from sphot_mpi.schedule import Task
+from sphot_mpi.schedule import Task, TaskKind
+
+
+class TaskKey(NamedTuple):
+    """A task by its galaxy's name: what it is called in journals and files, where rows may come and go."""
+
+    name: str
+    kind: TaskKind
+    filter: str
 
 
 class Status(StrEnum):
@@ -85,7 +95,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TaskOutcome:
-    """The end of one task; `fit` and `frame` are there unless it failed or the filter is missing."""
+    """The end of one task; `fit` and `frame` of a fit are there unless it failed or the filter is missing."""
 
     task: Task
     status: Status
@@ -93,3 +103,4 @@ class TaskOutcome:
     fit: FilterFit | None = None
     frame: Frame | None = None
     failure: Failure | None = None
+    photometry: tuple[AperturePhotometry, ...] = ()

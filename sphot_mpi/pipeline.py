@@ -1,19 +1,22 @@
 """Dispatch: one galaxy, one filter, by the configured method."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
+from sphot_mpi.aperture import measure_galaxy
 from sphot_mpi.background import elliptical_radius
 from sphot_mpi.config import Config
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.joint_pipeline import fit_base_joint, fit_scaled_joint
+from sphot_mpi.photometry_record import AperturePhotometry
 from sphot_mpi.prepare import apply_crop, find_crop, prepare_galaxy
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import SOURCE_DTYPE, Cutout, FilterFit, KernelFit, SkyPlane
 from sphot_mpi.seed_pipeline import fit_base_seed, fit_scaled_seed
 
-__all__ = ["apply_crop", "find_crop", "fit_base", "fit_scaled", "prepare_galaxy"]
+__all__ = ["apply_crop", "find_crop", "fit_base", "fit_scaled", "photometry", "prepare_galaxy"]
 
 FEW_PIXELS_FRACTION, UNCOVERED_FRACTION, HIGH_CHI2 = 0.25, 0.5, 2.0
 
@@ -76,6 +79,38 @@ def fit_scaled(cutout: Cutout, library: LibraryPSF, base: FilterFit, base_cutout
         return no_data(cutout)
     fit_one = fit_scaled_joint if config.psf.method == "joint" else fit_scaled_seed
     return flagged(fit_one(cutout, library, base, base_cutout, config), cutout)
+
+
+def photometry(
+    fits: Mapping[str, FilterFit],
+    cutouts: Mapping[str, Cutout],
+    libraries: Mapping[str, LibraryPSF],
+    config: Config,
+) -> tuple[AperturePhotometry, ...]:
+    """Measure all fitted filters of a galaxy in one common aperture.
+
+    Parameters
+    ----------
+    fits : mapping of str to FilterFit
+        The galaxy's fits by filter; filters whose fit failed are left out.
+    cutouts : mapping of str to Cutout
+        The cutouts that were fitted, of the same filters.
+    libraries : mapping of str to LibraryPSF
+        Library PSFs of the same filters.
+    config : Config
+        The galaxy's configuration; section aperture rules, core.base_filter is the second choice of a base.
+
+    Returns
+    -------
+    tuple of AperturePhotometry
+        One for each of `fits`, in its order.
+
+    Raises
+    ------
+    FitError
+        If the aperture that the configuration asks for is far larger than the cutout.
+    """
+    return measure_galaxy(fits, cutouts, libraries, config)
 
 
 def no_data(cutout: Cutout) -> FilterFit:

@@ -20,6 +20,9 @@ class Quiet:
     def update(self, counts: Counts) -> None:
         """Take notice."""
 
+    def say(self, sentence: str) -> None:
+        """Show one line; not here."""
+
     def __enter__(self) -> Self:
         """Return itself."""
         return self
@@ -62,6 +65,11 @@ class Lines(Quiet):
         )
         self._stream.flush()
 
+    def say(self, sentence: str) -> None:
+        """Write one line."""
+        self._stream.write(f"{sentence}\n")
+        self._stream.flush()
+
 
 class Bar(Quiet):
     """A live bar with counts, rate, time left and failures.
@@ -93,6 +101,10 @@ class Bar(Quiet):
         rate = ended / max(time.monotonic() - self._start, 1e-3)
         failed = counts.failed + counts.dropped
         self._bar.update(self._task, completed=ended, total=counts.total, rate=rate, failed=failed)
+
+    def say(self, sentence: str) -> None:
+        """Write one line above the bar."""
+        self._bar.console.print(sentence, markup=False, highlight=False)
 
     def __enter__(self) -> Self:
         """Show the bar."""

@@ -38,7 +38,8 @@ _SHAPE_STEP = 1e-4
 def _gaussian(fx: Array, fy: Array, values: tuple[float, ...]) -> Array:
     """Transform of a round Gaussian of standard deviation sigma."""
     (sigma,) = values
-    return np.exp(-2.0 * np.pi**2 * sigma**2 * (fx**2 + fy**2))
+    # the product of two exponentials of vectors costs less than one of a matrix
+    return np.exp(-2.0 * np.pi**2 * sigma**2 * fx**2) * np.exp(-2.0 * np.pi**2 * sigma**2 * fy**2)
 
 
 def _gaussian_slopes(fx: Array, fy: Array, values: tuple[float, ...]) -> tuple[Array, ...]:

@@ -1,102 +1,61 @@
-"""Write the results file: tables, images, and the promise that a finished file is whole.
+"""Write the results file: all ranks together, each its own galaxies, and whole or not at all.
 
-A file is written as ``NAME.partial``, closed, opened again and checked, and only
-then renamed. The steps are separate, so that images can be added by whoever has
-them: `create`, `add_images`, `finish`.
+Each rank takes a contiguous block of the catalogue. It measures what its galaxies need,
+the ranks agree on one layout, and then every rank writes its rows and images, batch
+after batch. The file is written as ``NAME.partial``, closed, read back and compared
+with what was written, and only then renamed.
 """
 
-import datetime
-import platform
-import subprocess
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import h5py
 import numpy as np
-from astropy.table import Table, meta
-from numpy.typing import NDArray
 
-import sphot_mpi
-from sphot_mpi.catalogue import Catalogue
-from sphot_mpi.config import Config
+from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.errors import OutputError
-from sphot_mpi.model_images import ModelImages
-from sphot_mpi.outcomes import TaskOutcome
-from sphot_mpi.records import Cutout
-from sphot_mpi.results_rows import (
-    covariance_stack,
-    failure_table,
-    fitted,
-    galaxy_table,
-    provenance_table,
-    sersic_table,
-    source_tables,
-)
-from sphot_mpi.results_schema import (
-    DESCRIPTIONS,
-    FAILURES,
-    FIT_FLAGS,
-    FORMAT,
-    FORMAT_VERSION,
-    GALAXIES,
-    IMAGES,
-    PROVENANCE,
-    SERSIC,
-    SOURCE_FLAGS,
-    SOURCES,
-    SOURCES_INDEX,
-    Column,
-    column_unit,
-    structured,
-)
+from sphot_mpi.results_backend import Backend, Slab, choose_backend
+from sphot_mpi.results_check import Receipt, check_counts, check_datasets, check_receipts
+from sphot_mpi.results_comm import Comm, together
+from sphot_mpi.results_images import ImageBatch, image_bytes, image_slabs, psf_shapes, psf_slabs
+from sphot_mpi.results_layout import DatasetSpec, Measure, join_all, layout
+from sphot_mpi.results_origin import CampaignInfo, root_attributes
+from sphot_mpi.results_rows import block_arrays
+from sphot_mpi.results_source import KeptOutcome, OutcomeSource, PSFSource, Renderer
 
-_COMPRESSION: dict[str, Any] = {"compression": "gzip", "compression_opts": 4, "shuffle": True}
-_LIBRARIES = ("numpy", "scipy", "astropy", "h5py", "numba", "photutils", "pydantic")
+__all__ = ["CampaignInfo", "Written", "partial_path", "write_results"]
+
+log = logging.getLogger(__name__)
+
+#: Bytes of rows or pixels that a rank holds at a time.
+BATCH_BYTES = 2**27
+
+#: Part of the uncompressed size that must be free on the disk before anything is written.
+_LEAST_FREE = 0.3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class CampaignRecord:
-    """All that the results file tells of a campaign but the pixels.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What was written; the same on all ranks.
 
     Parameters
     ----------
-    catalogue : Catalogue
-        What was asked for.
-    config : Config
-        How.
-    outcomes : sequence of TaskOutcome
-        In any order.
-    command_line : str
-        As typed.
-    ranks : int
-        MPI ranks.
-    images : tuple of str
-        Names of `IMAGES` to store.
+    path : Path
+        The file.
+    rows : mapping of str to int
+        Rows of each dataset.
+    unrendered : int
+        Images and PSFs of fits that could not be made, because their input could not be read again.
     """
 
-    catalogue: Catalogue
-    config: Config
-    outcomes: Sequence[TaskOutcome]
-    command_line: str = ""
-    ranks: int = 1
-    images: tuple[str, ...] = field(default=())
-
-    def sorted_outcomes(self) -> list[TaskOutcome]:
-        """Return the outcomes by catalogue row, then by the row's filters: never by completion."""
-        place = {g.index: {name: k for k, name in enumerate(g.filters)} for g in self.catalogue.galaxies}
-        return sorted(self.outcomes, key=lambda o: (o.task.galaxy, place[o.task.galaxy][o.task.filter]))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ImageItem:
-    """The images of one fit, on their way to the file."""
-
-    galaxy: int
-    cutout: Cutout
-    model: ModelImages
+    path: Path
+    rows: Mapping[str, int]
+    unrendered: int = 0
 
 
 def partial_path(path: Path) -> Path:
@@ -104,213 +63,270 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
-def create(path: Path, record: CampaignRecord) -> None:
-    """Write ``NAME.partial`` with everything but pixels; image stacks are made, and empty (NaN).
+def write_results(
+    path: Path,
+    info: CampaignInfo,
+    source: OutcomeSource,
+    comm: Comm,
+    render: Renderer | None = None,
+    psfs: PSFSource | None = None,
+    *,
+    batch_bytes: int = BATCH_BYTES,
+) -> Written:
+    """Write the results file; every rank calls this, with the same `path` and `info`.
 
     Parameters
     ----------
     path : Path
-        Final name.
-    record : CampaignRecord
-        What to write.
+        Final name; a file of that name is replaced.
+    info : CampaignInfo
+        About the campaign.
+    source : OutcomeSource
+        Gives the outcomes.
+    comm : Comm
+        The ranks; `SoloComm` for one process.
+    render : callable or None
+        Makes the images; needed where `info.images` are asked for.
+    psfs : PSFSource or None
+        Gives the PSFs; needed where `info.psf` is asked for.
+    batch_bytes : int
+        Bytes of rows or pixels that a rank holds at a time.
+
+    Returns
+    -------
+    Written
+        What is in the file.
 
     Raises
     ------
     OutputError
-        If the file cannot be written.
+        On all ranks, if any of them cannot write; ``NAME.partial`` is left as it is.
     """
-    outcomes = record.sorted_outcomes()
-    galaxies = record.catalogue.galaxies
-    unit = _common_unit(outcomes)
-    sources, index = source_tables(outcomes)
-    tables: list[tuple[str, Sequence[Column], NDArray[np.void]]] = [
-        ("galaxies", GALAXIES, galaxy_table(galaxies, outcomes)),
-        ("sersic", SERSIC, sersic_table(outcomes)),
-        ("sources", SOURCES, sources),
-        ("sources_index", SOURCES_INDEX, index),
-        ("failures", FAILURES, failure_table(galaxies, outcomes)),
-        ("provenance", PROVENANCE, provenance_table(galaxies, outcomes)),
-    ]
-    try:
-        with h5py.File(partial_path(path), "w") as file:
-            file.attrs.update(_root_attributes(record))
-            write_table(file, "catalogue", *catalogue_table(record.catalogue))
-            for name, columns, array in tables:
-                write_table(file, name, columns, array, unit)
-            file["sersic"].attrs["flags"] = FIT_FLAGS
-            file["sources"].attrs["flags"] = SOURCE_FLAGS
-            stack = file.create_dataset("sersic_covariance", data=covariance_stack(outcomes))
-            stack.attrs.update({"unit": "", "description": DESCRIPTIONS["sersic_covariance"]})
-            _create_stacks(file, record.images, outcomes, len(galaxies), unit)
-    except OSError as error:
-        msg = f"{partial_path(path)}: this cannot be written ({error}); free space or choose another -o."
-        raise OutputError(msg) from error
+    return _Writer(path, info, source, comm, render, psfs, batch_bytes).run()
 
 
-def add_images(path: Path, names: Sequence[str], items: Iterable[ImageItem]) -> None:
-    """Write images into the stacks of ``NAME.partial``.
+class _Writer:
+    """The phases of writing, in order; every method is called by all ranks."""
 
-    Parameters
-    ----------
-    path : Path
-        Final name.
-    names : sequence of str
-        Names of `IMAGES` to write.
-    items : iterable of ImageItem
-        Rendered one after another, so that one galaxy at a time is in memory.
+    def __init__(
+        self,
+        path: Path,
+        info: CampaignInfo,
+        source: OutcomeSource,
+        comm: Comm,
+        render: Renderer | None,
+        psfs: PSFSource | None,
+        batch_bytes: int,
+    ) -> None:
+        if (info.images and render is None) or (info.psf and psfs is None):
+            msg = "images or PSFs are asked for, but nothing makes them"
+            raise ValueError(msg)
+        self._path = path
+        self._partial = partial_path(path)
+        self._info = info
+        self._source = source
+        self._comm = comm
+        self._render = render if info.images else None
+        self._psfs = psfs if info.psf else None
+        self._batch_bytes = batch_bytes
+        self._words = f"{self._partial}: this cannot be written"
+        galaxies = info.catalogue.galaxies
+        self._block = block_of([len(source.tasks(g.index)) for g in galaxies], comm.rank, comm.size)
+        self._galaxies = galaxies[self._block.start : self._block.stop]
+        self._receipts: list[Receipt] = []
+        self._unrendered = 0
 
-    Raises
-    ------
-    OutputError
-        If the file cannot be written.
-    """
-    try:
-        with h5py.File(partial_path(path), "r+") as file:
-            _fill_stacks(file, names, items)
-    except OSError as error:
-        msg = f"{partial_path(path)}: this cannot be written ({error}); free space or choose another -o."
-        raise OutputError(msg) from error
-
-
-def _fill_stacks(file: h5py.File, names: Sequence[str], items: Iterable[ImageItem]) -> None:
-    for item in items:
-        data = item.cutout.data
-        shown = {
-            "data": data,
-            "sersic_model": item.model.sersic,
-            "psf_model": item.model.sources,
-            "residual": item.model.residual(data),
-        }
-        ny, nx = data.shape
-        for name in names:
-            file[f"images/{item.cutout.filter}/{name}"][item.galaxy, :ny, :nx] = shown[name].astype(np.float32)
-
-
-def finish(path: Path, record: CampaignRecord) -> None:
-    """Open ``NAME.partial`` once more, check that all is there, and give it its final name.
-
-    Raises
-    ------
-    OutputError
-        If something is missing; the partial file is left for inspection.
-    """
-    partial = partial_path(path)
-    try:
-        with h5py.File(partial, "r") as file:
-            rows = {"galaxies": len(record.catalogue.galaxies), "sersic": len(fitted(record.outcomes))}
-            whole = all(file[name].shape[0] == count for name, count in rows.items())
-        if not whole:
-            msg = f"{partial}: the file is not whole; run again."
-            raise OutputError(msg)
-        partial.replace(path)
-    except (OSError, KeyError) as error:
-        msg = f"{partial}: the file cannot be read back ({error}); run again."
-        raise OutputError(msg) from error
-
-
-def write_table(file: h5py.File, name: str, columns: Sequence[Column], array: NDArray[np.void], unit: str = "") -> None:
-    """Write a structured array with the sibling from which astropy reads units and descriptions.
-
-    Parameters
-    ----------
-    file : h5py.File
-        Open for writing.
-    name : str
-        Name of the dataset.
-    columns : sequence of Column
-        Its columns.
-    array : (n,) structured ndarray
-        Its rows.
-    unit : str
-        The campaign's data unit; empty: none.
-    """
-    header = Table(array[:0])
-    for column in columns:
-        header[column.name].unit = column_unit(column, unit)
-        header[column.name].description = column.description
-    header.meta["description"] = DESCRIPTIONS[name]
-    compressed = _COMPRESSION if array.size else {}
-    dataset = file.create_dataset(name, data=array, **compressed)
-    dataset.attrs.update({"unit": "", "description": DESCRIPTIONS[name]})
-    lines = [line.encode() for line in meta.get_yaml_from_table(header)]
-    sibling = file.create_dataset(f"{name}.__table_column_meta__", data=np.array(lines))
-    sibling.attrs.update({"unit": "", "description": f"units and descriptions of the columns of /{name}, for astropy"})
-
-
-def catalogue_table(catalogue: Catalogue) -> tuple[list[Column], NDArray[np.void]]:
-    """Return the catalogue's columns, as read, as a table."""
-    columns = [
-        Column(name, "S" if values.dtype.kind in "SU" else values.dtype.str, "", "as read")
-        for name, values in catalogue.columns.items()
-    ]
-    return columns, structured(columns, catalogue.columns)
-
-
-def _common_unit(outcomes: Sequence[TaskOutcome]) -> str:
-    units = {frame.unit for _, _, frame in fitted(outcomes)}
-    return units.pop() if len(units) == 1 else ""
-
-
-def _create_stacks(
-    file: h5py.File, names: Sequence[str], outcomes: Sequence[TaskOutcome], n_galaxies: int, unit: str
-) -> None:
-    """Make the (galaxy, y, x) stacks, as large as the largest cutout of each filter."""
-    largest: dict[str, tuple[int, int]] = {}
-    for _, fit, frame in fitted(outcomes):
-        ny, nx = largest.get(fit.filter, (0, 0))
-        largest[fit.filter] = max(ny, frame.shape[0]), max(nx, frame.shape[1])
-    for filter_name, (ny, nx) in largest.items():
-        for name in names:
-            stack = file.create_dataset(
-                f"images/{filter_name}/{name}",
-                shape=(n_galaxies, ny, nx),
-                dtype="f4",
-                chunks=(1, min(ny, 512), min(nx, 512)),
-                fillvalue=np.nan,
-                **_COMPRESSION,
-            )
-            text = f"{IMAGES[name]}; (galaxy, y, x), NaN beyond a galaxy's own cutout, whose corner is in /galaxies"
-            stack.attrs.update({"unit": unit, "description": text})
-
-
-def _root_attributes(record: CampaignRecord) -> Mapping[str, Any]:
-    return {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "creator": "sphot-mpi",
-        "creator_version": sphot_mpi.__version__,
-        "git_commit": git_commit(),
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command_line": record.command_line,
-        "configuration": record.config.to_toml(),
-        "configuration_sha256": record.config.digest(),
-        "catalogue": str(record.catalogue.path),
-        "catalogue_sha256": record.catalogue.digest,
-        "versions": "\n".join(_versions()),
-        "ranks": record.ranks,
-    }
-
-
-def _versions() -> list[str]:
-    found = [f"python {platform.python_version()}"]
-    for name in _LIBRARIES:
+    def run(self) -> Written:
+        """Do it all."""
+        parts, unfinished = self._measure()
+        measures = self._comm.allgather((join_all(parts), unfinished))
+        total = join_all(measure for measure, _ in measures)
+        before = join_all(measure for measure, _ in measures[: self._comm.rank])
+        specs = layout(total, self._info.catalogue, self._info.images, compress=self._info.compress)
+        complete = not any(count for _, count in measures)
+        attributes = self._comm.allgather(root_attributes(self._info, complete=complete) if self._first else {})[0]
+        with together(self._comm, self._words):
+            if self._first:
+                self._check_space(specs, total)
+        backend = choose_backend(self._partial, self._comm)
         try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            found.append(f"{name} unknown")
-    return [*found, f"hdf5 {h5py.version.hdf5_version}"]
+            with together(self._comm, self._words):
+                backend.create(specs, attributes)
+            self._write(backend, specs, known_slabs(specs, first=self._first))
+            self._write_tables(backend, specs, parts, dict(before.rows))
+            self._flush(backend)
+            self._write_images(backend, specs, total)
+            self._flush(backend)
+        except OutputError:
+            # all ranks are here, since they fail together; a file that is given up may fail once more
+            with suppress(OutputError), together(self._comm, self._words):
+                backend.close()
+            raise
+        with together(self._comm, self._words):
+            backend.close()
+        return self._finish(specs)
+
+    @property
+    def _first(self) -> bool:
+        return self._comm.rank == 0
+
+    def _measure(self) -> tuple[list[Measure], int]:
+        """Return what each galaxy of this block needs, and how many of them are not finished."""
+        parts: list[Measure] = []
+        unfinished = 0
+        with together(self._comm, self._words):
+            for galaxy in self._galaxies:
+                kept = self._load([galaxy])
+                arrays = block_arrays([galaxy], kept, photometry=self._info.photometry, positions=False)
+                outcomes = [one.outcome for one in kept]
+                shapes = {} if self._psfs is None else psf_shapes(outcomes, galaxy, self._psfs)
+                parts.append(replace(Measure.of(arrays, outcomes), psfs=shapes))
+                unfinished += int(arrays["galaxies"]["status"][0] == b"unfinished")
+        return parts, unfinished
+
+    def _load(self, galaxies: Sequence[Galaxy]) -> list[KeptOutcome]:
+        return [self._source.load(task) for galaxy in galaxies for task in self._source.tasks(galaxy.index)]
+
+    def _check_space(self, specs: Sequence[DatasetSpec], total: Measure) -> None:
+        """Refuse a disk that is too small, before a long write fails half-way."""
+        images = [spec.nbytes for spec in specs if spec.is_stack]
+        tables = sum(spec.nbytes for spec in specs) - sum(images)
+        # what lies beyond a galaxy's own cutout is compressed to nothing
+        pixels = 4 * total.pixels * len(self._info.images) if self._info.compress else sum(images)
+        needed = (_LEAST_FREE if self._info.compress else 1.0) * pixels + _LEAST_FREE * tables
+        free = shutil.disk_usage(self._partial.parent).free
+        if free < needed:
+            msg = (
+                f"{self._partial}: this takes {needed / 1e9:.3g} GB or more, but {free / 1e9:.3g} GB are free; "
+                "free space, choose another -o, or store fewer --images."
+            )
+            raise OutputError(msg)
+
+    def _write(self, backend: Backend, specs: Sequence[DatasetSpec], slabs: Sequence[Slab]) -> None:
+        """Write slabs of the datasets that have rows at all, and keep their receipts."""
+        empty = {spec.name for spec in specs if not spec.shape[0]}
+        slabs = [slab for slab in slabs if slab.dataset not in empty]
+        with together(self._comm, self._words):
+            self._receipts += [Receipt.of(slab) for slab in slabs if len(slab.rows)]
+            backend.write(slabs)
+
+    def _flush(self, backend: Backend) -> None:
+        with together(self._comm, self._words):
+            backend.flush()
+
+    def _write_tables(
+        self, backend: Backend, specs: Sequence[DatasetSpec], parts: Sequence[Measure], start: dict[str, int]
+    ) -> None:
+        tables = [spec for spec in specs if spec.values is None and not spec.is_stack]
+        sizes = [sum(part.rows.get(spec.name, 0) * spec.row_bytes for spec in tables) for part in parts]
+        for batch in self._batches(sizes):
+            slabs: list[Slab] = []
+            with together(self._comm, self._words):
+                kept = self._load(batch)
+                arrays = block_arrays(batch, kept, photometry=self._info.photometry)
+                arrays["sources_index"]["start"] += start.get("sources", 0)
+                for spec in tables:
+                    rows = spec.fitted(arrays[spec.name])
+                    slabs.append(Slab(spec.name, start.get(spec.name, 0), rows))
+                    start[spec.name] = start.get(spec.name, 0) + len(rows)
+            self._write(backend, specs, slabs)
+
+    def _batches(self, sizes: Sequence[int]) -> Iterator[Sequence[Galaxy]]:
+        """Yield this block's galaxies by batches; a rank that has no more gets empty ones, until all ranks are done."""
+        ends = batch_ends(sizes, self._batch_bytes)
+        starts = [0, *ends]
+        for k in range(max(self._comm.allgather(len(ends)))):
+            yield self._galaxies[starts[k] : ends[k]] if k < len(ends) else ()
+
+    def _write_images(self, backend: Backend, specs: Sequence[DatasetSpec], total: Measure) -> None:
+        if self._render is not None:
+            make = partial(image_slabs, source=self._source, render=self._render)
+            self._write_stacks(backend, specs, total.shapes, len(self._info.images), make)
+        if self._psfs is not None:
+            give = partial(psf_slabs, source=self._source, psfs=self._psfs)
+            self._write_stacks(backend, specs, {name: (ny, nx) for name, (ny, nx, _) in total.psfs.items()}, 1, give)
+
+    def _write_stacks(
+        self,
+        backend: Backend,
+        specs: Sequence[DatasetSpec],
+        shapes: Mapping[str, tuple[int, int]],
+        n_images: int,
+        make: Callable[[ImageBatch, tuple[int, int]], tuple[list[Slab], int]],
+    ) -> None:
+        """Write stacks of images of these shapes, a batch of galaxies and one filter at a time."""
+        for galaxies in self._batches([image_bytes(shapes, n_images)] * len(self._galaxies)):
+            for filter_name in sorted(shapes):
+                with together(self._comm, self._words):
+                    slabs, unrendered = make(ImageBatch(filter_name, self._info.images, galaxies), shapes[filter_name])
+                self._unrendered += unrendered
+                self._write(backend, specs, slabs)
+
+    def _finish(self, specs: Sequence[DatasetSpec]) -> Written:
+        """Read the file back, each rank what its neighbour wrote, and give it its name."""
+        receipts = self._comm.allgather(self._receipts)
+        words = f"{self._partial}: the file cannot be read back"
+        with together(self._comm, words):
+            if self._first:
+                check_datasets(self._partial, specs)
+                check_counts(self._partial, [receipt for some in receipts for receipt in some], specs)
+            check_receipts(self._partial, receipts[(self._comm.rank + 1) % self._comm.size])
+        unrendered = sum(self._comm.allgather(self._unrendered))
+        with together(self._comm, f"{self._path}: the file cannot be given its name"):
+            if self._first:
+                _rename(self._partial, self._path)
+        return Written(path=self._path, rows={s.name: s.shape[0] for s in specs}, unrendered=unrendered)
 
 
-def git_commit() -> str:
-    """Return the commit of the source tree the program runs from; empty where there is none."""
+def known_slabs(specs: Sequence[DatasetSpec], *, first: bool) -> list[Slab]:
+    """Return what is in the file whatever the outcomes are; the first rank writes it."""
+    return [Slab(s.name, 0, s.values if first else s.values[:0]) for s in specs if s.values is not None]
+
+
+def block_of(weights: Sequence[int], rank: int, size: int) -> range:
+    """Return the galaxies of one rank: a contiguous part of about equal weight.
+
+    Parameters
+    ----------
+    weights : sequence of int
+        Of each galaxy; at least 1 is taken.
+    rank, size : int
+        Which part of how many.
+
+    Returns
+    -------
+    range
+        Perhaps empty; the parts of all ranks follow each other and cover everything.
+    """
+    ends = np.cumsum([max(1, weight) for weight in weights])
+    total = int(ends[-1]) if len(ends) else 0
+    middles = ends - np.diff(ends, prepend=0) / 2
+    start, stop = np.searchsorted(middles, [total * rank / size, total * (rank + 1) / size])
+    return range(int(start), int(stop) if rank + 1 < size else len(ends))
+
+
+def batch_ends(sizes: Sequence[int], limit: int) -> list[int]:
+    """Return where batches end, each as large as it can be within `limit`, but of one member at least."""
+    ends: list[int] = []
+    held = 0
+    for k, size in enumerate(sizes):
+        if held and held + size > limit:
+            ends.append(k)
+            held = 0
+        held += max(size, 1)
+    return [*ends, len(sizes)] if sizes else []
+
+
+def _rename(partial: Path, path: Path) -> None:
+    """Give a file its final name, such that a machine that loses power has the old file or the whole new one."""
+    _sync(partial)
+    partial.replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        done = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -6,7 +6,8 @@ from rich.console import Group
 from rich.table import Table
 
 from sphot_mpi.flags import FitFlag
-from sphot_mpi.results_reader import TABLES, ResultsReader
+from sphot_mpi.results_reader import ResultsReader
+from sphot_mpi.results_schema import TABLES
 
 _ATTRIBUTES = ("creator_version", "git_commit", "created", "command_line", "catalogue", "ranks")
 

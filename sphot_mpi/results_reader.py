@@ -1,6 +1,9 @@
 """Read a results file: tables with units, and the images of one galaxy."""
 
+import re
+from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,10 +14,14 @@ from astropy.table import QTable
 from numpy.typing import NDArray
 
 from sphot_mpi.errors import OutputError, UsageError
+from sphot_mpi.flags import FitFlag
 from sphot_mpi.records import Image
-from sphot_mpi.results_schema import DESCRIPTIONS, FORMAT
+from sphot_mpi.results_schema import FORMAT
 
-TABLES = tuple(name for name in DESCRIPTIONS if name != "sersic_covariance")
+
+def file_stem(name: str) -> str:
+    """Return a galaxy's name as part of a file's name: a name is any text, and only its harmless characters stay."""
+    return re.sub(r"[^A-Za-z0-9_+-]", "_", name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,6 +82,10 @@ class ResultsReader:
         """Close the file."""
         self.file.close()
 
+    def tables(self) -> list[str]:
+        """Names of the tables in this file, sorted; they need not be those of this version."""
+        return sorted(name for name in self.file if f"{name}.__table_column_meta__" in self.file)
+
     def array(self, name: str) -> NDArray[np.void]:
         """Return a table as the structured array in the file (text as bytes)."""
         values: NDArray[np.void] = self.file[name][:]
@@ -88,6 +99,16 @@ class ResultsReader:
         """Names of all galaxies, in the catalogue's order."""
         return [name.decode() for name in self.file["galaxies"].fields("name")[:]]
 
+    def ends(self) -> Counter[str]:
+        """Return how the tasks have ended: done, failed, missing or no data."""
+        values, counts = np.unique(self.file["provenance"].fields("status")[:], return_counts=True)
+        return Counter({value.decode(): int(count) for value, count in zip(values, counts, strict=True)})
+
+    def flags(self) -> Counter[FitFlag]:
+        """Return how many fits have each flag."""
+        flags = self.file["sersic"].fields("flags")[:]
+        return Counter({flag: n for flag in FitFlag if (n := int(np.count_nonzero(flags & flag.value)))})
+
     def row(self, name: str) -> int:
         """Return a galaxy's row in /galaxies.
 
@@ -96,12 +117,22 @@ class ResultsReader:
         UsageError
             If there is no such galaxy.
         """
-        names = self.names()
-        if name not in names:
-            shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        row = self._rows.get(name)
+        if row is None:
+            shown = ", ".join(list(self._rows)[:8]) + (", ..." if len(self._rows) > 8 else "")
             msg = f"{self.path}: there is no galaxy {name!r}; it holds {shown}."
             raise UsageError(msg)
-        return names.index(name)
+        return row
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        """Row of each galaxy; read once, since a report asks for every one."""
+        return {name: row for row, name in enumerate(self.names())}
+
+    @cached_property
+    def _source_ranges(self) -> dict[tuple[bytes, bytes], tuple[int, int]]:
+        """First row in /sources and number of rows of each galaxy and filter."""
+        return {(r["name"], r["filter"]): (int(r["start"]), int(r["count"])) for r in self.file["sources_index"][:]}
 
     def filters(self, name: str) -> list[str]:
         """Filters of a galaxy that have a row in /sersic, the base filter first."""
@@ -126,12 +157,38 @@ class ResultsReader:
             origin=(int(galaxy["crop_x"]), int(galaxy["crop_y"])),
         )
 
+    def image_names(self) -> tuple[str, ...]:
+        """Names of the images that are stored, of `results_schema.IMAGES`."""
+        groups = list(self.file["images"].values()) if "images" in self.file else []
+        return tuple(groups[0]) if groups else ()
+
+    def images_at(self, row: int, filter_name: str, shape: tuple[int, int]) -> dict[str, Image]:
+        """Return the images of one row of /galaxies in one filter, by name, on its cutout of `shape` (ny, nx)."""
+        group = self.file.get(f"images/{filter_name}", {})
+        return {name: stack[row, : shape[0], : shape[1]].astype(np.float64) for name, stack in group.items()}
+
+    def psf_at(self, row: int, filter_name: str) -> Image:
+        """Return the stored effective PSF of one row of /galaxies in a filter, without the margin of the stack.
+
+        Raises
+        ------
+        OutputError
+            If there is none.
+        """
+        stack = self.file.get(f"psf/{filter_name}")
+        image = np.empty((0, 0)) if stack is None else stack[row].astype(np.float64)
+        known = np.isfinite(image)
+        if not known.any():
+            msg = f"{self.path}: it holds no PSF in {filter_name} of the galaxy in row {row}; run again with --psf."
+            raise OutputError(msg)
+        return np.asarray(image[np.ix_(known.any(axis=1), known.any(axis=0))])
+
+    def oversample(self, filter_name: str) -> int:
+        """Return the samples a pixel, along an axis, of a filter's stored PSFs; 0: they differ."""
+        return int(self.file[f"psf/{filter_name}"].attrs["oversample"])
+
     def sources(self, name: str, filter_name: str) -> NDArray[np.void]:
         """Return the rows of /sources of one galaxy and filter."""
-        index = self.file["sources_index"][:]
-        chosen = index[(index["name"] == name.encode()) & (index["filter"] == filter_name.encode())]
-        if chosen.size == 0:
-            return np.empty(0, self.file["sources"].dtype)
-        start, count = int(chosen["start"][0]), int(chosen["count"][0])
+        start, count = self._source_ranges.get((name.encode(), filter_name.encode()), (0, 0))
         values: NDArray[np.void] = self.file["sources"][start : start + count]
         return values

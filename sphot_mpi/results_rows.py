@@ -1,28 +1,34 @@
 """From task outcomes to the rows of the results tables; no file is touched here."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from astropy.wcs import WCS
+from astropy import wcs as astropy_wcs
 from numpy.typing import NDArray
 
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.outcomes import Frame, Status, TaskOutcome
+from sphot_mpi.photometry_record import AperturePhotometry, no_curve
 from sphot_mpi.records import SERSIC_PARAMETERS, SOURCE_DTYPE, FilterFit
 from sphot_mpi.results_schema import (
     FAILURES,
     GALAXIES,
+    PHOTOMETRY,
     PROVENANCE,
     SERSIC,
     SOURCES,
     SOURCES_INDEX,
+    WCS,
     Column,
     structured,
 )
+from sphot_mpi.results_source import KeptOutcome
 from sphot_mpi.schedule import TaskKind
 from sphot_mpi.sky_coordinates import ab_magnitude, parse_wcs, pixel_to_sky, position_angle
+from sphot_mpi.storable import LONGEST, N_FAINT_LIMITS, SEPARATOR
 
 Row = dict[str, Any]
 NAN = float("nan")
@@ -30,12 +36,9 @@ NAN = float("nan")
 #: Parameters of one Sersic component.
 K = len(SERSIC_PARAMETERS)
 
-#: Longest text of a traceback or of a fit's remarks that is stored.
-_LONGEST = 4000
-
 
 @lru_cache(maxsize=64)
-def _wcs(text: str) -> WCS | None:
+def _wcs(text: str) -> astropy_wcs.WCS | None:
     return parse_wcs(text) if text else None
 
 
@@ -78,8 +81,10 @@ def _sersic_row(fit: FilterFit, frame: Frame) -> Row:
         "unit": frame.unit,
         "pixel_scale": frame.pixel_scale,
         "flags": int(fit.flags),
-        "messages": "; ".join(fit.messages)[:_LONGEST],
+        "messages": SEPARATOR.join(fit.messages)[:LONGEST],
     }
+    for k in range(N_FAINT_LIMITS):
+        row[f"faint_limit_{k + 1}"] = fit.faint_limits[k] if k < len(fit.faint_limits) else NAN
     same = ("chi2_reduced", "n_pix", "masked_fraction", "noise", "correlation", "star_density_ratio")
     for name in (*same, "passes", "converged", "seconds"):
         row[name] = getattr(fit, name)
@@ -97,7 +102,8 @@ def _component_columns(fit: FilterFit, frame: Frame, index: int, suffix: str) ->
     offset = {"x_0": frame.origin[0], "y_0": frame.origin[1]}
     row: Row = {}
     for name, value in zip(SERSIC_PARAMETERS, variance, strict=True):
-        row[f"{name}{suffix}"] = getattr(component, name) + offset.get(name, 0)
+        number = getattr(component, name)
+        row[f"{name}{suffix}"] = number + offset[name] if name in offset else number
         row[f"{name}{suffix}_err"] = np.sqrt(value) if value >= 0.0 else NAN
     return row
 
@@ -139,6 +145,20 @@ def covariance_stack(outcomes: Sequence[TaskOutcome]) -> NDArray[np.float64]:
     return stack
 
 
+def sky_covariance_stack(outcomes: Sequence[TaskOutcome]) -> NDArray[np.float64]:
+    """Return /sky_covariance, (rows of /sersic, 3, 3)."""
+    matrices = [fit.sky_covariance for _, fit, _ in fitted(outcomes)]
+    return np.array(matrices, dtype=np.float64).reshape(-1, 3, 3)
+
+
+def wcs_table(outcomes: Sequence[TaskOutcome]) -> NDArray[np.void]:
+    """Return /wcs."""
+    return _table(
+        WCS,
+        ({"name": fit.galaxy, "filter": fit.filter, "wcs": frame.wcs} for _, fit, frame in fitted(outcomes)),
+    )
+
+
 def source_tables(outcomes: Sequence[TaskOutcome]) -> tuple[NDArray[np.void], NDArray[np.void]]:
     """Return /sources and /sources_index."""
     index: list[Row] = []
@@ -173,15 +193,16 @@ def _source_columns(fit: FilterFit, frame: Frame) -> dict[str, Any]:
     return values
 
 
-def galaxy_table(galaxies: Sequence[Galaxy], outcomes: Sequence[TaskOutcome]) -> NDArray[np.void]:
-    """Return /galaxies, one row a galaxy of the catalogue."""
-    by_galaxy: dict[int, list[TaskOutcome]] = {galaxy.index: [] for galaxy in galaxies}
-    for outcome in outcomes:
-        by_galaxy[outcome.task.galaxy].append(outcome)
-    return _table(GALAXIES, (_galaxy_row(galaxy, by_galaxy[galaxy.index]) for galaxy in galaxies))
+def galaxy_table(galaxies: Sequence[Galaxy], kept: Sequence[KeptOutcome], *, photometry: bool) -> NDArray[np.void]:
+    """Return /galaxies, one row a galaxy."""
+    by_galaxy: dict[int, list[KeptOutcome]] = {galaxy.index: [] for galaxy in galaxies}
+    for one in kept:
+        by_galaxy[one.outcome.task.galaxy].append(one)
+    return _table(GALAXIES, (_galaxy_row(galaxy, by_galaxy[galaxy.index], photometry) for galaxy in galaxies))
 
 
-def _galaxy_row(galaxy: Galaxy, outcomes: Sequence[TaskOutcome]) -> Row:
+def _galaxy_row(galaxy: Galaxy, kept: Sequence[KeptOutcome], photometry: bool) -> Row:
+    outcomes = [one.outcome for one in kept]
     base = next((o for o in outcomes if o.task.kind is TaskKind.BASE), None)
     frame = base.frame if base is not None else None
     flags = 0
@@ -189,11 +210,11 @@ def _galaxy_row(galaxy: Galaxy, outcomes: Sequence[TaskOutcome]) -> Row:
         flags |= int(outcome.fit.flags) if outcome.fit is not None else 0
     row: Row = {
         "name": galaxy.name,
-        "status": galaxy_status(outcomes),
+        "status": galaxy_status(outcomes, len(galaxy.filters) + photometry),
         "flags": flags,
         "base_filter": galaxy.base_filter,
         "n_filters": len(galaxy.filters),
-        "attempts": 1,
+        "attempts": max((one.attempts for one in kept), default=0),
         "host": base.timing.host if base is not None else "",
         "rank": base.timing.rank if base is not None else -1,
         "seconds": sum(o.timing.seconds for o in outcomes),
@@ -201,7 +222,8 @@ def _galaxy_row(galaxy: Galaxy, outcomes: Sequence[TaskOutcome]) -> Row:
         "dec": galaxy.dec,
     }
     for column, status in (("done", Status.DONE), ("missing", Status.MISSING), ("failed", Status.FAILED)):
-        row[f"filters_{column}"] = ",".join(o.task.filter for o in outcomes if o.status is status)
+        ended = (o.task.filter for o in outcomes if o.status is status and o.task.kind is not TaskKind.PHOTOMETRY)
+        row[f"filters_{column}"] = ",".join(ended)
     row["crop_x"], row["crop_y"] = frame.origin if frame else (0, 0)
     row["crop_ny"], row["crop_nx"] = frame.shape if frame else (0, 0)
     row["full_ny"], row["full_nx"] = frame.full_shape if frame else (0, 0)
@@ -213,52 +235,139 @@ def _galaxy_row(galaxy: Galaxy, outcomes: Sequence[TaskOutcome]) -> Row:
     return row
 
 
-def galaxy_status(outcomes: Sequence[TaskOutcome]) -> str:
-    """Return "done", "partial" (some filters failed) or "failed" (no fit at all)."""
+def galaxy_status(outcomes: Sequence[TaskOutcome], expected: int) -> str:
+    """Say how a galaxy fared.
+
+    Parameters
+    ----------
+    outcomes : sequence of TaskOutcome
+        Of its tasks that have ended.
+    expected : int
+        Tasks that it has.
+
+    Returns
+    -------
+    str
+        "done"; "partial" (some tasks failed); "failed" (no fit at all); "unfinished" (some tasks have not run).
+    """
+    if len(outcomes) < expected:
+        return "unfinished"
     if not any(o.status is Status.FAILED for o in outcomes):
-        return "done" if outcomes else "failed"
+        return "done"
     return "partial" if any(o.status is Status.DONE for o in outcomes) else "failed"
 
 
-def failure_table(galaxies: Sequence[Galaxy], outcomes: Sequence[TaskOutcome]) -> NDArray[np.void]:
+def failure_table(galaxies: Sequence[Galaxy], kept: Sequence[KeptOutcome]) -> NDArray[np.void]:
     """Return /failures."""
-    names = {galaxy.index: galaxy.name for galaxy in galaxies}
     return _table(
         FAILURES,
         (
             {
-                "name": names[o.task.galaxy],
-                "filter": o.task.filter,
-                "task": o.task.kind,
-                "stage": o.failure.stage,
-                "error": o.failure.error,
-                "message": o.failure.message,
-                "traceback": o.failure.traceback[-_LONGEST:],
-                "attempt": 1,
+                **_task_columns(galaxies, one.outcome),
+                "stage": one.outcome.failure.stage,
+                "error": one.outcome.failure.error,
+                "message": one.outcome.failure.message,
+                "traceback": one.outcome.failure.traceback[-LONGEST:],
+                "attempt": one.attempts,
             }
-            for o in outcomes
-            if o.failure is not None
+            for one in kept
+            if one.outcome.failure is not None
         ),
     )
 
 
-def provenance_table(galaxies: Sequence[Galaxy], outcomes: Sequence[TaskOutcome]) -> NDArray[np.void]:
+def provenance_table(galaxies: Sequence[Galaxy], kept: Sequence[KeptOutcome]) -> NDArray[np.void]:
     """Return /provenance."""
-    names = {galaxy.index: galaxy.name for galaxy in galaxies}
     return _table(
         PROVENANCE,
         (
             {
-                "name": names[o.task.galaxy],
-                "filter": o.task.filter,
-                "task": o.task.kind,
-                "status": o.status,
-                "rank": o.timing.rank,
-                "host": o.timing.host,
-                "started": o.timing.started,
-                "seconds": o.timing.seconds,
-                "memory": o.timing.memory,
+                **_task_columns(galaxies, one.outcome),
+                "status": one.outcome.status,
+                "rank": one.outcome.timing.rank,
+                "host": one.outcome.timing.host,
+                "started": one.outcome.timing.started,
+                "seconds": one.outcome.timing.seconds,
+                "memory": one.outcome.timing.memory,
+                "attempts": one.attempts,
+                "digest": one.digest,
             }
-            for o in outcomes
+            for one in kept
         ),
     )
+
+
+def _task_columns(galaxies: Sequence[Galaxy], outcome: TaskOutcome) -> Row:
+    # a block of the catalogue is contiguous
+    name = galaxies[outcome.task.galaxy - galaxies[0].index].name
+    return {"name": name, "filter": outcome.task.filter, "task": outcome.task.kind}
+
+
+def photometry_table(outcomes: Sequence[TaskOutcome]) -> NDArray[np.void]:
+    """Return /photometry."""
+    return _table(PHOTOMETRY, (_photometry_row(record) for record in _photometry(outcomes)))
+
+
+def _photometry(outcomes: Sequence[TaskOutcome]) -> Iterator[AperturePhotometry]:
+    return (record for outcome in outcomes for record in outcome.photometry)
+
+
+def _photometry_row(record: AperturePhotometry) -> Row:
+    own = {"name", "filter", "flags", "x", "y"}
+    row: Row = {column.name: getattr(record, column.name) for column in PHOTOMETRY if column.name not in own}
+    row["name"], row["filter"], row["flags"] = record.galaxy, record.filter, int(record.flags)
+    row["x"], row["y"] = record.x + record.origin[0], record.y + record.origin[1]
+    return row
+
+
+def curve_stack(outcomes: Sequence[TaskOutcome]) -> NDArray[np.float64]:
+    """Return /photometry_curve, (rows of /photometry, 4, 48)."""
+    curves = [record.curve for record in _photometry(outcomes)]
+    return np.array(curves) if curves else np.empty((0, *no_curve().shape))
+
+
+def _without_wcs(outcome: TaskOutcome) -> TaskOutcome:
+    return outcome if outcome.frame is None else replace(outcome, frame=replace(outcome.frame, wcs=""))
+
+
+def block_arrays(
+    galaxies: Sequence[Galaxy], kept: Sequence[KeptOutcome], *, photometry: bool, positions: bool = True
+) -> dict[str, NDArray[Any]]:
+    """Return the rows of all tables but /catalogue for some of the galaxies.
+
+    Parameters
+    ----------
+    galaxies : sequence of Galaxy
+        A contiguous part of the catalogue.
+    kept : sequence of KeptOutcome
+        Of its ended tasks, in the catalogue's order.
+    photometry : bool
+        Whether photometry is one of a galaxy's tasks.
+    positions : bool
+        False: positions on the sky are left NaN, which saves most of the time where only rows and texts count.
+
+    Returns
+    -------
+    dict of str to ndarray
+        By dataset; texts are as long as the longest of these rows, and `start` in `sources_index` counts from the
+        first of these sources.
+    """
+    outcomes = [one.outcome for one in kept]
+    wcs = wcs_table(outcomes)
+    if not positions:
+        kept = [replace(one, outcome=_without_wcs(one.outcome)) for one in kept]
+        outcomes = [one.outcome for one in kept]
+    sources, index = source_tables(outcomes)
+    return {
+        "galaxies": galaxy_table(galaxies, kept, photometry=photometry),
+        "sersic": sersic_table(outcomes),
+        "sersic_covariance": covariance_stack(outcomes),
+        "sky_covariance": sky_covariance_stack(outcomes),
+        "wcs": wcs,
+        "sources": sources,
+        "sources_index": index,
+        "photometry": photometry_table(outcomes),
+        "photometry_curve": curve_stack(outcomes),
+        "failures": failure_table(galaxies, kept),
+        "provenance": provenance_table(galaxies, kept),
+    }

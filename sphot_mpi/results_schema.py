@@ -8,11 +8,13 @@ import numpy as np
 from astropy.units import Unit
 from numpy.typing import NDArray
 
-from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS, SOURCE_FLAG_DESCRIPTIONS
+from sphot_mpi.flags import APERTURE_FLAG_DESCRIPTIONS, FIT_FLAG_DESCRIPTIONS, SOURCE_FLAG_DESCRIPTIONS
+from sphot_mpi.photometry_record import CURVE_ROWS
 from sphot_mpi.records import SERSIC_PARAMETERS, SOURCE_DTYPE
+from sphot_mpi.storable import N_FAINT_LIMITS
 
 FORMAT = "sphot-mpi"
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"
 
 #: Stand for the unit of the data, of a flux and of a slope, until the unit of a campaign is known.
 DATA, FLUX, SLOPE = "<data>", "<data> pix", "<data> / pix"
@@ -22,12 +24,14 @@ IMAGES = {
     "data": "the data that were fitted",
     "sersic_model": "all Sersic components, convolved with the PSF",
     "psf_model": "all point sources of the model, reported or not",
+    "psf_sub_data": "data - psf_model: what the galaxy and the sky leave",
     "residual": "data - sersic_model - psf_model - sky plane",
 }
 
 #: Bit values of the columns `flags`, in words.
 FIT_FLAGS = "; ".join(f"{flag.value} {flag.name}: {text}" for flag, text in FIT_FLAG_DESCRIPTIONS.items())
 SOURCE_FLAGS = "; ".join(f"{flag.value} {flag.name}: {text}" for flag, text in SOURCE_FLAG_DESCRIPTIONS.items())
+APERTURE_FLAGS = "; ".join(f"{flag.value} {flag.name}: {text}" for flag, text in APERTURE_FLAG_DESCRIPTIONS.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +49,14 @@ _FILTER = Column("filter", "S", "", "filter")
 
 GALAXIES = (
     _NAME,
-    Column("status", "S", "", "done; partial: some filters failed; failed: no fit"),
+    Column("status", "S", "", "done; partial: some tasks failed; failed: no fit; unfinished: some tasks have not run"),
     Column("flags", "i8", "", "fit flags of all filters together"),
     Column("base_filter", "S", "", "filter of the free fit"),
     Column("n_filters", "i4", "", "filters asked for"),
     Column("filters_done", "S", "", "filters that were fitted"),
     Column("filters_missing", "S", "", "filters that the galaxy's file does not have"),
     Column("filters_failed", "S", "", "filters whose fit failed"),
-    Column("attempts", "i4", "", "times that the galaxy was tried"),
+    Column("attempts", "i4", "", "times that its most often tried task was started"),
     Column("host", "S", "", "machine of the base fit"),
     Column("rank", "i4", "", "MPI rank of the base fit"),
     Column("seconds", "f8", "s", "process time of all its fits"),
@@ -115,6 +119,16 @@ SERSIC = (
     Column("noise", "f8", DATA, "white pixel noise in the emptiest part of the image"),
     Column("correlation", "f8", "", "factor by which correlated noise widens a point source's error"),
     Column("star_density_ratio", "f8", "", "star light per area inside the galaxy over that outside"),
+    *(
+        Column(
+            f"faint_limit_{k + 1}",
+            "f8",
+            FLUX,
+            f"base-filter flux below which stars are not found at {k / 2} to "
+            f"{(k + 1) / 2} r_eff from the centre; NaN where that was not measured",
+        )
+        for k in range(N_FAINT_LIMITS)
+    ),
     Column("passes", "i4", "", "passes of the main loop"),
     Column("converged", "?", "", "whether the main loop became quiet"),
     Column("flags", "i8", "", f"bits: {FIT_FLAGS}"),
@@ -177,6 +191,12 @@ SOURCES = (
     Column("dec", "f8", "deg", "declination (ICRS)"),
 )
 
+WCS = (
+    _NAME,
+    _FILTER,
+    Column("wcs", "S", "", "header text of the full image's WCS, one card a line; empty: unknown"),
+)
+
 SOURCES_INDEX = (
     _NAME,
     _FILTER,
@@ -187,7 +207,7 @@ SOURCES_INDEX = (
 FAILURES = (
     _NAME,
     _FILTER,
-    Column("task", "S", "", "base or scale fit"),
+    Column("task", "S", "", "base or scale fit, or photometry"),
     Column("stage", "S", "", "what was being done"),
     Column("error", "S", "", "type of the error"),
     Column("message", "S", "", "what went wrong"),
@@ -198,14 +218,83 @@ FAILURES = (
 PROVENANCE = (
     _NAME,
     _FILTER,
-    Column("task", "S", "", "base or scale fit"),
+    Column("task", "S", "", "base or scale fit, or photometry"),
     Column("status", "S", "", "how it ended"),
     Column("rank", "i4", "", "MPI rank"),
     Column("host", "S", "", "machine"),
     Column("started", "f8", "s", "Unix time of the start"),
     Column("seconds", "f8", "s", "process time"),
     Column("memory", "f8", "Mibyte", "peak memory of the process so far"),
+    Column("attempts", "i4", "", "times that the task was started"),
+    Column("digest", "S", "", "SHA-256 (hex) of all that the task depends on"),
 )
+
+PHOTOMETRY = (
+    _NAME,
+    _FILTER,
+    Column("flags", "i8", "", f"bits: {APERTURE_FLAGS}"),
+    Column("x", "f8", "pix", "centre of the aperture, column in the full image, from 0"),
+    Column("y", "f8", "pix", "centre of the aperture, row in the full image, from 0"),
+    Column("radius", "f8", "pix", "semi-major axis of the aperture, the same in all filters"),
+    Column("ellip", "f8", "", "1 - b/a of the aperture"),
+    Column("theta", "f8", "rad", "angle of its major axis, counter-clockwise from +x"),
+    Column("area", "f8", "pix2", "area of the aperture"),
+    Column("filled_fraction", "f8", "", "part of the area without data, filled by the annulus median or the model"),
+    Column("flux", "f8", FLUX, "light in the aperture as measured, above the sky"),
+    Column("flux_err", "f8", FLUX, "its 1-sigma error: noise, sky and stars in quadrature"),
+    Column("flux_err_noise", "f8", FLUX, "part of the error from the pixels' noise"),
+    Column("flux_err_sky", "f8", FLUX, "part from the sky: its level, and the scatter of empty apertures"),
+    Column("flux_err_stars", "f8", FLUX, "part from the fluxes of the subtracted point sources"),
+    Column("snr", "f8", "", "flux / flux_err"),
+    Column("sky", "f8", DATA, "residual sky, taken off besides the fit's sky plane"),
+    Column("sky_err", "f8", DATA, "its 1-sigma error"),
+    Column("sky_scatter", "f8", FLUX, "scatter of the sum over an empty aperture of this area"),
+    Column("n_sky", "i8", "", "empty apertures from which it comes"),
+    Column("fraction", "f8", "", "part of the model galaxy's light that the aperture encloses, in this filter's PSF"),
+    Column("fraction_reference", "f8", "", "the same in the PSF of the reference filter"),
+    Column("correction", "f8", "", "fraction_reference / fraction"),
+    Column("correction_err", "f8", "", "its 1-sigma error"),
+    Column("flux_corr", "f8", FLUX, "flux * correction: the light that the reference filter's PSF would leave"),
+    Column("flux_corr_err", "f8", FLUX, "its 1-sigma error"),
+    Column("mag_raw", "f8", "mag(AB)", "magnitude of flux; NaN where it is not positive or the unit is unknown"),
+    Column("mag_raw_err", "f8", "mag", "its 1-sigma error"),
+    Column("mag_corr", "f8", "mag(AB)", "magnitude of flux_corr"),
+    Column("mag_corr_err", "f8", "mag", "its 1-sigma error"),
+    Column("colour", "f8", "mag", "mag_corr minus that of the base filter"),
+    Column("colour_err", "f8", "mag", "its 1-sigma error"),
+    Column("petro_radius", "f8", "pix", "semi-major axis at which the Petrosian index falls to aperture.petro"),
+    Column("r20", "f8", "pix", "semi-major axis that holds 20 % of this filter's light"),
+    Column("r50", "f8", "pix", "the same for 50 %"),
+    Column("r80", "f8", "pix", "the same for 80 %"),
+    Column("concentration", "f8", "", "5 lg (r80 / r20)"),
+    Column("total_flux", "f8", FLUX, "analytic total of the model galaxy"),
+    Column("total_flux_err", "f8", FLUX, "its 1-sigma error"),
+    Column("mag_total", "f8", "mag(AB)", "magnitude of total_flux"),
+    Column("mag_total_err", "f8", "mag", "its 1-sigma error"),
+    Column("cutout_flux", "f8", FLUX, "the model galaxy's light inside the cutout"),
+    Column("cutout_flux_err", "f8", FLUX, "its 1-sigma error"),
+    Column("model_flux", "f8", FLUX, "the model galaxy's light inside the aperture, in this filter's PSF"),
+    Column("model_flux_err", "f8", FLUX, "its 1-sigma error"),
+    Column("colour_total", "f8", "mag", "mag_total minus that of the base filter"),
+    Column("colour_total_err", "f8", "mag", "its 1-sigma error; that of the common shape cancels"),
+    Column("unit", "S", "", "unit of the data"),
+    Column("pixel_scale", "f8", "arcsec", "size of a pixel"),
+)
+
+#: The structured tables but /catalogue, whose columns are the user's.
+TABLE_COLUMNS: dict[str, tuple[Column, ...]] = {
+    "galaxies": GALAXIES,
+    "sersic": SERSIC,
+    "wcs": WCS,
+    "sources": SOURCES,
+    "sources_index": SOURCES_INDEX,
+    "photometry": PHOTOMETRY,
+    "failures": FAILURES,
+    "provenance": PROVENANCE,
+}
+
+#: Bits of the column `flags` in words, as an attribute of these tables.
+TABLE_FLAGS = {"sersic": FIT_FLAGS, "sources": SOURCE_FLAGS, "photometry": APERTURE_FLAGS}
 
 DESCRIPTIONS = {
     "catalogue": "the catalogue's rows as read",
@@ -213,11 +302,22 @@ DESCRIPTIONS = {
     "sersic": "one row a galaxy and filter",
     "sersic_covariance": "covariance of the Sersic parameters, a matrix for each row of /sersic, component after "
     f"component in the order {', '.join(SERSIC_PARAMETERS)}; NaN beyond the fitted components",
+    "sky_covariance": "covariance of sky level and slopes along x and y, a matrix for each row of /sersic",
+    "wcs": "one row a row of /sersic: the WCS of its image",
     "sources": "all point sources, sorted by galaxy and filter",
     "sources_index": "where each galaxy's and filter's sources lie in /sources",
+    "photometry": "aperture photometry, one row a galaxy and filter",
+    "photometry_curve": "curves of growth, for each row of /photometry: rows "
+    f"{', '.join(CURVE_ROWS)} (pix; data unit * pix; dimensionless; data unit * pix) by radius",
+    "psf": "effective PSF of each galaxy, kernel and detector pixel included; (galaxy, y, x), of unit sum before it "
+    "was cut to the library's size; its origin is the centre of the part that is not NaN; oversample: samples a pixel "
+    "along an axis, 0: it differs between galaxies",
     "failures": "one row a task that failed, or could not start because of that",
     "provenance": "one row a task: where and when",
 }
+
+#: The structured tables, in the file's order, `catalogue` first.
+TABLES = ("catalogue", *TABLE_COLUMNS)
 
 
 def column_unit(column: Column, data_unit: str) -> Unit | None:
@@ -245,7 +345,9 @@ def structured(columns: Sequence[Column], values: Mapping[str, Any]) -> NDArray[
         Text as UTF-8 of fixed length, numbers in their column's type.
     """
     arrays = {c.name: _encoded(values[c.name]) if c.kind == "S" else np.asarray(values[c.name]) for c in columns}
-    fields = [(c.name, arrays[c.name].dtype if c.kind == "S" else np.dtype(c.kind)) for c in columns]
+    fields = [
+        (c.name, arrays[c.name].dtype if c.kind == "S" else np.dtype(c.kind), arrays[c.name].shape[1:]) for c in columns
+    ]
     table = np.zeros(len(arrays[columns[0].name]), dtype=fields)
     for name, array in arrays.items():
         table[name] = array

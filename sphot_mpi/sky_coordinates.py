@@ -9,8 +9,20 @@ from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
-#: The unit in which every surface brightness is fitted, where it can be converted.
-BRIGHTNESS_UNIT = "MJy/sr"
+from sphot_mpi.magnitudes import BRIGHTNESS_UNIT, ab_magnitude, pixel_area_sr
+
+__all__ = [
+    "BRIGHTNESS_UNIT",
+    "ab_magnitude",
+    "brightness_factor",
+    "header_wcs",
+    "parse_wcs",
+    "pixel_area_sr",
+    "pixel_to_sky",
+    "position_angle",
+    "wcs_pixel_scale",
+    "wcs_text",
+]
 
 
 def parse_wcs(text: str) -> WCS:
@@ -78,11 +90,6 @@ def position_angle(wcs: WCS, x: float, y: float, theta: float) -> float:
     return float(here.position_angle(there).deg % 180.0)
 
 
-def pixel_area_sr(pixel_scale: float) -> float:
-    """Solid angle of a pixel of `pixel_scale` arcsec, sr."""
-    return float(np.deg2rad(pixel_scale / 3600.0) ** 2)
-
-
 def brightness_factor(unit: str, pixel_scale: float) -> float | None:
     """Return the factor that turns `unit` into MJy/sr, or None where there is none.
 
@@ -109,33 +116,3 @@ def brightness_factor(unit: str, pixel_scale: float) -> float | None:
         if candidate.is_equivalent(u.MJy / u.sr):
             return float(candidate.to(u.MJy / u.sr))
     return None
-
-
-def ab_magnitude(
-    flux: np.ndarray, flux_err: np.ndarray, unit: str, pixel_scale: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """AB magnitudes of total fluxes, with errors.
-
-    ``m = -2.5 log10(flux * area * 1e6 / 3631)``, with `flux` in MJy/sr px, the
-    pixel's area in sr, and 3631 Jy the zero point of the AB system (Oke & Gunn 1983).
-
-    Parameters
-    ----------
-    flux, flux_err : float64 ndarray
-        In data unit * px.
-    unit : str
-        Data unit.
-    pixel_scale : float
-        Arcsec.
-
-    Returns
-    -------
-    magnitude, error : float64 ndarray
-        NaN where the flux is not positive, or where the unit is not MJy/sr.
-    """
-    flux = np.asarray(flux, dtype=np.float64)
-    if unit != BRIGHTNESS_UNIT:
-        return np.full(flux.shape, np.nan), np.full(flux.shape, np.nan)
-    positive = np.where(flux > 0.0, flux, np.nan)
-    jansky = positive * pixel_area_sr(pixel_scale) * 1e6
-    return -2.5 * np.log10(jansky / 3631.0), 2.5 / np.log(10.0) * np.asarray(flux_err) / positive

@@ -6,13 +6,10 @@ from typing import Any
 from sphot_mpi.catalogue import Catalogue
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.config import Config
+from sphot_mpi.cost import UNCERTAINTY, Work, clock, galaxy_cost
 from sphot_mpi.errors import SphotError
 from sphot_mpi.inputs import contents, iterate_galaxy, list_filters
 from sphot_mpi.raw_image import check_shape
-
-#: Core-seconds of one fit of 160 x 160 px behind 500 stars, by method, and how uncertain that is.
-SECONDS_PER_FIT = {"joint": 3.0, "ladder": 30.0}
-UNCERTAINTY = 5.0
 
 #: Bytes that a process needs before it has read anything, and for each pixel of its largest image.
 BYTES_AT_REST, BYTES_PER_PIXEL = 300e6, 600.0
@@ -30,8 +27,8 @@ class Survey:
         Filters that are not in their galaxy's file.
     largest : int
         Pixels of the largest image.
-    seconds : float
-        Core-seconds, a guess.
+    work : Work
+        What the fits are expected to take.
     problems : tuple of str
         What would fail, one sentence each.
     """
@@ -40,18 +37,26 @@ class Survey:
     tasks: int
     missing: int
     largest: int
-    seconds: float
+    work: Work
     problems: tuple[str, ...]
 
     def summary(self) -> str:
         """Return the survey in a few lines."""
-        low, high = self.seconds / UNCERTAINTY / 3600.0, self.seconds * UNCERTAINTY / 3600.0
+        hours = self.work.seconds / 3600.0
+        low, high = hours / UNCERTAINTY, hours * UNCERTAINTY
         memory = (BYTES_AT_REST + BYTES_PER_PIXEL * self.largest) / 1e9
         return (
             f"{self.galaxies} galaxies, {self.tasks} fits; {self.missing} filters are not in their files; "
             f"{len(self.problems)} problems.\n"
             f"Largest image: {self.largest} px. Memory: about {memory:.1f} GB a process.\n"
-            f"Work: {low:.2g} to {high:.2g} core-hours; with N processes, N - 1 of them fit."
+            f"Work: {hours:.2g} core-hours ({low:.2g} to {high:.2g}); with N processes, N - 1 of them fit."
+        )
+
+    def estimate(self, ranks: int) -> str:
+        """Return, in one line, what a job of so many ranks needs; it ends with the option to give to sbatch."""
+        return (
+            f"Estimate: {self.tasks} fits, {self.work.seconds / 3600.0:.2g} core-hours, {ranks} ranks: "
+            f"{clock(self.work.walltime(ranks))}; ask for --time={clock(self.work.time_limit(ranks))}"
         )
 
 
@@ -72,6 +77,7 @@ def survey_campaign(catalogue: Catalogue, config: Config) -> Survey:
     """
     problems: list[str] = []
     tasks = missing = largest = 0
+    work = Work()
     for galaxy in catalogue.galaxies:
         try:
             shapes = _shapes(galaxy)
@@ -81,14 +87,16 @@ def survey_campaign(catalogue: Catalogue, config: Config) -> Survey:
             continue
         tasks += len(shapes)
         missing += len(galaxy.filters) - len(shapes)
-        largest = max([largest, *(ny * nx for ny, nx in shapes.values())])
+        pixels = max((ny * nx for ny, nx in shapes.values()), default=0)
+        largest = max(largest, pixels)
+        work += galaxy_cost(config.psf.method, pixels, len(shapes))
         problems.extend(_shape_problems(galaxy, shapes))
     return Survey(
         galaxies=len(catalogue.galaxies),
         tasks=tasks,
         missing=missing,
         largest=largest,
-        seconds=tasks * SECONDS_PER_FIT[config.psf.method],
+        work=work,
         problems=tuple(problems),
     )
 

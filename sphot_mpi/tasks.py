@@ -1,12 +1,14 @@
 """One task from file to outcome: read, crop, fit. Knows no rank but its number."""
 
+import logging
 import resource
 import socket
 import sys
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,12 +19,16 @@ from sphot_mpi.config import Config
 from sphot_mpi.errors import InputError, SphotError
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.inputs import contents, read_galaxy, read_libraries
-from sphot_mpi.model_images import ModelImages, render_model
+from sphot_mpi.interrupts import TaskTimeout
+from sphot_mpi.model_images import ModelImages, render_model, working_psf
 from sphot_mpi.outcomes import Failure, Frame, Status, TaskOutcome, Timing
+from sphot_mpi.photometry_record import AperturePhotometry
 from sphot_mpi.prepare import Crop, apply_crop, find_crop
 from sphot_mpi.psf import LibraryPSF
-from sphot_mpi.records import Cutout, FilterFit
+from sphot_mpi.records import Cutout, FilterFit, Image
 from sphot_mpi.schedule import Task, TaskKind
+
+log = logging.getLogger(__name__)
 
 #: PSF libraries that a worker keeps; more than one only where the catalogue names several.
 _LIBRARIES_KEPT = 4
@@ -30,7 +36,7 @@ _LIBRARIES_KEPT = 4
 
 @dataclass(frozen=True, slots=True)
 class Fitters:
-    """The two fits of the pipelines.
+    """The fits of the pipelines, and the photometry.
 
     Parameters
     ----------
@@ -38,17 +44,27 @@ class Fitters:
         ``fit_base(cutout, library, config) -> FilterFit``.
     scaled : callable
         ``fit_scaled(cutout, library, base, base_cutout, config) -> FilterFit``.
+    photometry : callable or None
+        ``photometry(fits, cutouts, libraries, config) -> tuple of AperturePhotometry``, mappings by filter; None:
+        no task asks for it.
     """
 
     base: Callable[[Cutout, LibraryPSF, Config], FilterFit]
     scaled: Callable[[Cutout, LibraryPSF, FilterFit, Cutout, Config], FilterFit]
+    photometry: (
+        Callable[
+            [Mapping[str, FilterFit], Mapping[str, Cutout], Mapping[str, LibraryPSF], Config],
+            tuple[AperturePhotometry, ...],
+        ]
+        | None
+    ) = None
 
 
 def pipeline_fitters() -> Fitters:
     """Return the fits of `sphot_mpi.pipeline`."""
     from sphot_mpi import pipeline  # compiled kernels come with it: only a process that fits pays for them
 
-    return Fitters(pipeline.fit_base, pipeline.fit_scaled)
+    return Fitters(pipeline.fit_base, pipeline.fit_scaled, pipeline.photometry)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -65,6 +81,28 @@ class _Missing(Exception):  # noqa: N818
     """The file has not this filter; no failure of the galaxy."""
 
 
+@dataclass(slots=True)
+class _Result:
+    """What a task has brought so far; `stage` tells what is being done."""
+
+    stage: str = "read"
+    status: Status = Status.DONE
+    fit: FilterFit | None = None
+    frame: Frame | None = None
+    failure: Failure | None = None
+    photometry: tuple[AperturePhotometry, ...] = ()
+
+    def fail(self, error: BaseException, message: str = "") -> None:
+        """Take down why the task failed."""
+        self.status = Status.FAILED
+        self.failure = Failure(
+            stage=self.stage,
+            error=type(error).__name__,
+            message=message or str(error) or type(error).__name__,
+            traceback="".join(traceback.format_exception(error)),
+        )
+
+
 class TaskRunner:
     """Runs tasks, one after another, in this process.
 
@@ -76,17 +114,32 @@ class TaskRunner:
         The fits.
     rank : int
         For the records.
+    limited : callable
+        Returns the context in which a task runs: where it may be stopped by `TaskTimeout` and `TaskDropped`.
     """
 
-    def __init__(self, config: Config, fitters: Fitters, rank: int = 0) -> None:
+    def __init__(
+        self,
+        config: Config,
+        fitters: Fitters,
+        rank: int = 0,
+        limited: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self._config = config
         self._fitters = fitters
         self._rank = rank
+        self._limited = limited
         self._host = socket.gethostname()
         self._prepared: _Prepared | None = None
         self._libraries: OrderedDict[tuple[Path, str], LibraryPSF] = OrderedDict()
 
-    def run(self, task: Task, galaxy: Galaxy, base: FilterFit | None = None) -> TaskOutcome:
+    def run(
+        self,
+        task: Task,
+        galaxy: Galaxy,
+        needed: Callable[[], Mapping[str, FilterFit]] = dict,
+        instead: Callable[[Mapping[str, FilterFit]], TaskOutcome] | None = None,
+    ) -> TaskOutcome:
         """Do one task.
 
         Parameters
@@ -95,73 +148,90 @@ class TaskRunner:
             What to do.
         galaxy : Galaxy
             The galaxy's row.
-        base : FilterFit or None
-            The galaxy's base fit; needed by a scale fit.
+        needed : callable
+            Returns the galaxy's fits by filter: a scale fit needs that of the base filter, photometry all.
+        instead : callable or None
+            Takes these fits and does the work elsewhere, within the same limits; an error that it raises is the
+            task's.
 
         Returns
         -------
         TaskOutcome
-            An expected failure is an outcome; any other exception passes through
-            with the task's name added to it.
+            A failure is an outcome, whatever its type: no galaxy's bug may end the campaign.
         """
         started, before = time.time(), time.process_time()
-        stages = ["read"]
-        fit, frame, failure, status = None, None, None, Status.DONE
+        result = _Result()
         try:
             # a rank owns one core: BLAS threads beyond it only wait for each other
-            with threadpool_limits(limits=1):
-                cutout, fit = self._fit(task, galaxy, base, stages)
-            frame = Frame.of(cutout)
-            if FitFlag.NO_DATA in fit.flags:
-                status = Status.NO_DATA
+            with self._limited(), threadpool_limits(limits=1):
+                fits = needed()
+                if instead is not None:
+                    result.stage = "fit"
+                    return instead(fits)
+                self._do(task, galaxy, fits, result)
         except _Missing:
-            status = Status.MISSING
+            result.status = Status.MISSING
+        except TaskTimeout as error:
+            result.fail(error, f"stopped at the time limit of a task, while in the stage {result.stage!r}")
         except SphotError as error:
-            status = Status.FAILED
-            failure = Failure(
-                stage=stages[-1],
-                error=type(error).__name__,
-                message=str(error),
-                traceback="".join(traceback.format_exception(error)),
-            )
-        except Exception as error:
-            error.add_note(f"in the {task.kind} fit of galaxy {galaxy.name!r}, filter {task.filter}")
-            raise
+            result.fail(error)
+        except Exception as error:  # noqa: BLE001 - a bug that one galaxy finds must not take the others along
+            result.fail(error)
+            log.error("a bug in the %s task of %r %s:", task.kind, galaxy.name, task.filter, exc_info=error)
         seconds = time.process_time() - before
-        if fit is not None:
-            fit = replace(fit, seconds=seconds)
         return TaskOutcome(
             task=task,
-            status=status,
+            status=result.status,
             timing=Timing(
                 rank=self._rank, host=self._host, started=started, seconds=seconds, memory=_peak_memory()
             ),
-            fit=fit,
-            frame=frame,
-            failure=failure,
+            fit=result.fit and replace(result.fit, seconds=seconds),
+            frame=result.frame,
+            failure=result.failure,
+            photometry=result.photometry,
         )  # fmt: skip
 
-    def _fit(self, task: Task, galaxy: Galaxy, base: FilterFit | None, stages: list[str]) -> tuple[Cutout, FilterFit]:
-        """Return the cutout and its fit; the last of `stages` tells what is being done."""
-        shared = self._prepare(galaxy, stages)
-        if task.kind is TaskKind.BASE:
-            stages.append("psf")
-            library = self._library(galaxy, task.filter, shared.config)
-            stages.append("fit")
-            return shared.base, self._fitters.base(shared.base, library, shared.config)
-        stages.append("read")
-        cutout = self._read(galaxy, task.filter)
-        stages.append("crop")
-        cutout = apply_crop(cutout, shared.crop)
-        stages.append("psf")
+    def _do(self, task: Task, galaxy: Galaxy, fits: Mapping[str, FilterFit], result: _Result) -> None:
+        shared = self._prepare(galaxy, result)
+        if task.kind is TaskKind.PHOTOMETRY:
+            self._measure(galaxy, fits, shared, result)
+            return
+        cutout = self._cutout(galaxy, task.filter, shared, result)
+        result.stage = "psf"
         library = self._library(galaxy, task.filter, shared.config)
-        stages.append("fit")
-        if base is None:
-            msg = "a scale fit needs the base fit"
-            raise ValueError(msg)
-        return cutout, self._fitters.scaled(cutout, library, base, shared.base, shared.config)
+        result.stage = "fit"
+        if task.kind is TaskKind.BASE:
+            fit = self._fitters.base(cutout, library, shared.config)
+        else:
+            fit = self._fitters.scaled(cutout, library, fits[galaxy.base_filter], shared.base, shared.config)
+        result.fit, result.frame = fit, Frame.of(cutout)
+        if FitFlag.NO_DATA in fit.flags:
+            result.status = Status.NO_DATA
 
-    def _prepare(self, galaxy: Galaxy, stages: list[str]) -> _Prepared:
+    def _measure(self, galaxy: Galaxy, fits: Mapping[str, FilterFit], shared: _Prepared, result: _Result) -> None:
+        """Photometry of the filters that have a galaxy; without any there is nothing to measure."""
+        fits = {name: fit for name, fit in fits.items() if FitFlag.NO_DATA not in fit.flags}
+        if not fits:
+            result.status = Status.NO_DATA
+            return
+        cutouts = {name: self._cutout(galaxy, name, shared, result) for name in fits}
+        result.stage = "psf"
+        libraries = {name: self._library(galaxy, name, shared.config) for name in fits}
+        result.stage = "photometry"
+        if self._fitters.photometry is None:
+            msg = "no photometry was given to this runner"
+            raise ValueError(msg)
+        result.photometry = self._fitters.photometry(fits, cutouts, libraries, shared.config)
+
+    def _cutout(self, galaxy: Galaxy, filter_name: str, shared: _Prepared, result: _Result) -> Cutout:
+        if filter_name == galaxy.base_filter:
+            return shared.base
+        result.stage = "read"
+        full = self._read(galaxy, filter_name)
+        result.stage = "crop"
+        return apply_crop(full, shared.crop)
+
+    def _prepare(self, galaxy: Galaxy, result: _Result) -> _Prepared:
         """Return what a galaxy's tasks share; kept for the next task, often the same galaxy's."""
         if self._prepared is None or self._prepared.index != galaxy.index:
             config = galaxy.config(self._config)
@@ -171,7 +241,7 @@ class TaskRunner:
                 there = contents(galaxy.path)
                 msg = f"{galaxy.path}: the base filter {galaxy.base_filter} is not in it ({there}); choose another."
                 raise InputError(msg) from None
-            stages.append("crop")
+            result.stage = "crop"
             crop = find_crop(full, config)
             self._prepared = _Prepared(index=galaxy.index, config=config, base=apply_crop(full, crop), crop=crop)
         return self._prepared
@@ -226,6 +296,46 @@ class TaskRunner:
             origin=frame.origin,
         )
         return cutout, render_model(outcome.fit, cutout, self._library(galaxy, name, galaxy.config(self._config)))
+
+    def psf_shape(self, galaxy: Galaxy, filter_name: str) -> tuple[int, int, int]:
+        """Return ny, nx and oversampling of a galaxy's library PSF.
+
+        Raises
+        ------
+        InputError
+            If there is none.
+        """
+        library = self._library(galaxy, filter_name, galaxy.config(self._config))
+        return library.array.shape[0], library.array.shape[1], library.oversample
+
+    def psf(self, outcome: TaskOutcome, galaxy: Galaxy) -> Image:
+        """Return the working PSF of a finished fit, cut to the shape of the library's, with the same origin.
+
+        Parameters
+        ----------
+        outcome : TaskOutcome
+            With a fit.
+        galaxy : Galaxy
+            The galaxy's row.
+
+        Returns
+        -------
+        (M, N) float64 ndarray
+            On the library's grid; what the kernel spreads beyond it is cut off.
+
+        Raises
+        ------
+        InputError
+            If there is no library PSF.
+        """
+        if outcome.fit is None:
+            msg = "the outcome holds no fit"
+            raise ValueError(msg)
+        library = self._library(galaxy, outcome.task.filter, galaxy.config(self._config))
+        psf = working_psf(outcome.fit, library)
+        (oy, ox), (ny, nx) = psf.origin, library.array.shape
+        y0, x0 = round(oy - (ny - 1) / 2), round(ox - (nx - 1) / 2)
+        return psf.array[y0 : y0 + ny, x0 : x0 + nx]
 
 
 def _peak_memory() -> float:

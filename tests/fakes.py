@@ -1,5 +1,10 @@
 """A small campaign on disk, and fits that cost nothing, to test all that lies around the fits."""
 
+import os
+import random
+import signal
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +12,8 @@ import h5py
 import numpy as np
 
 from sphot_mpi.errors import FitError
+from sphot_mpi.flags import ApertureFlag
+from sphot_mpi.photometry_record import AperturePhotometry
 from sphot_mpi.records import SOURCE_DTYPE, FilterFit, KernelFit, SersicParams, SkyPlane
 from sphot_mpi.tasks import Fitters
 
@@ -55,10 +62,36 @@ def write_campaign(folder: Path, names: tuple[str, ...] = ("ga", "gb", "gc")) ->
     return files
 
 
+def dawdle() -> None:
+    """Take a time that differs from run to run, if the environment asks for it: the order of completion is random."""
+    mean = float(os.environ.get("SPHOT_TEST_SECONDS", "0"))
+    if mean:
+        time.sleep(random.expovariate(1.0 / mean))
+
+
+def hang() -> None:
+    """Never end, whatever exception comes: like a loop in compiled code."""
+    while True:
+        with suppress(BaseException):
+            time.sleep(1.0)
+
+
+#: Galaxies that end badly, by name.
+FATES = {
+    "sleepy": lambda: time.sleep(60.0),
+    "crash": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "hang": hang,
+}
+
+
 def fake_base(cutout, library, config) -> FilterFit:
     """Numbers that hang on the pixels and on the random numbers of this galaxy and filter, and on nothing else."""
     ny, nx = cutout.shape
     rng = config.random(cutout.galaxy, cutout.filter)
+    dawdle()
+    if cutout.galaxy in FATES:
+        FATES[cutout.galaxy]()
     if cutout.galaxy == "bad":
         msg = "this galaxy cannot be fitted"
         raise FitError(msg)
@@ -94,4 +127,28 @@ def fake_scaled(cutout, library, base, base_cutout, config) -> FilterFit:
     return fake_base(cutout, library, config)
 
 
-FAKES = Fitters(fake_base, fake_scaled)
+def fake_photometry(fits, cutouts, libraries, config) -> tuple[AperturePhotometry, ...]:
+    """Numbers that hang on all fits of the galaxy."""
+    assert fits.keys() == cutouts.keys() == libraries.keys()
+    total = sum(fit.total_flux for fit in fits.values())
+    return tuple(
+        AperturePhotometry(
+            galaxy=fit.galaxy,
+            filter=name,
+            flags=ApertureFlag(0),
+            unit=cutouts[name].unit,
+            pixel_scale=cutouts[name].pixel_scale,
+            origin=cutouts[name].origin,
+            flux=fit.total_flux / total,
+            radius=float(len(fits)),
+        )
+        for name, fit in fits.items()
+    )
+
+
+FAKES = Fitters(fake_base, fake_scaled, fake_photometry)
+
+
+def make_fakes() -> Fitters:
+    """A function of this module, as a process that runs one task alone imports it."""
+    return FAKES

@@ -12,6 +12,7 @@ from fakes import FAKES, FILTERS
 from sphot_mpi import cli, mpi
 from sphot_mpi.errors import OutputError
 from sphot_mpi.results_reader import ResultsReader
+from sphot_mpi.tasks import Fitters
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def call(files, monkeypatch):
 def test_run_is_the_default_command(call, files):
     result = call("catalogue.csv", "--images", "none")
     assert result.exit_code == 0, result.output
-    assert "3 galaxies, fits: 9 done" in result.output
+    assert "3 galaxies, tasks: 9 done" in result.output
     assert "progress done=9 failed=0" in result.output
     with ResultsReader(files.folder / "results.h5") as reader:
         assert reader.names() == ["ga", "gb", "gc"]
@@ -52,10 +53,9 @@ def test_only_limit_filters_and_seed(call, files):
         "catalogue.csv", "--only", "gc,ga", "--limit", 1, "--filters", "F555W", "--seed", 5, "--images", "none"
     )
     assert result.exit_code == 0, result.output
-    assert "base filter F150W is fitted as well" in result.output
     with ResultsReader(files.folder / "results.h5") as reader:
         assert reader.names() == ["ga"]
-        assert reader.filters("ga") == ["F150W", "F555W"]
+        assert reader.filters("ga") == ["F150W", "F555W"]  # scale fits need the base fit
         assert "seed = 5" in reader.file.attrs["configuration"]
 
 
@@ -78,11 +78,12 @@ def test_strict_counts_missing_filters(call, files):
     assert call("catalogue.csv", "--images", "none", "--overwrite", "--strict").exit_code == 3
 
 
-def test_a_bug_has_a_traceback_and_status_1(call, files):
-    files.catalogue.write_text("name,path\nbug,ga.h5\n")
+def test_a_bug_in_a_fit_fails_its_galaxy_and_is_shown(call, files):
+    files.catalogue.write_text("name,path\nbug,ga.h5\ngb,gb.h5\n")
     result = call("catalogue.csv")
-    assert result.exit_code == 1
-    assert isinstance(result.exception, ZeroDivisionError)
+    assert result.exit_code == 3
+    assert "3 done, 3 failed" in result.output
+    assert "ZeroDivisionError: a bug in the fit" in result.output
 
 
 @pytest.mark.parametrize(
@@ -90,12 +91,20 @@ def test_a_bug_has_a_traceback_and_status_1(call, files):
     [
         (["none.csv"], 2, "none.csv: there is no such file"),
         (["catalogue.csv", "--only", "gx"], 2, "--only 'gx' is not in the catalogue"),
-        (["catalogue.csv", "--filters", "a b"], 2, "letters, digits"),
+        (
+            ["catalogue.csv", "--filters", "F150W,F556W"],
+            2,
+            "F556W is a filter of no galaxy; the nearest is F555W",
+        ),
+        (["catalogue.csv", "--shard", "3/2"], 2, "I from 1 to N"),
+        (["catalogue.csv", "--shard", "17/40"], 2, "none of its 3 galaxies is in shard 17/40"),
+        (["catalogue.csv", "--task-timeout", "0"], 2, "--task-timeout"),
+        (["catalogue.csv", "--log-dir", "config.toml"], 2, "choose another --log-dir"),
         (["catalogue.csv", "--limit", "0"], 2, "--limit"),
         (["catalogue.csv", "--preset", "foo"], 2, "'best', 'sphot', 'sphot-calibrated'"),
         (["catalogue.csv", "--wrong"], 2, "No such option"),
         (["catalogue.csv", "-o", "."], 1, "this is a folder"),
-        (["catalogue.csv", "-o", "config.toml"], 1, "the file exists; give --overwrite"),
+        (["catalogue.csv", "-o", "config.toml"], 1, "the file exists, and cannot be gone on with"),
         (["catalogue.csv", "-o", "config.toml/x.h5"], 1, "cannot be written"),
         (["info", "config.toml"], 1, "cannot be read as HDF5"),
         (["info", "ga.h5"], 1, "no results file"),
@@ -168,10 +177,11 @@ def test_info_of_a_galaxy(call):
     assert "no galaxy 'gx'; it holds ga, gb, gc" in unknown.output
 
 
-def test_an_old_results_file_survives_a_failed_run(call, files):
+def test_an_old_results_file_survives_a_run_that_dies(call, files, monkeypatch):
     call("catalogue.csv", "--images", "none", "--quiet")
     before = (files.folder / "results.h5").read_bytes()
-    files.catalogue.write_text("name,path\nbug,ga.h5\n")  # its fit raises
+    files.catalogue.write_text("name,path\nga,ga.h5\n")
+    monkeypatch.setattr(cli, "pipeline_fitters", lambda: Fitters(lambda *a: sys.exit("gone"), None))
     assert call("catalogue.csv", "--overwrite").exit_code == 1
     assert (files.folder / "results.h5").read_bytes() == before
 
@@ -263,3 +273,52 @@ def test_as_a_process_a_mistake_is_one_line_on_stderr(files):
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == "Error: none.csv: there is no such file; name a catalogue or a galaxy file.\n"
+
+
+def test_the_same_command_again_has_nothing_to_do(call, files):
+    call("catalogue.csv", "--images", "none")
+    before = (files.folder / "results.h5").read_bytes()
+    again = call("catalogue.csv", "--images", "none")
+    assert again.exit_code == 0
+    assert again.output.startswith("Nothing to do")
+    assert (files.folder / "results.h5").read_bytes() == before
+    assert not (files.folder / "results.h5.journal").exists()
+
+
+def test_only_what_is_new_or_changed_runs_and_the_reason_is_said(call, files):
+    files.catalogue.write_text("name,path\nga,ga.h5\n")
+    call("catalogue.csv", "--images", "none")
+    files.catalogue.write_text("name,path\nga,ga.h5\ngb,gb.h5\n")
+    added = call("catalogue.csv", "--images", "none")
+    assert "3 tasks are known, 3 run: 3 not run yet" in added.output
+    rerun = call("catalogue.csv", "--images", "none", "--rerun", "scale", "--only", "gb", "--filters", "F277W")
+    assert "5 tasks are known, 1 run: 1 asked for with --rerun" in rerun.output
+    assert "2 galaxies, tasks: 6 done" in rerun.output
+    assert "6 tasks are known, 0 run" in call("catalogue.csv").output  # images are written, nothing is fitted
+
+
+def test_shards_are_the_whole_catalogue_each_galaxy_once(call, files):
+    names = []
+    for number in (1, 2):
+        assert call("catalogue.csv", "--images", "none", "--shard", f"{number}/2").exit_code == 0
+        with ResultsReader(files.folder / f"results.{number}-of-2.h5") as reader:
+            names += reader.names()
+    assert sorted(names) == ["ga", "gb", "gc"]
+
+
+def test_log_dir_gets_a_line_a_task_at_any_log_level(call, files):
+    call("catalogue.csv", "--images", "none", "--log-dir", "logs", "--log-level", "error")
+    lines = (files.folder / "logs" / "rank-000000.log").read_text().splitlines()
+    tasks = [line for line in lines if "task galaxy=" in line]
+    assert len(tasks) == 9
+    assert "INFO: task galaxy=ga filter=F150W kind=base status=done seconds=" in tasks[0]
+
+
+def test_a_task_over_its_limit_fails_and_the_others_go_on(call, files):
+    files.catalogue.write_text("name,path\nsleepy,ga.h5\ngb,gb.h5\n")
+    result = call("catalogue.csv", "--images", "none", "--task-timeout", 0.5)
+    assert result.exit_code == 3, result.output
+    with ResultsReader(files.folder / "results.h5") as reader:
+        assert reader.filters("gb") == list(FILTERS)
+        failure = reader.array("failures")[0]
+    assert (failure["name"], failure["error"], failure["stage"]) == (b"sleepy", b"TaskTimeout", b"fit")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from analytic import gaussian_library, gaussian_stars
 
-from sphot_mpi.joint import State, add_stars, at, prune, residual_of, settle, solve
+from sphot_mpi.joint import Keep, State, add_stars, at, prune, residual_of, settle, solve
 from sphot_mpi.joint_galaxy import (
     centre_distance,
     clipped,
@@ -85,7 +85,7 @@ def test_stars_are_found_and_solved():
     state = state_of(SKY + image_of(truth) + noise())
     state = add_stars(state, 10.0, 0.0, EVERYWHERE)
     assert state.scene.stars.size == truth.size
-    state, quiet = settle(state, Freedom(), 3.0, most=20)
+    state, quiet = settle(state, Freedom(), Keep(3.0, 3.0), most=20)
     assert quiet
     stars = state.scene.stars
     distance = np.hypot(stars.x[:, None] - truth.x, stars.y[:, None] - truth.y)
@@ -120,12 +120,12 @@ def test_twins_merge_faint_stars_go_and_anchors_stay():
     anchor = np.full(stars.size, np.inf)
     anchor[7] = 0.1  # the second faint one
     stars = replace(stars, anchor_sigma=anchor, variance=np.full((stars.size, 3), 0.02**2))
-    pruned = prune(state_of(SKY + noise(), stars), 1.5).scene.stars
+    pruned = prune(state_of(SKY + noise(), stars), Keep(1.5, 5.0)).scene.stars
     np.testing.assert_allclose(np.sort(pruned.x), np.sort(np.append(x, x[1] + 11.0)))
     assert pruned.anchored.sum() == 1
     # without an error there is no significance
     unknown = replace(stars, variance=np.full((stars.size, 3), np.inf))
-    assert prune(state_of(SKY + noise(), unknown), 1.5).scene.stars.size == 1
+    assert prune(state_of(SKY + noise(), unknown), Keep(1.5, 5.0)).scene.stars.size == 1
 
 
 def test_values_at_stars_are_those_of_the_nearest_pixel():

@@ -1,13 +1,16 @@
 """Pictures and tables of a campaign whose fits are the truth itself."""
 
+import re
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from astropy.table import QTable, Table
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.text import Text
 
 from sphot_mpi.campaign import Campaign, run_serial
 from sphot_mpi.catalogue import read_catalogue
@@ -16,15 +19,15 @@ from sphot_mpi.errors import InputError, OutputError, UsageError
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.qa.draw import draw_galaxy, figure_for
-from sphot_mpi.qa.panels import Panel, read_panel
+from sphot_mpi.qa.panels import Panel, PanelReader
 from sphot_mpi.qa.plots import plot_galaxy
-from sphot_mpi.qa.profile import MJY_SR_ZERO_POINT, elliptical_profile
+from sphot_mpi.qa.profile import MJY_SR_ZERO_POINT, elliptical_profile, growth_in_cutout
 from sphot_mpi.records import SERSIC_PARAMETERS, SOURCE_DTYPE, Cutout, FilterFit, KernelFit, SersicParams, SkyPlane
 from sphot_mpi.results_reader import ResultsReader
 from sphot_mpi.simulate import simulate_campaign
 from sphot_mpi.simulate_psf import synthetic_library
 from sphot_mpi.simulate_truth import compare_with_truth
-from sphot_mpi.tasks import Fitters, TaskRunner
+from sphot_mpi.tasks import Fitters
 
 NAME = "demo001"
 IMAGES = ("data", "sersic_model", "psf_model")
@@ -81,7 +84,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     catalogue = read_catalogue(path / "catalogue.csv", config)
     for output, images in (("full.h5", IMAGES), ("bare.h5", ())):
         campaign = Campaign(catalogue=catalogue, config=config, output=path / output, images=images)
-        run_serial(campaign, TaskRunner(config, Fitters(oracle.base, oracle.scaled)), Silent())
+        run_serial(campaign, lambda: Fitters(oracle.base, oracle.scaled), Silent())  # noqa: B023
     return path
 
 
@@ -94,7 +97,7 @@ class Silent:
 @pytest.mark.parametrize("name", ["F150W", "F814W"])
 def test_panel_of_the_truth_leaves_noise(folder: Path, results: str, name: str) -> None:
     with ResultsReader(folder / results) as reader:
-        panel = read_panel(reader, NAME, name)
+        panel = PanelReader(reader).read(NAME, name)
     sigma = np.sqrt(panel.noise**2 * (1.0 + 0.5 * (panel.sersic + panel.sources) / panel.sky))
     pull = panel.residual / sigma
     pull = pull[np.isfinite(pull)]
@@ -106,7 +109,7 @@ def test_panel_of_the_truth_leaves_noise(folder: Path, results: str, name: str) 
 
 def test_rendered_panel_agrees_with_the_simulators_images(folder: Path) -> None:
     with ResultsReader(folder / "bare.h5") as reader:
-        panel = read_panel(reader, NAME, "F150W")
+        panel = PanelReader(reader).read(NAME, "F150W")
         galaxy = reader.array("galaxies")[0]
     window = (
         slice(galaxy["crop_y"], galaxy["crop_y"] + galaxy["crop_ny"]),
@@ -131,6 +134,46 @@ def test_plot_galaxy_writes_a_picture(folder: Path, tmp_path: Path, results: str
     assert imread(tmp_path / "one.png").shape[0] < picture.shape[0]
 
 
+def test_plot_as_pdf_has_a_page_a_filter_and_the_same_bytes_each_time(folder: Path, tmp_path: Path) -> None:
+    for name in ("a.pdf", "b.pdf"):
+        plot_galaxy(folder / "full.h5", NAME, tmp_path / name)
+    pdf = (tmp_path / "a.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF")
+    assert len(re.findall(rb"/Type /Page\b", pdf)) == 2
+    assert pdf == (tmp_path / "b.pdf").read_bytes()
+
+
+def test_plot_without_psf_library_shows_all_but_the_kernel(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "moved.h5"
+    copy.write_bytes((folder / "full.h5").read_bytes())
+    with h5py.File(copy, "r+") as file:
+        file.attrs["catalogue"] = str(tmp_path / "gone.csv")
+    with ResultsReader(copy) as reader:
+        panel = PanelReader(reader).read(NAME, "F150W")
+    assert panel.check is None
+    assert "gone.csv" in panel.check_note
+    plot_galaxy(copy, NAME, tmp_path / "x.png", filters=["F150W"])
+
+
+def test_stored_images_are_shown_whatever_the_configuration_says(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "other.h5"
+    copy.write_bytes((folder / "full.h5").read_bytes())
+    with h5py.File(copy, "r+") as file:
+        text = str(file.attrs["configuration"])
+        file.attrs["configuration"] = "\n".join(line for line in text.splitlines() if not line.startswith("petro ="))
+    with ResultsReader(copy) as reader:
+        panel = PanelReader(reader).read(NAME, "F150W")
+    assert panel.petrosian == 0.5  # an older file lacks a key: its preset's value
+    assert panel.check is not None
+    with h5py.File(copy, "r+") as file:
+        file.attrs["configuration"] = "[a newer format"
+    with ResultsReader(copy) as reader:
+        panel = PanelReader(reader).read(NAME, "F150W")
+    assert np.isnan(panel.petrosian)
+    assert panel.check is None
+    assert np.isfinite(panel.residual).any()
+
+
 def test_plot_galaxy_names_what_is_wrong(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no galaxy 'nobody'"):
         plot_galaxy(folder / "full.h5", "nobody", tmp_path / "x.png")
@@ -151,8 +194,8 @@ def test_plot_without_images_and_without_input_says_how_to_mend_it(folder: Path,
         plot_galaxy(copy, NAME, tmp_path / "x.png")
 
 
-def axes_titles(figure: Figure) -> list[str]:
-    return [text.get_text() for ax in figure.axes for text in ax.texts]
+def all_texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.findobj(Text)]
 
 
 def test_draw_galaxy_shows_flags_components_and_missing_data() -> None:
@@ -172,14 +215,15 @@ def test_draw_galaxy_shows_flags_components_and_missing_data() -> None:
     nothing = np.full(shape, np.nan)
     panels.append(Panel(filter="F090W", data=nothing, sersic=zero, sources=zero, sky=zero, flags=FitFlag.NO_DATA))
     figure = figure_for(3)
-    draw_galaxy(figure, panels, "a galaxy")
+    draw_galaxy(figure, panels, "a $galaxy_")
     figure.canvas.draw()
-    texts = axes_titles(figure)
-    assert sum("[STAR_EXCESS]" in text for text in texts) == 2
-    assert sum("second component" in text for text in texts) == 2
-    assert texts.count("no data") == 5
-    labels = {ax.get_ylabel() for ax in figure.axes}
-    assert {"mag / arcsec$^2$", "-2.5 log10(electron/s)"} <= labels
+    texts = all_texts(figure)
+    assert sum("the density of star light inside the galaxy" in text for text in texts) == 2
+    assert sum("Second component: r_eff" in text for text in texts) == 2
+    assert texts.count("no data") == 6
+    assert texts.count("PSF library\nnot at hand") == 2
+    assert "a $galaxy_" in texts
+    assert {"mag / arcsec$^2$", "-2.5 log10(electron/s)"} <= set(texts)
 
 
 def test_profile_follows_the_ellipse() -> None:
@@ -196,6 +240,54 @@ def test_profile_follows_the_ellipse() -> None:
     # an annulus is 26 % wide: median against the value at its mean radius
     np.testing.assert_allclose(profile.data[far], np.exp(-profile.radius[far] / 8.0), rtol=0.05)
     np.testing.assert_allclose(profile.model[far], profile.data[far], rtol=0.02)
+
+
+def test_growth_in_the_cutout_of_an_exponential_with_a_gap() -> None:
+    h, q = 6.0, 0.6
+    galaxy = SersicParams(amplitude=1.0, r_eff=10.0, n=1.0, x_0=80.2, y_0=70.4, ellip=1.0 - q, theta=0.3)
+    y, x = np.indices((150, 165), dtype=float)
+    c, s = np.cos(0.3), np.sin(0.3)
+    radius = np.hypot((x - 80.2) * c + (y - 70.4) * s, ((y - 70.4) * c - (x - 80.2) * s) / q)
+    model = np.exp(-radius / h)
+    data = np.where(x > 90.0, np.nan, model)
+    curve = growth_in_cutout(data, model, galaxy)
+    r = curve.radius
+    assert r[-1] > 60.0  # to the cutout's edge
+    light = 2.0 * np.pi * q * h**2 * (1.0 - (1.0 + r / h) * np.exp(-r / h))
+    mean = light / (np.pi * q * r**2)
+    far = r > 4.0
+    np.testing.assert_allclose(curve.flux[far], light[far], rtol=0.01)  # pixels of a steep centre
+    # the index is smoothed over five radii
+    np.testing.assert_allclose(curve.index()[far], (np.exp(-r / h) / mean)[far], rtol=0.03, atol=5e-3)
+
+
+def test_petrosian_picture_shows_the_curve_of_the_photometry(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "measured.h5"
+    copy.write_bytes((folder / "full.h5").read_bytes())
+    rows = [(NAME, "F814W", 12.0, 9.0), (NAME, "F150W", 15.0, 10.0)]
+    kinds = [("name", "S64"), ("filter", "S8"), ("radius", "f8"), ("petro_radius", "f8")]
+    radius = np.geomspace(1.0, 40.0, 48)
+    curves = np.stack([np.stack([radius, k * radius**1.5, 0.75 + 0.0 * radius, radius]) for k in (1.0, 2.0)])
+    with h5py.File(copy, "r+") as file:
+        for name in ("photometry", "photometry_curve"):
+            if name in file:
+                del file[name]
+        file["photometry"] = np.array(rows, dtype=kinds)
+        file["photometry_curve"] = curves
+    with ResultsReader(copy) as reader:
+        panel = PanelReader(reader).read(NAME, "F150W")
+    assert panel.photometry["radius"] == 15.0
+    figure = figure_for(1)
+    draw_galaxy(figure, [panel], NAME)
+    ax = next(ax for ax in figure.findobj(Axes) if ax.get_title().startswith("Petrosian"))
+    lines = {line.get_label(): line for line in ax.lines}
+    scale, total = panel.pixel_scale, panel.total_flux
+    np.testing.assert_allclose(lines["flux inside / total, data"].get_ydata(), 2.0 * radius**1.5 / total)
+    np.testing.assert_allclose(lines["Petrosian index, data"].get_ydata(), 0.75)
+    # light that grows as a power p of the radius has an index of p / 2 everywhere
+    np.testing.assert_allclose(lines["Petrosian index, model"].get_ydata(), 0.5, rtol=0.01)
+    assert lines["aperture"].get_xdata()[0] == pytest.approx(15.0 * scale)
+    assert lines["Petrosian radius"].get_xdata()[0] == pytest.approx(10.0 * scale)
 
 
 def test_surface_brightness_zero_point() -> None:

@@ -8,30 +8,35 @@ from astropy.table import QTable
 from astropy.wcs import WCS
 from fakes import FAKES, FILTERS, fake_base, fake_scaled
 
-from sphot_mpi.campaign import Campaign, exit_status, run_serial
+from sphot_mpi.campaign import Campaign, run_serial
 from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.config import load_config
 from sphot_mpi.errors import OutputError, UsageError
 from sphot_mpi.flags import FitFlag
+from sphot_mpi.outcomes import Frame
 from sphot_mpi.progress import Quiet
 from sphot_mpi.records import SOURCE_DTYPE
-from sphot_mpi.results import finish, partial_path
-from sphot_mpi.results_reader import TABLES, ResultsReader
-from sphot_mpi.results_schema import FORMAT, IMAGES
+from sphot_mpi.results_reader import ResultsReader
+from sphot_mpi.results_schema import FORMAT, IMAGES, TABLES
 from sphot_mpi.sky_coordinates import wcs_text
-from sphot_mpi.tasks import Fitters, TaskRunner
+from sphot_mpi.storable import QUANTUM
+from sphot_mpi.tasks import Fitters
 
 
-def run(files, fitters=FAKES, images=(), **changes):
+def campaign_of(files, images=(), **changes):
     config = load_config(files.config).replaced(changes)
     catalogue = read_catalogue(files.catalogue, config)
     output = files.folder / "results.h5"
-    campaign = Campaign(catalogue=catalogue, config=config, output=output, images=images, command_line="sphot-mpi x")
-    return output, run_serial(campaign, TaskRunner(config, fitters), Quiet())
+    return Campaign(catalogue=catalogue, config=config, output=output, images=images, command_line="sphot-mpi x")
+
+
+def run(files, fitters=FAKES, images=(), **changes):
+    campaign = campaign_of(files, images, **changes)
+    return campaign.output, run_serial(campaign, lambda: fitters, Quiet())
 
 
 def test_every_table_opens_with_astropy_and_every_dataset_says_what_it_is(files):
-    output, record = run(files, images=tuple(IMAGES))
+    output, end = run(files, images=tuple(IMAGES))
     for name in TABLES:
         table = QTable.read(output, path=name)
         assert table.meta["description"]
@@ -40,22 +45,23 @@ def test_every_table_opens_with_astropy_and_every_dataset_says_what_it_is(files)
         seen = []
         file.visititems(lambda name, node: seen.append(node) if isinstance(node, h5py.Dataset) else None)
         assert all("unit" in node.attrs and node.attrs["description"] for node in seen)
-        assert len(seen) == 2 * len(TABLES) + 1 + len(FILTERS) * len(IMAGES)
+        assert len(seen) == 2 * len(TABLES) + 3 + len(FILTERS) * len(IMAGES)
         # variable-length text cannot be written in parallel
         assert all(h5py.check_string_dtype(node.dtype) is None or node.dtype.kind == "S" for node in seen)
-    assert exit_status(record, strict=True) == 0
+    assert end.exit_status(strict=True) == 0
 
 
 def test_root_attributes_tell_where_it_comes_from(files):
-    output, record = run(files)
+    output, _ = run(files)
+    campaign = campaign_of(files)
     with ResultsReader(output) as reader:
         attributes = dict(reader.file.attrs)
     assert (attributes["format"], attributes["ranks"], attributes["command_line"]) == (FORMAT, 1, "sphot-mpi x")
-    assert attributes["catalogue_sha256"] == record.catalogue.digest
+    assert attributes["catalogue_sha256"] == campaign.catalogue.digest
     assert "numpy" in attributes["versions"]
     copy = files.folder / "again.toml"
     copy.write_text(attributes["configuration"])
-    assert load_config(copy) == record.config
+    assert load_config(copy) == campaign.config
 
 
 def test_units_of_the_columns(files):
@@ -72,9 +78,11 @@ def test_units_of_the_columns(files):
 
 def test_rows_are_sorted_by_catalogue_and_filter(files):
     files.catalogue.write_text("name,path,priority\nga,ga.h5,0\ngb,gb.h5,9\ngc,gc.h5,5\n")
-    output, record = run(files)
-    assert [o.task.galaxy for o in record.outcomes] == [1] * 3 + [2] * 3 + [0] * 3  # as they were run
+    output, _ = run(files)
     with ResultsReader(output) as reader:
+        ran = reader.array("provenance")
+        ran = ran[np.argsort(ran["started"], kind="stable")]
+        assert [r.decode() for r in ran["name"]] == ["gb"] * 3 + ["gc"] * 3 + ["ga"] * 3
         rows = reader.array("sersic")
         assert [r.decode() for r in rows["name"]] == ["ga"] * 3 + ["gb"] * 3 + ["gc"] * 3
         assert [r.decode() for r in rows["filter"][:3]] == list(FILTERS)
@@ -87,20 +95,26 @@ def test_rows_are_sorted_by_catalogue_and_filter(files):
 
 
 def test_positions_are_those_of_the_full_image(files):
-    output, record = run(files)
-    frames = {(o.task.galaxy, o.task.filter): (o.frame, o.fit) for o in record.outcomes}
+    seen = {}
+
+    def scaled(cutout, *arguments):
+        fit = fake_scaled(cutout, *arguments)
+        seen[cutout.galaxy, cutout.filter] = Frame.of(cutout), fit
+        return fit
+
+    output, _ = run(files, Fitters(fake_base, scaled))
     with ResultsReader(output) as reader:
         galaxies, rows = reader.array("galaxies"), reader.array("sersic")
         sources = reader.sources("gb", "F555W")
-    frame, fit = frames[1, "F555W"]
+    frame, fit = seen["gb", "F555W"]
     assert frame.origin != (0, 0)  # the crop moved it, so this test can fail
     assert (galaxies["crop_x"][1], galaxies["crop_y"][1]) == frame.origin
     assert (galaxies["crop_ny"][1], galaxies["crop_nx"][1]) == frame.shape
     assert (galaxies["full_ny"][1], galaxies["full_nx"][1]) == (90, 110)
     assert rows["x_0"][4] == fit.components[0].x_0 + frame.origin[0]
     assert rows["sky_y"][4] == fit.sky.y_ref + frame.origin[1]
-    np.testing.assert_array_equal(sources["x_fit"], fit.sources["x_fit"] + frame.origin[0])
-    np.testing.assert_array_equal(sources["y_fit"], fit.sources["y_fit"] + frame.origin[1])
+    for k, name in enumerate(("x_fit", "y_fit")):
+        np.testing.assert_allclose(sources[name], fit.sources[name] + frame.origin[k], rtol=0.0, atol=QUANTUM)
     assert set(SOURCE_DTYPE.names) <= set(sources.dtype.names)
 
 
@@ -195,8 +209,8 @@ def test_sky_positions_follow_the_wcs(files):
 
 def test_a_failure_is_a_row_and_the_others_go_on(files):
     files.catalogue.write_text("name,path\nga,ga.h5\nbad,gb.h5\ngc,gc.h5\n")
-    output, record = run(files)
-    assert exit_status(record, strict=False) == 3
+    output, end = run(files)
+    assert end.exit_status(strict=False) == 3
     with ResultsReader(output) as reader:
         galaxies, failures = reader.array("galaxies"), reader.array("failures")
         assert len(reader.array("sersic")) == 6
@@ -214,7 +228,7 @@ def test_a_broken_filter_fails_alone(files):
         file["F555W"] = np.ones((3, 4))  # another shape than the base filter's
     with h5py.File(files.psf, "r+") as file:
         del file["F277W"]
-    output, record = run(files)
+    output, end = run(files)
     with ResultsReader(output) as reader:
         galaxies, failures = reader.array("galaxies"), reader.array("failures")
     assert [s.decode() for s in galaxies["status"]] == ["partial"] * 3
@@ -224,18 +238,18 @@ def test_a_broken_filter_fails_alone(files):
         ("gb", "F277W", "psf"),
         ("gc", "F277W", "psf"),
     ]
-    assert exit_status(record, strict=False) == 3
+    assert end.exit_status(strict=False) == 3
 
 
 def test_a_missing_filter_is_no_failure_unless_strict(files):
     with h5py.File(files.galaxy("gb"), "r+") as file:
         del file["F555W"]
-    output, record = run(files)
+    output, end = run(files)
     with ResultsReader(output) as reader:
         galaxy = reader.array("galaxies")[1]
         assert reader.array("failures").size == 0
     assert (galaxy["status"], galaxy["filters_missing"], galaxy["filters_done"]) == (b"done", b"F555W", b"F150W,F277W")
-    assert (exit_status(record, strict=False), exit_status(record, strict=True)) == (0, 3)
+    assert (end.exit_status(strict=False), end.exit_status(strict=True)) == (0, 3)
 
 
 def test_no_base_filter_is_a_failure_that_says_what_is_there(files):
@@ -259,22 +273,17 @@ def test_flags_of_a_galaxy_are_those_of_its_filters(files):
         assert reader.array("galaxies")["flags"][0] == FitFlag.HIGH_CHI2 | FitFlag.NO_SOURCES
 
 
-def test_a_bug_passes_through_and_names_the_task(files):
-    files.catalogue.write_text("name,path\nga,ga.h5\nbug,gb.h5\n")
-    with pytest.raises(ZeroDivisionError) as caught:
-        run(files)
-    assert "galaxy 'bug', filter F150W" in caught.value.__notes__[0]
-    assert not (files.folder / "results.h5").exists()
-
-
-def test_an_incomplete_file_is_not_renamed(files):
-    output, record = run(files)
-    output.rename(partial_path(output))
-    with h5py.File(partial_path(output), "r+") as file:
-        del file["sersic"]
-    with pytest.raises(OutputError, match="run again"):
-        finish(output, record)
-    assert not output.exists()
+def test_a_bug_is_a_failure_with_its_traceback_and_the_others_go_on(files, caplog):
+    files.catalogue.write_text("name,path\nbug,ga.h5\ngb,gb.h5\n")
+    output, end = run(files)
+    assert end.exit_status(strict=False) == 3
+    with ResultsReader(output) as reader:
+        failures = reader.array("failures")
+        assert reader.filters("gb") == list(FILTERS)
+    assert failures["error"][0] == b"ZeroDivisionError"
+    assert b"a bug in the fit" in failures["message"][0]
+    assert b"in fake_base" in failures["traceback"][0]
+    assert [r.levelname for r in caplog.records if "a bug in the base task of 'bug'" in r.message] == ["ERROR"]
 
 
 def test_a_seed_changes_random_numbers_and_nothing_else_does(files):

@@ -4,15 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import PdfPages
 
 from sphot_mpi.errors import OutputError, UsageError
 from sphot_mpi.qa.draw import draw_galaxy, figure_for
-from sphot_mpi.qa.panels import read_panel
+from sphot_mpi.qa.panels import Panel, PanelReader
 from sphot_mpi.results_reader import ResultsReader
+
+_DPI = 110
 
 
 def plot_galaxy(results_path: Path, name: str, output: Path, filters: Sequence[str] | None = None) -> None:
-    """Draw a galaxy's data, model, cleaned image, residual and profile in all filters.
+    """Draw a galaxy's data, models, residual, isophotes, profile, Petrosian curve and PSF kernel in all filters.
 
     Parameters
     ----------
@@ -21,7 +24,7 @@ def plot_galaxy(results_path: Path, name: str, output: Path, filters: Sequence[s
     name : str
         Galaxy.
     output : Path
-        PNG, PDF or SVG, by its ending.
+        PNG or SVG, a block a filter, or PDF, a page a filter; by its ending.
     filters : sequence of str, optional
         Which, from top to bottom; default: all of the galaxy's, the base filter first.
 
@@ -41,12 +44,38 @@ def plot_galaxy(results_path: Path, name: str, output: Path, filters: Sequence[s
             which = f"of {', '.join(unknown)}" if unknown else "at all"
             msg = f"{results_path}: galaxy {name!r} has no fit {which}; it has {', '.join(known) or 'none'}."
             raise UsageError(msg)
-        panels = [read_panel(reader, name, filter_name) for filter_name in chosen]
-    figure = figure_for(len(panels))
-    FigureCanvasAgg(figure)
-    draw_galaxy(figure, panels, name)
+        source = PanelReader(reader)
+        panels = [source.read(name, filter_name) for filter_name in chosen]
     try:
-        figure.savefig(output, dpi=110)
+        _write(output, panels, name)
     except (OSError, ValueError) as error:
         msg = f"{output}: the picture cannot be written ({error}); end its name in .png, .pdf or .svg."
         raise OutputError(msg) from error
+
+
+def _write(output: Path, panels: Sequence[Panel], name: str) -> None:
+    if output.suffix.lower() != ".pdf":
+        save_panels(output, panels, name)
+        return
+    # without dates the same results give the same bytes
+    with PdfPages(output, metadata={"Title": name, "CreationDate": None}) as pages:
+        for panel in panels:
+            figure = figure_for(1)
+            draw_galaxy(figure, [panel], name)
+            pages.savefig(figure)
+
+
+def save_panels(output: Path, panels: Sequence[Panel], title: str, dpi: int = _DPI) -> None:
+    """Draw panels one below the other and write the picture, in the format of the file's ending.
+
+    Raises
+    ------
+    ValueError
+        If there is no such format.
+    OSError
+        If the file cannot be written.
+    """
+    figure = figure_for(len(panels), titled=bool(title))
+    FigureCanvasAgg(figure)
+    draw_galaxy(figure, panels, title)
+    figure.savefig(output, dpi=dpi)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sphot_mpi.ellipses import Ellipse
+from sphot_mpi.petrosian import GrowthCurve, growth_curves
 from sphot_mpi.records import Image, SersicParams
 
 Vector = NDArray[np.float64]
@@ -64,3 +66,33 @@ def elliptical_profile(data: Image, model: Image, galaxy: SersicParams, *, per_o
         rows.append((radius[chosen].mean(), np.median(values), error, np.median(model[chosen])))
     columns = np.array(rows).reshape(-1, 4).T
     return ProfilePair(radius=columns[0], data=columns[1], data_err=columns[2], model=columns[3])
+
+
+def growth_in_cutout(data: Image, model: Image, galaxy: SersicParams, *, n: int = 48) -> GrowthCurve:
+    """Measure the light inside the galaxy's own ellipses, as far as the cutout reaches.
+
+    Parameters
+    ----------
+    data, model : (ny, nx) float64 ndarray
+        The galaxy alone; where `data` is NaN, `model` stands in.
+    galaxy : SersicParams
+        Centre, ellipticity and angle.
+    n : int
+        Ellipses, from 1.5 px on.
+
+    Returns
+    -------
+    GrowthCurve
+        One point an ellipse.
+    """
+    ratio, cos, sin = 1.0 - galaxy.ellip, np.cos(galaxy.theta), np.sin(galaxy.theta)
+    reach = []
+    for centre, side, extent in (
+        (galaxy.x_0, data.shape[1], np.hypot(cos, ratio * sin)),
+        (galaxy.y_0, data.shape[0], np.hypot(sin, ratio * cos)),
+    ):
+        reach.append(min(centre + 0.5, side - 0.5 - centre) / extent)
+    ellipse = Ellipse(x=galaxy.x_0, y=galaxy.y_0, radius=1.0, ellip=galaxy.ellip, theta=float(galaxy.theta % np.pi))
+    radii = np.geomspace(1.5, max(min(reach), 3.0), n)
+    (curve,) = growth_curves([np.where(np.isfinite(data), data, model)], [ellipse.scaled(float(r)) for r in radii])
+    return curve

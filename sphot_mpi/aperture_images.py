@@ -1,0 +1,242 @@
+"""The images on which apertures are laid: a fit's named stages, holes filled, on a canvas wider than the cutout."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, signal
+
+from sphot_mpi.background import elliptical_radius, outlier_mask
+from sphot_mpi.config import ApertureConfig, PsfConfig, Stage
+from sphot_mpi.ellipses import Ellipse, EllipseFamily
+from sphot_mpi.model_images import render_sources
+from sphot_mpi.noise import error_map
+from sphot_mpi.psf_correction import View
+from sphot_mpi.records import Cutout, FilterFit, Image, SersicParams
+from sphot_mpi.sersic import total_flux
+from sphot_mpi.star_field import StarField
+
+Mask = NDArray[np.bool_]
+
+#: Edges, in half-light radii, of the annuli in which a fit knows its limit for stars, and where the field begins.
+FAINT_EDGES, FIELD = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5), 2.5
+#: Fewest pixels of a field that tells the light of faint stars.
+LEAST_FIELD = 400
+#: Least width of the annuli in which holes are filled, px.
+FILL_WIDTH = 1.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FilterImages:
+    """One filter's images on the canvas: the cutout with a margin on all sides.
+
+    Parameters
+    ----------
+    view : View
+        The fit, with PSF and renderer on the canvas.
+    cutout : Cutout
+        What was fitted.
+    margin : int
+        Pixels added on each side.
+    components : tuple of SersicParams
+        The galaxy in the canvas' pixel frame.
+    sersic : (my, mx) float64 ndarray
+        The model galaxy.
+    sources : (ny, nx) float64 ndarray
+        All point sources, on the cutout.
+    faint : (ny, nx) float64 ndarray
+        Mean light of stars too faint to be found on the galaxy, on the cutout.
+    """
+
+    view: View
+    cutout: Cutout
+    margin: int
+    components: tuple[SersicParams, ...]
+    sersic: Image
+    sources: Image
+    faint: Image
+
+    @classmethod
+    def of(cls, view: View, cutout: Cutout, margin: int) -> "FilterImages":
+        """Render what a fit has found."""
+        components = on_canvas(view.fit.components, margin)
+        return cls(
+            view=view,
+            cutout=cutout,
+            margin=margin,
+            components=components,
+            sersic=view.renderer.render_params(components),
+            sources=render_sources(view.fit, view.psf, cutout.shape),
+            faint=faint_light(view.fit, cutout),
+        )
+
+    @property
+    def inner(self) -> tuple[slice, slice]:
+        """Where the cutout lies on the canvas."""
+        ny, nx = self.cutout.shape
+        return slice(self.margin, self.margin + ny), slice(self.margin, self.margin + nx)
+
+    def stage(self, name: Stage, psf_config: PsfConfig) -> Image:
+        """Return a stage of the fit on the cutout, above the fit's sky; NaN where there are no data.
+
+        Parameters
+        ----------
+        name : str
+            "data", "sersic_modelimg", "psf_modelimg", "sersic_residual" (data - galaxy), "psf_sub_data" (data -
+            sources), "residual" (data - both), "residual_masked" (the same without its outliers).
+        psf_config : PsfConfig
+            For the outliers.
+        """
+        galaxy = self.sersic[self.inner]
+        stars = self.sources + self.faint
+        if name == "sersic_modelimg":
+            return galaxy
+        if name == "psf_modelimg":
+            return stars
+        data = np.where(self.cutout.mask, np.nan, self.cutout.data) - self.view.fit.sky.render(self.cutout.shape)
+        if name in ("sersic_residual", "residual", "residual_masked"):
+            data = data - galaxy
+        if name in ("psf_sub_data", "residual", "residual_masked"):
+            data = data - stars
+        if name == "residual_masked":
+            main = max(self.view.fit.components, key=total_flux, default=None)
+            data = np.where(outlier_mask(data, self.cutout.mask, main, psf_config), np.nan, data)
+        return data
+
+    def error(self) -> Image:
+        """1-sigma noise of the cutout's pixels; measured on the data where no error map is given."""
+        if self.cutout.error is not None:
+            return np.where(self.cutout.mask, np.nan, self.cutout.error)
+        return np.where(self.cutout.mask, np.nan, error_map(self.cutout.data, self.cutout.mask))
+
+    def canvas(self, image: Image) -> Image:
+        """Return an image of the cutout on the canvas, NaN around it."""
+        return np.pad(image, self.margin, constant_values=np.nan)
+
+    def star_parts(self, coverage: Image) -> tuple[NDArray[np.void], NDArray[np.float64]]:
+        """Return the stars with a position and a flux, and the part of each one's light that a weight image takes in.
+
+        Parameters
+        ----------
+        coverage : (my, mx) float64 ndarray
+            Weights, on the canvas.
+        """
+        table = self.view.fit.sources
+        table = table[np.isfinite(table["x_fit"]) & np.isfinite(table["y_fit"]) & np.isfinite(table["flux_fit"])]
+        if table.size == 0:
+            return table, np.zeros(0)
+        taken = signal.fftconvolve(coverage, _stamp(self.view)[::-1, ::-1], mode="same")
+        where = [table["y_fit"] + self.margin, table["x_fit"] + self.margin]
+        return table, ndimage.map_coordinates(taken, where, order=1, mode="constant")
+
+
+def _stamp(view: View) -> Image:
+    """A star of unit flux on data pixels, out to 3 FWHM."""
+    return StarField(view.psf, (1, 1), 1.0).sampled(max(3, round(3.0 * view.psf.fwhm)))
+
+
+def on_canvas(components: Sequence[SersicParams], margin: int) -> tuple[SersicParams, ...]:
+    """Return components displaced by the canvas' margin."""
+    return tuple(replace(c, x_0=c.x_0 + margin, y_0=c.y_0 + margin) for c in components)
+
+
+def faint_light(fit: FilterFit, cutout: Cutout) -> Image:
+    """Mean light of the stars on the galaxy that only the field outside shows.
+
+    Parameters
+    ----------
+    fit : FilterFit
+        With `faint_limits`, the base filter's flux to which stars are found in each annulus of the galaxy.
+    cutout : Cutout
+        What was fitted.
+
+    Returns
+    -------
+    (ny, nx) float64 ndarray
+        Data unit, constant in each annulus; 0 where the fit knows no limits. The same as the joint fit takes off.
+    """
+    image = np.zeros(cutout.shape)
+    table = fit.sources[np.isfinite(fit.sources["x_fit"]) & np.isfinite(fit.sources["y_fit"])]
+    if not fit.components or not fit.faint_limits or table.size == 0:
+        return image
+    radius = half_light_distance(fit, cutout.shape)
+    field = ~cutout.mask & (radius > FIELD)
+    if field.sum() < LEAST_FIELD:
+        return image
+    y, x = np.rint(table["y_fit"]).astype(int), np.rint(table["x_fit"]).astype(int)
+    on_image = (x >= 0) & (y >= 0) & (x < cutout.shape[1]) & (y < cutout.shape[0])
+    table, x, y = table[on_image], x[on_image], y[on_image]
+    # anchored stars are chosen by the base filter's flux, so that all filters choose alike
+    measure = np.where(table["flux_init"] > 0.0, table["flux_init"], table["flux_fit"])
+    in_field = field[y, x]
+    for low, high, limit in zip(FAINT_EDGES[:-1], FAINT_EDGES[1:], fit.faint_limits, strict=True):
+        ring = (radius >= low) & (radius < high)
+        if not ring.any():
+            continue
+        there = in_field & (measure < limit)
+        here = ring[y, x] & (measure < limit)
+        missing = table["flux_fit"][there].sum() / field.sum() - table["flux_fit"][here].sum() / ring.sum()
+        image[ring] = max(float(missing), 0.0)
+    return image
+
+
+def half_light_distance(fit: FilterFit, shape: tuple[int, int]) -> Image:
+    """Elliptical radius over the components' mean r_eff, which counts as a quarter of the image at most."""
+    fluxes = np.array([max(total_flux(c), 0.0) for c in fit.components])
+    axes = np.array([c.r_eff for c in fit.components])
+    half_light = float(np.average(axes, weights=fluxes)) if fluxes.sum() > 0.0 else float(axes[0])
+    main = fit.components[int(np.argmax(fluxes))]
+    return elliptical_radius(shape, main) / min(half_light, 0.25 * min(shape))
+
+
+def filled(image: Image, model: Image, family: EllipseFamily, reach: float, config: ApertureConfig) -> Image:
+    """Fill the holes of an image annulus by annulus.
+
+    Parameters
+    ----------
+    image : (ny, nx) float64 ndarray
+        NaN where there are no data.
+    model : (ny, nx) float64 ndarray
+        What stands in for them where an annulus has too few.
+    family : EllipseFamily
+        Edges of the annuli.
+    reach : float
+        Semi-major axis of the largest, px; beyond it all holes get the model.
+    config : ApertureConfig
+        `fill_replace_with` and `fill_max_nan_frac` are used.
+
+    Returns
+    -------
+    (ny, nx) float64 ndarray
+        Without NaN. A hole gets the model where more than `fill_max_nan_frac` of its annulus is missing; elsewhere the
+        annulus' median. That is the median of what the data exceed the model, put on the model, so that the fall of
+        the light across the annulus is kept.
+    """
+    holes = np.isnan(image)
+    if not holes.any():
+        return image
+    result = np.where(holes, model, image)
+    if config.fill_replace_with != "median":
+        return result
+    shape = (image.shape[0], image.shape[1])
+    outer = family.at(reach).distance(shape) < 1.0
+    for edge in np.arange(reach - FILL_WIDTH, -FILL_WIDTH, -FILL_WIDTH):
+        if not (outer & holes).any():
+            break
+        inner = family.at(float(edge)).distance(shape) < 1.0 if edge > 0.0 else np.zeros(shape, dtype=bool)
+        annulus = outer & ~inner
+        missing = annulus & holes
+        few = missing.sum() <= config.fill_max_nan_frac * annulus.sum()
+        if few and 0 < missing.sum() < annulus.sum():
+            result[missing] += np.median((image - model)[annulus & ~holes])
+        outer = inner
+    return result
+
+
+def cover(ellipse: Ellipse, shape: tuple[int, int]) -> Image:
+    """Part of each pixel of an image of `shape` (ny, nx) inside an ellipse."""
+    image = np.zeros(shape)
+    window, part = ellipse.coverage(shape)
+    image[window] = part
+    return image
