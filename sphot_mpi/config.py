@@ -262,7 +262,14 @@ class Config(_Section):
     aperture: ApertureConfig
 
     @model_validator(mode="after")
-    def _base_is_loaded(self) -> Self:
+    def _parts_fit(self) -> Self:
+        kernel, stars = self.psf_calib.method, "joint" if self.psf.method == "joint" else "anchors"
+        if self.psf_calib.in_mainloop and kernel != stars:
+            msg = (
+                f'psf-calib.method = "{kernel}" cannot calibrate psf.method = "{self.psf.method}"; '
+                f'set psf-calib.method = "{stars}", or psf-calib.in_mainloop = false'
+            )
+            raise ValueError(msg)
         if self.core.base_filter not in self.prep.filters:
             filters = ", ".join(self.prep.filters)
             msg = f"core.base_filter = {self.core.base_filter} must be one of prep.filters = {filters}"

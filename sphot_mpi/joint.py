@@ -16,7 +16,7 @@ from sphot_mpi.records import Image
 
 Pixel = TypeVar("Pixel", bound=np.generic)
 
-#: Change of the kernel's sigma, px, below which the PSF is not rendered anew: at the end, and while stars are found.
+#: Change of the kernel's width, px, below which the PSF is not rendered anew: at the end, and while stars are found.
 KERNEL_TOLERANCE, COARSE_TOLERANCE = 0.003, 0.01
 #: A new source must beat this part of the star light already there; early steps are stricter.
 BLEND_LADDER = (0.3, 0.1, 0.05, 0.02)
@@ -26,6 +26,8 @@ QUIET_CHI2 = 3e-3
 LAST_BLEND = len(BLEND_LADDER) - 1
 #: Stars nearer to each other than this x FWHM become one.
 MERGE_FWHM = 0.3
+#: Without so many stars of this signal-to-noise, if each were alone, the kernel is held.
+LEAST_CARRIERS, CARRIER_SNR = 3, 10.0
 #: Least signal-to-noise of a star within one r_eff of a galaxy that is free to take its light.
 GALAXY_KEEP_SNR = 5.0
 
@@ -145,14 +147,25 @@ def add_stars(state: State, threshold: float, blend: float, caution: Image) -> S
 
 
 def solve(state: State, freedom: Freedom, tolerance: float = KERNEL_TOLERANCE) -> State:
-    """Do one Gauss-Newton step and renew the optics when the kernel has moved by more than `tolerance`."""
+    """Do one Gauss-Newton step and renew the optics when the kernel has moved by more than `tolerance`.
+
+    Where no bright star carries the kernel it is held: what remains would be noise, or the galaxy's own shape.
+    """
+    if freedom.kernel and not kernel_is_carried(state):
+        freedom = replace(freedom, kernel=False)
     step = solve_step(state.scene, state.optics, freedom)
     state = replace(state, scene=step.scene, step=step, passes=state.passes + 1)
-    if freedom.kernel:
-        old, new = np.sqrt(state.optics.variance), np.sqrt(step.variance)
-        if abs(new - old) > tolerance:
-            state = state.with_optics(state.optics.with_variance(step.variance))
+    if step.kernel.differs(state.optics.kernel, tolerance):
+        state = state.with_optics(state.optics.with_kernel(step.kernel))
     return state
+
+
+def kernel_is_carried(state: State) -> bool:
+    """Whether enough bright stars stand where the kernel is measured."""
+    stars, frame = state.scene.stars, state.optics.frame
+    snr = stars.flux * np.sqrt(at(state.matched.precision, stars)) / frame.correlation
+    inside = at(frame.anchored_area & frame.good, stars)
+    return int((inside & (snr > CARRIER_SNR)).sum()) >= LEAST_CARRIERS
 
 
 def prune(state: State, keep: Keep) -> State:

@@ -90,7 +90,7 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
         Scene, optics and how it went.
     """
     calibrate = config.psf_calib.in_mainloop
-    optics = Optics.start(library, KERNEL_START if calibrate else 0.0, frame)
+    optics = Optics.start(library, KERNEL_START if calibrate else 0.0, frame, config.psf_calib.kernel_family)
     smooth = start_galaxy(frame, optics)
     state = State.start(Scene(stars=no_stars(), galaxy=smooth.galaxy, sky=smooth.sky), optics)
     ladder, keep = config.psf.snr_ladder, Keep.beside_free_galaxy(config.psf.keep_snr)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_scene import PAD, Galaxy, Optics, Scene, Stars, sky_basis
 from sphot_mpi.records import Image
 
@@ -23,7 +24,7 @@ class Freedom:
     Parameters
     ----------
     kernel, shift : bool
-        The PSF kernel's variance; a common displacement of galaxy and stars.
+        The coordinates of the PSF's kernel; a common displacement of galaxy and stars.
     galaxy_flux, galaxy_shape : bool
         Each component's flux; centre and shapes.
     galaxy_profile : bool
@@ -49,7 +50,8 @@ class Rendered:
     stars, galaxy, sky : (ny, nx) float64 ndarray
         The three components.
     names : tuple of str
-        Dense unknowns: sky0..2, kernel, shift_x, shift_y, scale, x_0, y_0, and for component c "c.flux", "c.ln_r" ...
+        Dense unknowns: sky0..2, kernel (and kernel_shape), shift_x, shift_y,
+        scale, x_0, y_0, and for component c "c.flux", "c.ln_r" ...
     columns : (ny, nx, m) float64 ndarray
         Derivatives of the model by the dense unknowns.
     """
@@ -100,10 +102,10 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
     if freedom.kernel or freedom.shift:
         telling = stars.flux > TELLING_SNR * optics.star_error
         bright, faint = stars.take(telling), stars.take(~telling)
-        images = optics.stars.render_with_derivatives(bright.x, bright.y, bright.flux, optics.kernel_planes)
+        planes = optics.kernel_planes if freedom.kernel else optics.psf.planes[np.newaxis][:0]
+        images = optics.stars.render_with_derivatives(bright.x, bright.y, bright.flux, planes)
         star_image = images.model + render_stars(faint, optics)
-        if freedom.kernel:
-            columns["kernel"] = images.dkernel
+        columns |= dict(zip(KERNEL_NAMES, images.dkernel, strict=False))
         if freedom.shift:
             columns["shift_x"], columns["shift_y"] = images.dx, images.dy
     else:
@@ -111,7 +113,7 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
     galaxy_image = np.zeros(shape)
     if scene.galaxy is not None:
         galaxy_image = _galaxy_columns(scene.galaxy, optics, freedom, columns)
-    for name in ("kernel", "shift_x", "shift_y"):
+    for name in (*KERNEL_NAMES, "shift_x", "shift_y"):
         if name in columns:
             # where the base filter has no data, the stars are not known well enough to tell the PSF
             columns[name] = np.where(optics.frame.anchored_area, columns[name], 0.0)
@@ -148,7 +150,8 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
         # the centre and the kernel are common to all components
         common = np.sum(scaled, axis=0)
         if freedom.kernel:
-            columns["kernel"] = columns["kernel"] + common[7]
+            for name, slope in zip(KERNEL_NAMES, common[7:], strict=False):
+                columns[name] = columns[name] + slope
         if freedom.shift:
             columns["shift_x"] = columns["shift_x"] + common[1]
             columns["shift_y"] = columns["shift_y"] + common[2]

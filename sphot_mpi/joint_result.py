@@ -8,11 +8,12 @@ from sphot_mpi.flags import FitFlag, SourceFlag
 from sphot_mpi.joint import State, at
 from sphot_mpi.joint_base import BaseFit
 from sphot_mpi.joint_galaxy import components_of, galaxy_radius
+from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_measure import Measurement
 from sphot_mpi.joint_render import render_galaxy, render_sky, render_stars
 from sphot_mpi.joint_scaled import ScaledFit
 from sphot_mpi.joint_scene import LARGEST_COMPONENT, PAD, Galaxy, Stars
-from sphot_mpi.joint_solve import ETA_MAX, LN_N_RANGE, SMALLEST_R, VARIANCE_MAX
+from sphot_mpi.joint_solve import ETA_MAX, LN_N_RANGE, SMALLEST_R
 from sphot_mpi.kernels import joint as kernels
 from sphot_mpi.records import SOURCE_DTYPE, Cutout, FilterFit, Image, KernelFit, SersicParams, SkyPlane
 from sphot_mpi.sersic import params_jacobian, total_flux
@@ -156,7 +157,7 @@ class _Summary:
         if density.unusual:
             flags |= FitFlag.STAR_EXCESS
         if self.config.psf_calib.in_mainloop:
-            if self.state.optics.variance >= 0.99 * VARIANCE_MAX:
+            if self.state.optics.kernel.at_bound():
                 flags |= FitFlag.KERNEL_AT_BOUND
             if kernel.n_anchors < FEWEST_ANCHORS:
                 flags |= FitFlag.KERNEL_FEW_ANCHORS
@@ -172,21 +173,18 @@ class _Summary:
         return bool(np.any(ends) or (eta > 0.99 * ETA_MAX).any())
 
     def _kernel(self) -> KernelFit:
-        """Kernel with its error, propagated from the variance to sigma."""
-        variance = self.state.optics.variance
-        sigma = float(np.sqrt(variance))
-        error = float("nan")
-        if "kernel" in self.index:
-            k = self.index["kernel"]
-            spread = float(np.sqrt(self.covariance[k, k]))
-            # at sigma = 0 the linear law fails; the error is then that of sqrt(variance)
-            error = spread / (2.0 * sigma) if sigma**2 > spread else float(np.sqrt(spread))
+        """Kernel with its errors, NaN where it was held."""
+        kernel = self.state.optics.kernel
+        errors = (float("nan"),) * len(kernel.values)
+        if KERNEL_NAMES[0] in self.index:
+            rows = [self.index[name] for name in KERNEL_NAMES[: len(kernel.values)]]
+            errors = kernel.errors(self.covariance[np.ix_(rows, rows)])
         stars = self.scene.stars
         anchors = (stars.snr(self.frame.correlation) > ANCHOR_SNR) & at(self.frame.anchored_area, stars)
         return KernelFit(
-            family="gaussian",
-            values=(sigma,),
-            errors=(error,),
+            family=kernel.family,
+            values=kernel.values,
+            errors=errors,
             fwhm=self.state.optics.fwhm,
             n_anchors=int(anchors.sum()),
         )

@@ -103,7 +103,9 @@ def fit_scaled_scene(
     """
     calibrate = config.psf_calib.in_mainloop
     covered = np.pad(covered, PAD, mode="edge")
-    state = _start(frame, library, base, covered, KERNEL_START if calibrate else 0.0, positions)
+    state = _start(
+        frame, library, base, covered, KERNEL_START if calibrate else 0.0, positions, config.psf_calib.kernel_family
+    )
     if positions == "free":
         covered = np.zeros_like(covered)
     upper, lower = _ladders(config, positions)
@@ -235,8 +237,9 @@ def _caution(state: State, base: FilterFit, covered: NDArray[np.bool_], config: 
 
 
 def _start(
-    frame: Frame, library: LibraryPSF, base: FilterFit, covered: NDArray[np.bool_], sigma: float, positions: Positions
-) -> State:
+    frame: Frame, library: LibraryPSF, base: FilterFit, covered: NDArray[np.bool_], sigma: float, positions: Positions,
+    family: str = "gaussian",
+) -> State:  # fmt: skip
     """Put up the base filter's galaxy and stars, these only if not free, and say where the kernel is measured."""
     if (frame.good & covered).sum() > LEAST_COMMON * frame.good.sum():
         frame = replace(frame, anchored_area=covered)
@@ -244,7 +247,7 @@ def _start(
     bright = _sources_above(base, np.inf if positions == "free" else KERNEL_STAR_SNR)
     bright_stars = Stars.new(bright["x_fit"] + PAD, bright["y_fit"] + PAD, bright["flux_fit"])
     frame = kernel_area(frame, galaxy_of(base.components), bright_stars)
-    return State.start(_first_scene(frame, base), Optics.start(library, sigma, frame))
+    return State.start(_first_scene(frame, base), Optics.start(library, sigma, frame, family))
 
 
 def _fill_uncovered(

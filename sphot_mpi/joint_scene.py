@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.psf import PSF, LibraryPSF
-from sphot_mpi.psf_kernel import Kernel, gaussian_factor
+from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import Image
 from sphot_mpi.sersic import SersicRenderer
 from sphot_mpi.star_field import StarField
@@ -26,7 +26,7 @@ Pixel = TypeVar("Pixel", bound=np.generic)
 LARGEST_COMPONENT = 0.27
 #: Half-size, in FWHM, of the stars' core stamps; the residual is that of whole stars, so it is no bias.
 CORE_FWHM = 1.5
-#: Change of the kernel's sigma, px, up to which the PSF's derivative by it is kept.
+#: Change of the kernel's width, px, up to which the PSF's derivatives by it are kept.
 PLANES_TOLERANCE = 0.05
 #: Margin of the frame around the cutout, px.
 PAD = 12
@@ -122,25 +122,25 @@ class Optics:
         self.frame = frame
         ny, nx = frame.shape
         self.renderer = (
-            SersicRenderer(psf, (ny - 2 * PAD, nx - 2 * PAD), factors=(gaussian_factor,))
+            SersicRenderer(psf, (ny - 2 * PAD, nx - 2 * PAD), kernel_slopes=True)
             if renderer is None
             else renderer.with_psf(psf)
         )
         self.stars = StarField(psf, frame.shape, frame.noise * frame.correlation)
-        self._planes_sigma = psf.kernel.values[0]
+        self._planes_kernel = psf.kernel
 
     @classmethod
-    def start(cls, library: LibraryPSF, sigma: float, frame: Frame) -> "Optics":
-        """Optics of a library PSF under a Gaussian kernel of the given sigma, px."""
-        return cls(PSF(library, Kernel("gaussian", (sigma,))), frame)
+    def start(cls, library: LibraryPSF, sigma: float, frame: Frame, family: str = "gaussian") -> "Optics":
+        """Optics of a library PSF under a kernel of the given family, as wide as a Gaussian of `sigma` px."""
+        return cls(PSF(library, Kernel.of_width(family, sigma)), frame)
 
-    def with_variance(self, variance: float) -> "Optics":
-        """Return the optics under a Gaussian kernel of the given variance, px^2."""
-        other = Optics(self.psf.with_kernel(Kernel("gaussian", (float(np.sqrt(variance)),))), self.frame, self.renderer)
-        # a derivative from nearby leads to the same kernel
-        if "kernel_planes" in self.__dict__ and abs(np.sqrt(variance) - self._planes_sigma) < PLANES_TOLERANCE:
+    def with_kernel(self, kernel: Kernel) -> "Optics":
+        """Return the optics under another kernel."""
+        other = Optics(self.psf.with_kernel(kernel), self.frame, self.renderer)
+        # derivatives from nearby lead to the same kernel
+        if "kernel_planes" in self.__dict__ and not kernel.differs(self._planes_kernel, PLANES_TOLERANCE):
             other.__dict__["kernel_planes"] = self.kernel_planes
-            other._planes_sigma = self._planes_sigma
+            other._planes_kernel = self._planes_kernel
         return other
 
     def on(self, frame: Frame) -> "Optics":
@@ -150,15 +150,14 @@ class Optics:
         return other
 
     @property
-    def variance(self) -> float:
-        """Variance of the kernel, px^2."""
-        return self.psf.kernel.variance()
+    def kernel(self) -> Kernel:
+        """Kernel of the working PSF."""
+        return self.psf.kernel
 
     @cached_property
     def kernel_planes(self) -> NDArray[np.float64]:
-        """Spline coefficients of the PSF's derivative by the kernel's variance."""
-        fy, fx = self.psf.frequencies()
-        return self.psf.planes_of(self.psf.kernel.transform(fx, fy) * gaussian_factor(fx, fy))
+        """Spline coefficients of the PSF's derivatives by the kernel's coordinates, here or nearby."""
+        return self.psf.kernel_planes
 
     @property
     def fwhm(self) -> float:

@@ -15,15 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.errors import FitError
+from sphot_mpi.joint_kernel import prior_terms, shape_limit, stepped
 from sphot_mpi.joint_render import SHAPE_NAMES, Freedom, Rendered, render_columns
 from sphot_mpi.joint_scene import LARGEST_COMPONENT, Frame, Galaxy, Optics, Scene, Stars
 from sphot_mpi.joint_stars import STAR_STEP, StarSystem, star_system
+from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import Image
 
 Vector = NDArray[np.float64]
 
-#: Longest step of the kernel's variance, px^2.
-KERNEL_STEP = 1.5
 #: Longest steps of the galaxy's parameters, and the damping scales of those steps.
 GALAXY_STEP = {"x_0": 1.0, "y_0": 1.0, "ln_r": 0.4, "ln_n": 0.3, "eta_1": 0.3, "eta_2": 0.3}
 GALAXY_DAMPING = {"x_0": 1.0, "y_0": 1.0, "ln_r": 0.5, "ln_n": 0.5, "eta_1": 0.5, "eta_2": 0.5}
@@ -31,8 +31,6 @@ GALAXY_DAMPING = {"x_0": 1.0, "y_0": 1.0, "ln_r": 0.5, "ln_n": 0.5, "eta_1": 0.5
 SMALLEST_R = 0.15
 LN_N_RANGE = (np.log(0.3), np.log(8.0))
 ETA_MAX = float(-np.log(0.05))
-#: Largest variance of the kernel, px^2.
-VARIANCE_MAX = 16.0
 #: A galaxy that is scaled keeps at least this part of its flux in one step.
 LEAST_SCALE = 1e-3
 
@@ -45,8 +43,8 @@ class Step:
     ----------
     scene : Scene
         The scene after the step.
-    variance : float
-        The kernel's variance after the step, px^2.
+    kernel : Kernel
+        The kernel after the step.
     residual : (ny, nx) float64 ndarray
         Data minus model *before* the step, on the frame, 0 where masked.
     star_image : (ny, nx) float64 ndarray
@@ -54,13 +52,14 @@ class Step:
     chi2 : float
         Of `residual`.
     names : tuple of str
-        Dense unknowns: sky0..2, kernel, shift_x, shift_y, x_0, y_0, and for component c "c.flux", "c.ln_r" ...
+        Dense unknowns: sky0..2, kernel (and kernel_shape), shift_x, shift_y,
+        x_0, y_0, and for component c "c.flux", "c.ln_r" ...
     covariance : (m, m) float64 ndarray
         Of the dense unknowns, marginal over all stars.
     """
 
     scene: Scene
-    variance: float
+    kernel: Kernel
     residual: Image
     star_image: Image
     chi2: float
@@ -95,7 +94,9 @@ def solve_step(scene: Scene, optics: Optics, freedom: Freedom) -> Step:
     residual = frame.residual(rendered.stars + rendered.galaxy + rendered.sky)
     dense_gram, dense_rhs = _dense_normal(rendered, frame, residual)
     system = star_system(scene.stars, optics, residual, rendered.columns)
-    dense = _Dense(dense_gram, dense_rhs, _dense_damping(rendered.names), rendered.names)
+    names = rendered.names
+    weight, pull = prior_terms(names, optics.kernel)
+    dense = _Dense(dense_gram + weight, dense_rhs + pull, _dense_damping(names), names, optics.kernel)
     solution = _solve_dense(system, dense)
     far = system.too_far(solution.stars)
     if far.any():
@@ -103,27 +104,27 @@ def solve_step(scene: Scene, optics: Optics, freedom: Freedom) -> Step:
         system = system.damped(far)
         solution = _solve_dense(system, dense)
     new_stars = _move_stars(scene.stars, system, solution)
-    steps = dict(zip(rendered.names, solution.dense, strict=True))
-    new_scene, variance = _apply_dense(scene, new_stars, steps, optics.variance, LARGEST_COMPONENT * max(frame.shape))
+    steps = dict(zip(names, solution.dense, strict=True))
     return Step(
-        scene=new_scene,
-        variance=variance,
+        scene=_apply_dense(scene, new_stars, steps, LARGEST_COMPONENT * max(frame.shape)),
+        kernel=stepped(optics.kernel, steps),
         residual=residual,
         star_image=rendered.stars,
         chi2=float((frame.weight * residual**2).sum()),
-        names=rendered.names,
+        names=names,
         covariance=solution.covariance,
     )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Dense:
-    """Normal equations of the dense unknowns alone."""
+    """Normal equations of the dense unknowns alone, with the kernel that they are about."""
 
     gram: NDArray[np.float64]
     rhs: Vector
     damping: Vector
     names: tuple[str, ...]
+    kernel: Kernel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,7 +147,13 @@ def _solve_dense(system: StarSystem, dense: _Dense) -> _Solution:
         response, alone = both[:, :-1], both[:, -1]
         schur = dense.gram - system.cross.T @ response
         reduced = dense.rhs - system.cross.T @ alone
-    step = _invert(schur + np.diag(dense.damping)) @ reduced
+    matrix = schur + np.diag(dense.damping)
+    step = _invert(matrix) @ reduced
+    limit = shape_limit(step, dense.names, dense.kernel)
+    if limit is not None:
+        k, step[k] = limit
+        rest = np.arange(step.size) != k
+        step[rest] = _invert(matrix[np.ix_(rest, rest)]) @ (reduced[rest] - matrix[rest, k] * step[k])
     step *= _galaxy_limit(step, dense.names)
     return _Solution(alone - response @ step, step, _invert(schur), response)
 
@@ -199,13 +206,9 @@ def _galaxy_limit(step: Vector, names: tuple[str, ...]) -> Vector:
     return np.array([factor if _stem(name) in (*GALAXY_STEP, "flux") else 1.0 for name in names])
 
 
-def _apply_dense(
-    scene: Scene, stars: Stars, step: dict[str, float], variance: float, largest: float
-) -> tuple[Scene, float]:
+def _apply_dense(scene: Scene, stars: Stars, step: dict[str, float], largest: float) -> Scene:
     """Apply the dense steps within their ranges; `largest` is that of r_eff, px."""
     sky = scene.sky + np.array([step[f"sky{k}"] for k in range(3)])
-    if "kernel" in step:
-        variance = float(np.clip(variance + np.clip(step["kernel"], -KERNEL_STEP, KERNEL_STEP), 0.0, VARIANCE_MAX))
     shift = np.zeros(2)
     if "shift_x" in step:
         shift = np.clip([step["shift_x"], step["shift_y"]], -STAR_STEP, STAR_STEP)
@@ -219,7 +222,7 @@ def _apply_dense(
     galaxy = scene.galaxy
     if galaxy is not None:
         galaxy = _step_galaxy(galaxy, step, shift, largest)
-    return Scene(stars=stars, galaxy=galaxy, sky=sky, shift=scene.shift + shift), variance
+    return Scene(stars=stars, galaxy=galaxy, sky=sky, shift=scene.shift + shift)
 
 
 def _step_galaxy(galaxy: Galaxy, step: dict[str, float], shift: Vector, largest: float) -> Galaxy:

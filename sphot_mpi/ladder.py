@@ -113,7 +113,7 @@ def fit_ladder(
         If `raise_error` is set and a step fails.
     """
     scene = Scene.build(image, error, mask, psf, config)
-    blocked = _blocked(scene, centre)
+    blocked = blocked_pixels(scene, centre)
     sources, steps, sigma = _climb_down(scene, blocked, background_std, fwhm_factor)
     messages: tuple[str, ...] = ()
     try:
@@ -126,7 +126,7 @@ def fit_ladder(
     return finish(scene, sources, galaxy, background_std=sigma, steps=steps, flags=flags, messages=messages)
 
 
-def _blocked(scene: Scene, centre: tuple[float, float] | None) -> Mask:
+def blocked_pixels(scene: Scene, centre: tuple[float, float] | None) -> Mask:
     """Pixels where no source is looked for: masked ones, and the galaxy's core."""
     blocked = scene.weight <= 0.0
     if centre is not None:
@@ -147,7 +147,7 @@ def _climb_down(
     for threshold in np.geomspace(config.th_max, config.th_min, config.th_iter):
         if not sigma > 0.0:  # without noise every rounding error is a star
             break
-        x, y = _find_stars(residual, blocked, float(threshold) * sigma, fwhm_factor * scene.psf.fwhm, config)
+        x, y = find_stars(residual, blocked, float(threshold) * sigma, fwhm_factor * scene.psf.fwhm, config)
         found = fit_points(residual, scene.weight, scene.psf, x, y, scene.fit)
         found = found[quality_passing(found)]
         found = found[~lies_on(blocked, found)]
@@ -167,9 +167,7 @@ def _climb_down(
     return sources, tuple(steps), sigma
 
 
-def _find_stars(
-    residual: Image, blocked: Mask, threshold: float, fwhm: float, config: PsfConfig
-) -> tuple[Image, Image]:
+def find_stars(residual: Image, blocked: Mask, threshold: float, fwhm: float, config: PsfConfig) -> tuple[Image, Image]:
     """Positions of what DAOFIND takes for stars."""
     finder = DAOStarFinder(
         threshold,

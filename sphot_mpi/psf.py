@@ -135,17 +135,32 @@ class PSF:
         fx = fft.rfftfreq(self.padded_shape[1], 1.0 / self.oversample)[None, :]
         return fy, fx
 
+    def _upper_frequencies(self) -> tuple[Image, Image]:
+        """Frequencies of the rows that are not mirrored, to broadcast; every kernel is even along each axis."""
+        fy, fx = self.frequencies()
+        return np.abs(fy[: self.padded_shape[0] // 2 + 1]), fx
+
+    def _transform(self) -> Image:
+        """Kernel's transform on the grid of `frequencies`."""
+        fy, fx = self._upper_frequencies()
+        return _whole(self.kernel.transform(fx, fy))
+
     @cached_property
     def array(self) -> Image:
         """Working PSF on the oversampled grid, unit sum."""
-        fy, fx = self.frequencies()
-        return np.asarray(fft.irfft2(self.library_spectrum * self.kernel.transform(fx, fy), self.padded_shape))
+        return np.asarray(fft.irfft2(self.library_spectrum * self._transform(), self.padded_shape))
 
     @cached_property
     def planes(self) -> NDArray[np.float64]:
         """Deinterleaved spline coefficients of the working PSF."""
-        fy, fx = self.frequencies()
-        return self.planes_of(self.kernel.transform(fx, fy))
+        return self.planes_of(self._transform())
+
+    @cached_property
+    def kernel_planes(self) -> NDArray[np.float64]:
+        """Spline coefficients of the working PSF's derivatives by the kernel's coordinates, (k, os, os, J, I)."""
+        transform = self._transform()
+        fy, fx = self._upper_frequencies()
+        return np.stack([self.planes_of(transform * _whole(slope)) for slope in self.kernel.slopes(fx, fy)])
 
     def planes_of(self, transfer: Image) -> NDArray[np.float64]:
         """Spline coefficients of the library PSF multiplied by `transfer` in Fourier space.
@@ -222,6 +237,11 @@ class PSF:
     def sigma(self) -> float:
         """Standard deviation of the Gaussian with the same FWHM, px."""
         return float(self.fwhm / FWHM_PER_SIGMA)
+
+
+def _whole(upper: Image) -> Image:
+    """Rows of a real FFT grid of even height from those up to its middle."""
+    return np.concatenate((upper, upper[-2:0:-1]))
 
 
 def padded_shape(library: LibraryPSF) -> tuple[int, int]:

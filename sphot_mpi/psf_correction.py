@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sphot_mpi.model_images import working_psf
 from sphot_mpi.psf import PSF, LibraryPSF
-from sphot_mpi.psf_kernel import FAMILIES, Kernel
+from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import SERSIC_PARAMETERS, FilterFit, Image, SersicParams
 from sphot_mpi.sersic import SersicRenderer, params_jacobian, to_vector, total_flux
 
@@ -236,13 +236,13 @@ def _kernel_variance(view: View, components: Sequence[SersicParams], weight: Ima
     """Variance of ln(light inside) from the errors of the kernel's parameters, one by one; unknown errors count 0."""
     kernel = view.fit.kernel
     plain = float((view.renderer.render_params(components) * weight).sum())
-    variance = 0.0
+    variance, at_bound = 0.0, Kernel(kernel.family, kernel.values).at_bound()
     for k, error in enumerate(kernel.errors):
         if not (np.isfinite(error) and error > 0.0) or plain == 0.0:
             continue
         values = list(kernel.values)
-        # at the upper end of the range the step goes down
-        values[k] += error if values[k] + error <= FAMILIES[kernel.family].upper[k] else -min(error, values[k])
+        # at the end of the range the step goes down
+        values[k] += -min(error, values[k]) if at_bound else error
         moved = view.renderer.with_psf(view.psf.with_kernel(Kernel(kernel.family, tuple(values))))
         variance += (float((moved.render_params(components) * weight).sum()) / plain - 1.0) ** 2
     return variance

@@ -18,17 +18,16 @@ from sphot_mpi.flags import FitFlag
 from sphot_mpi.isophotes import first_guess
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import Cutout, FilterFit, Image, SersicParams
+from sphot_mpi.seed_kernel import kernel_is_quiet, recalibrate, with_kernel, with_matched_filter
 from sphot_mpi.seed_stages import (
     SeedState,
     fit_stars,
     fit_stars_forced,
     psf_sub_data,
-    recalibrate,
     residual,
     sersic_modelimg,
     start_state,
     with_galaxy,
-    with_kernel,
 )
 from sphot_mpi.sersic import to_vector, total_flux
 from sphot_mpi.sersic_fit import fit_scale, fit_sersic
@@ -100,6 +99,8 @@ def fit_base_seed(cutout: Cutout, library: LibraryPSF, config: Config) -> Filter
         polished = _free_fit(end.state, psf_sub_data(end.state), method, n_components, config)
         state = star_step(with_galaxy(end.state, polished.components, config.psf))
         end = replace(end, state=state, fit=polished)
+    else:
+        end = _cleaned_up(end, star_step, config)
     return _result(end, started)
 
 
@@ -156,9 +157,7 @@ def fit_scaled_seed(
         return fit_stars_forced(state, positions, config, leftovers=mode == "anchored")
 
     end = _run(state, galaxy_step, star_step, core.iter_scalefit, config)
-    if config.psf_calib.in_mainloop:
-        # the last kernel has not seen a photometry yet
-        end = replace(end, state=star_step(with_galaxy(end.state, end.state.components, config.psf)))
+    end = _cleaned_up(end, star_step, config)
     if mode == "forced":
         end = replace(end, state=replace(end.state, flags=end.state.flags | FitFlag.FORCED))
     galaxy = end.state.components[0]
@@ -221,7 +220,7 @@ def _run(state: SeedState, galaxy_step: GalaxyStep, star_step: StarStep, limit: 
 def alternate(
     state: SeedState, galaxy_step: GalaxyStep, star_step: StarStep, limit: int, config: Config
 ) -> Alternation:
-    """Repeat galaxy, sky, stars, sky, kernel until the galaxy is quiet.
+    """Repeat galaxy, sky, stars, sky, kernel until galaxy and kernel are quiet.
 
     Parameters
     ----------
@@ -242,18 +241,29 @@ def alternate(
     core = config.core
     quiet, passes, converged = 0, 0, False
     while True:
-        before = state.components
+        before = state
         fit = galaxy_step(state, psf_sub_data(state), passes)
         state = _calibrated(star_step(with_galaxy(state, fit.components, config.psf)), config)
         passes += 1
-        quiet = quiet + 1 if parameter_change(before, fit.components) < core.mainloop_convergence_atol else 0
+        change = parameter_change(before.components, fit.components)
+        quiet = quiet + 1 if change < core.mainloop_convergence_atol and kernel_is_quiet(before, state) else 0
         converged = quiet >= core.mainloop_convergence_patience and passes >= core.mainloop_min_iter
         if converged or passes >= limit:
             return Alternation(state=state, fit=fit, passes=passes, converged=converged)
 
 
 def _calibrated(state: SeedState, config: Config) -> SeedState:
-    return with_kernel(state, recalibrate(state, config)) if config.psf_calib.in_mainloop else state
+    """State with a new kernel and matched filter, if the main loop is to have them."""
+    if not config.psf_calib.in_mainloop:
+        return state
+    return with_matched_filter(with_kernel(state, recalibrate(state, config)), state.psf.kernel, config)
+
+
+def _cleaned_up(end: Alternation, star_step: StarStep, config: Config) -> Alternation:
+    """One more photometry under the last kernel, so that what is saved belongs to it."""
+    if not config.psf_calib.in_mainloop:
+        return end
+    return replace(end, state=star_step(with_galaxy(end.state, end.state.components, config.psf)))
 
 
 def parameter_change(before: tuple[SersicParams, ...], after: tuple[SersicParams, ...]) -> float:

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.background import background_std, fit_sky, outlier_mask
-from sphot_mpi.calibrate import Calibration, calibrate_anchors
 from sphot_mpi.config import Config, PsfConfig
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.forced import forced_photometry
@@ -49,6 +48,10 @@ class SeedState:
         Renders galaxies with the working PSF, which it holds.
     kernel : KernelFit
         Kernel of the working PSF, as measured.
+    last_kernel : Kernel or None
+        That of the pass before.
+    dao_fwhm_factor : float
+        FWHM of the finder's matched filter over that of the working PSF.
     components : tuple of SersicParams
         The galaxy.
     sources : (n,) ndarray of SOURCE_DTYPE
@@ -66,6 +69,8 @@ class SeedState:
     noise: float
     renderer: SersicRenderer
     kernel: KernelFit
+    last_kernel: Kernel | None = None
+    dao_fwhm_factor: float = 1.0
     components: tuple[SersicParams, ...] = ()
     sources: NDArray[np.void] = field(default_factory=_no_sources)
     sky_galaxy: SkyPlane = SkyPlane()
@@ -302,6 +307,7 @@ def _ladder(state: SeedState, image: Image, config: Config) -> LadderResult:
         centre=(galaxy.x_0, galaxy.y_0),
         galaxy=galaxy,
         background_std=background_std(image, mask, config.psf),
+        fwhm_factor=state.dao_fwhm_factor,
     )
 
 
@@ -310,42 +316,3 @@ def _noted(state: SeedState, result: LadderResult) -> SeedState:
     flags = state.flags | (result.flags & FitFlag.STEP_FAILED)
     new = tuple(message for message in result.messages if message not in state.messages)
     return replace(state, flags=flags, messages=state.messages + new)
-
-
-def recalibrate(state: SeedState, config: Config) -> Calibration:
-    """Measure the kernel on the bright stars of the state.
-
-    Parameters
-    ----------
-    state : SeedState
-        After a PSF fit.
-    config : Config
-        Section ``psf-calib``.
-
-    Returns
-    -------
-    Calibration
-        The kernel for the next pass.
-    """
-    image = state.cutout.data - sersic_modelimg(state) - state.sky_stars.render(state.cutout.shape)
-    galaxy = state.components[0] if state.components else None
-    weight = state.weight
-    return calibrate_anchors(
-        np.where(weight > 0.0, image, 0.0),
-        weight,
-        state.sources,
-        state.psf,
-        galaxy,
-        config.psf_calib,
-    )
-
-
-def with_kernel(state: SeedState, calibration: Calibration) -> SeedState:
-    """State under a new kernel; earlier flags about the kernel are replaced."""
-    about_kernel = FitFlag.KERNEL_AT_BOUND | FitFlag.KERNEL_FEW_ANCHORS
-    return replace(
-        state,
-        renderer=state.renderer.with_psf(state.psf.with_kernel(calibration.kernel)),
-        kernel=calibration.fit,
-        flags=(state.flags & ~about_kernel) | calibration.flags,
-    )

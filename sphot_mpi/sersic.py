@@ -15,7 +15,7 @@ from scipy import fft, special
 from sphot_mpi.kernels import sersic as kernels
 from sphot_mpi.psf import PSF
 from sphot_mpi.records import SersicParams
-from sphot_mpi.sersic_grid import RING, Box, Factor, LibraryGrids, keep, kernel_envelope, working_box
+from sphot_mpi.sersic_grid import RING, Box, LibraryGrids, keep, kernel_envelope, working_box
 from sphot_mpi.sersic_hankel import N_MAX, N_MIN, hankel_table
 from sphot_mpi.sersic_profile import (
     amplitude_of,
@@ -99,15 +99,14 @@ class SersicRenderer:
         Period of the DFT along both axes, px; default: `required_size` of each galaxy.
     tolerance : float
         Light left out at high frequencies, relative to the brightest pixel.
-    factors : sequence of callables
-        Real functions ``g(fx, fy)`` (cycles per px); `jacobian` appends for each the image whose spectrum is
-        multiplied by it. The derivative by a Gaussian kernel's variance is ``-2 pi^2 (fx^2 + fy^2)``.
+    kernel_slopes : bool
+        Whether `jacobian` appends the derivatives by the coordinates of the PSF's kernel.
     grids : LibraryGrids, optional
-        Spectra of the same library and factors, as `with_psf` hands them on.
+        Spectra of the same library, as `with_psf` hands them on.
 
     Notes
     -----
-    Valid for 0.28 <= n <= 8.4. The periodic images' light is taken unconvolved, and not at all for `factors`.
+    Valid for 0.28 <= n <= 8.4. The periodic images' light is taken unconvolved, and not at all for the kernel's slopes.
     """
 
     def __init__(
@@ -117,15 +116,15 @@ class SersicRenderer:
         *,
         size: int | None = None,
         tolerance: float = 1e-5,
-        factors: Sequence[Factor] = (),
+        kernel_slopes: bool = False,
         grids: LibraryGrids | None = None,
     ) -> None:
         self.psf = psf
         self.shape = shape
         self.size = size
         self.tolerance = tolerance
-        self.factors = tuple(factors)
-        self._grids = LibraryGrids(psf.library, factors) if grids is None else grids
+        self.kernel_slopes = kernel_slopes
+        self._grids = LibraryGrids(psf.library) if grids is None else grids
         self._boxes: dict[tuple[int, int], Box] = {}
         self._rings = self._grids.ring_area * kernel_envelope(psf, self._grids.ring_radius)
         self._nodes = [_chebyshev(side) for side in shape]
@@ -134,7 +133,7 @@ class SersicRenderer:
         """Return a renderer for another PSF; all that does not depend on the kernel is kept."""
         grids = self._grids if psf.library is self.psf.library else None
         return SersicRenderer(
-            psf, self.shape, size=self.size, tolerance=self.tolerance, factors=self.factors, grids=grids
+            psf, self.shape, size=self.size, tolerance=self.tolerance, kernel_slopes=self.kernel_slopes, grids=grids
         )
 
     def period(self, vector: Array) -> tuple[int, int]:
@@ -164,11 +163,12 @@ class SersicRenderer:
 
         Returns
         -------
-        (7 + n_factors, ny, nx) float64 ndarray
-            The image, its derivatives by the six components of `vector`, then the images of the factors. In
-            single precision inside: 1e-6 of each one's maximum.
+        (7 + n_slopes, ny, nx) float64 ndarray
+            The image, its derivatives by the six components of `vector`, then those by the kernel's coordinates,
+            if `kernel_slopes`. In single precision inside: 1e-6 of each one's maximum.
         """
-        spectra, grid = self._spectra(vector, 7 + len(self.factors))
+        n_slopes = len(self.psf.kernel.coordinates) if self.kernel_slopes else 0
+        spectra, grid = self._spectra(vector, 7 + n_slopes)
         return self._finish(spectra, vector, grid, 7)
 
     def _finish(self, spectra: NDArray[np.complexfloating], vector: Array, grid: tuple[int, int], count: int) -> Array:
@@ -197,14 +197,14 @@ class SersicRenderer:
         f_cut = self._cut_off(cells, 2.0 * np.pi * float(np.exp(vector[2])), float(np.hypot(vector[4], vector[5])))
         box = self._boxes.get(grid)
         if box is None or box.f_max < f_cut:
-            box = working_box(self.psf, self._grids, grid, f_cut)
+            box = working_box(self.psf, self._grids, grid, f_cut, slopes=self.kernel_slopes)
             keep(self._boxes, grid, box)
         rows, columns = box.psf.shape
         fy, fx = (np.arange(rows) - rows // 2) / grid[0], np.arange(columns) / grid[1]
         used = min(columns, int(grid[1] * f_cut) + 1, grid[1] // 2 + 1)
         spectra = np.zeros((count, grid[0], used), np.complex128 if count == 1 else np.complex64)
         kernels.fill_spectra(
-            spectra, box.psf, box.factors, cells, table.edges, table.first, table.shift, forms,
+            spectra, box.psf, box.slopes, cells, table.edges, table.first, table.shift, forms,
             np.exp(-2j * np.pi * fy * vector[1]), np.exp(-2j * np.pi * fx * vector[0]), grid[0], grid[1], f_cut,
         )  # fmt: skip
         return spectra, grid

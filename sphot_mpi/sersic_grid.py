@@ -3,7 +3,6 @@
 Nothing here depends on the galaxy. The library's part is kept when only the kernel changes.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,6 @@ from sphot_mpi.psf import PSF, LibraryPSF
 
 Array = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
-Factor = Callable[[Array, Array], Array]
 
 #: Width of the rings in which the PSF's spectrum is summed, cycles per px.
 RING = 0.02
@@ -24,11 +22,14 @@ _MOST_GRIDS = 12
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Box:
-    """A spectrum with factors on rows m = -M..M (fy = m / ly) and columns p = 0..P (fx = p / lx), to radius `f_max`."""
+    """A spectrum on rows m = -M..M (fy = m / ly) and columns p = 0..P (fx = p / lx), to radius `f_max`.
+
+    `slopes` are its logarithmic derivatives by the kernel's coordinates, or none.
+    """
 
     f_max: float
     psf: ComplexArray
-    factors: Array
+    slopes: Array
 
 
 def _top(length: int, f: float, oversample: int) -> int:
@@ -80,19 +81,16 @@ def keep(boxes: dict[tuple[int, int], Box], grid: tuple[int, int], box: Box) -> 
 
 
 class LibraryGrids:
-    """What does not depend on the kernel: library spectra and factors by grid, grown as they are asked for.
+    """What does not depend on the kernel: library spectra by grid, grown as they are asked for.
 
     Parameters
     ----------
     library : LibraryPSF
         The PSF before the kernel.
-    factors : sequence of callables
-        Real functions of (fx, fy).
     """
 
-    def __init__(self, library: LibraryPSF, factors: Sequence[Factor]) -> None:
+    def __init__(self, library: LibraryPSF) -> None:
         self.library = library
-        self.factors = tuple(factors)
         self.ring_radius, self.ring_area = _ring_sums(library)
         self._boxes: dict[tuple[int, int], Box] = {}
 
@@ -102,17 +100,14 @@ class LibraryGrids:
         if found is None or found.f_max < f_max:
             # some room, so that a growing fit does not ask again at every step
             reach = f_max * 1.2
-            fy, fx = frequencies(grid, reach, self.library.oversample)
-            planes = np.empty((len(self.factors), fy.size, fx.size))
-            for plane, factor in zip(planes, self.factors, strict=True):
-                plane[:] = factor(fx, fy)
-            found = Box(reach, library_box(self.library, grid, reach), planes)
+            spectrum = library_box(self.library, grid, reach)
+            found = Box(reach, spectrum, np.empty((0, *spectrum.shape)))
             keep(self._boxes, grid, found)
         return found
 
 
-def working_box(psf: PSF, grids: LibraryGrids, grid: tuple[int, int], f_max: float) -> Box:
-    """Return the working PSF's box on `grid`, at least to `f_max`."""
+def working_box(psf: PSF, grids: LibraryGrids, grid: tuple[int, int], f_max: float, *, slopes: bool) -> Box:
+    """Return the working PSF's box on `grid`, at least to `f_max`, with or without the kernel's slopes."""
     box = grids.get(grid, f_max)
     fy, fx = frequencies(grid, box.f_max, psf.oversample)
     top = fy.size // 2
@@ -121,7 +116,10 @@ def working_box(psf: PSF, grids: LibraryGrids, grid: tuple[int, int], f_max: flo
     spectrum = np.empty_like(box.psf)
     np.multiply(box.psf[top:], half, out=spectrum[top:])
     np.multiply(box.psf[:top], half[:0:-1], out=spectrum[:top])
-    return Box(box.f_max, spectrum, box.factors)
+    if not slopes:
+        return Box(box.f_max, spectrum, box.slopes)
+    halves = np.stack(np.broadcast_arrays(*psf.kernel.slopes(fx, fy[top:])))
+    return Box(box.f_max, spectrum, np.concatenate((halves[:, :0:-1], halves), axis=1))
 
 
 def _ring_sums(library: LibraryPSF) -> tuple[Array, Array]:

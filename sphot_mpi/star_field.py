@@ -38,14 +38,14 @@ class StarImages:
         All stars.
     dx, dy : (ny, nx) float64 ndarray
         Derivative by a common displacement of all stars, per px.
-    dkernel : (ny, nx) float64 ndarray
-        Derivative by the kernel's free parameter.
+    dkernel : (k, ny, nx) float64 ndarray
+        Derivatives by the kernel's coordinates.
     """
 
     model: Image
     dx: Image
     dy: Image
-    dkernel: Image
+    dkernel: NDArray[np.float64]
 
 
 class StarField:
@@ -158,25 +158,26 @@ class StarField:
         ----------
         x, y, flux : (n,) float64 ndarray
             As in `render`.
-        kernel_planes : (os, os, J, I) float64 ndarray
-            `PSF.planes_of` the derivative of the kernel's transform.
+        kernel_planes : (k, os, os, J, I) float64 ndarray
+            `PSF.kernel_planes`, or none of them.
 
         Returns
         -------
         StarImages
             Derivatives without the wings beyond each star's stamp, where they vanish.
         """
-        zeros = np.zeros(self.shape)
+        dkernel = np.zeros((kernel_planes.shape[0], *self.shape))
         if x.size == 0:
-            return StarImages(zeros, zeros, zeros, zeros)
+            zeros = np.zeros(self.shape)
+            return StarImages(zeros, zeros, zeros, dkernel)
         index = self.classes(flux)
         radius = self.radii[index]
         images = np.zeros((3, *self.shape))
         kernels.render_stars_derivatives(
             images, self.psf.planes, self.psf.oversample, *self.psf.origin, x, y, flux, radius
         )
-        dkernel = np.zeros(self.shape)
-        self._render(dkernel, kernel_planes, x, y, flux, radius)
+        for image, planes in zip(dkernel, kernel_planes, strict=True):
+            self._render(image, planes, x, y, flux, radius)
         return StarImages(images[0] + self._render_wings(x, y, flux, index), images[1], images[2], dkernel)
 
     def _render_wings(self, x: Vector, y: Vector, flux: Vector, index: NDArray[np.int64]) -> Image:

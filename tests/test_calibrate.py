@@ -5,11 +5,13 @@ import pytest
 from scipy.special import erf
 
 from sphot_mpi.calibrate import calibrate_anchors, choose_anchors, sound_sources
+from sphot_mpi.calibrate_stamps import cut_stamps, misfit
 from sphot_mpi.config import load_config
 from sphot_mpi.flags import FitFlag, SourceFlag
 from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import SOURCE_DTYPE, SersicParams
+from sphot_mpi.star_field import StarField
 
 SHAPE = (120, 151)
 NOISE = 0.01
@@ -117,15 +119,160 @@ def test_a_kernel_at_its_upper_bound_is_flagged():
     assert result.flags == FitFlag.KERNEL_AT_BOUND
 
 
-def test_too_few_anchors_keep_the_kernel():
+def test_without_anchors_peaks_of_the_image_tell_the_blur():
     image, weight, sources = star_scene()
-    psf = PSF(gaussian_library(LIBRARY_SIGMA), Kernel("gaussian", (0.7,)))
+    psf = PSF(gaussian_library(LIBRARY_SIGMA), Kernel("gaussian", (0.2,)))
     result = calibrate_anchors(image, weight, sources[:2], psf, None, CONFIG)
+    assert result.flags == FitFlag.KERNEL_BOOTSTRAP
+    # peaks are blended more than anchors among known neighbours: half a step of the grid
+    assert result.kernel.values[0] == pytest.approx(KERNEL_SIGMA, abs=0.13)
+    assert np.isnan(result.fit.errors).all()
+    assert result.fit.n_anchors >= 3
+    # what is far from any first guess is reached by widening the grid
+    wide = PSF(LibraryPSF.from_array(np.pad([[1.0]], 20), 4), Kernel("gaussian", (0.2,)))
+    broad = stars_under(lambda x, sigma: pixel_gaussian(x, sigma), 2.9) + np.random.default_rng(3).normal(
+        0, NOISE, SHAPE
+    )
+    found = calibrate_anchors(broad, weight, sources[:0], wide, None, CONFIG).kernel.values[0]
+    assert found == pytest.approx(2.9, abs=0.3)
+
+
+def stars_under(profile, sigma):
+    _, _, sources = star_scene()
+    columns = profile(np.arange(SHAPE[1])[None, :] - sources["x_fit"][:, None], sigma)
+    rows = profile(np.arange(SHAPE[0])[None, :] - sources["y_fit"][:, None], sigma)
+    return np.einsum("s,sy,sx->yx", sources["flux_fit"], rows, columns)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_and_lumps_keep_the_kernel_and_say_so(seed):
+    rng = np.random.default_rng(seed)
+    psf = PSF(gaussian_library(LIBRARY_SIGMA), Kernel("gaussian", (0.7,)))
+    weight, none = np.full(SHAPE, NOISE**-2.0), np.zeros(0, SOURCE_DTYPE)
+    result = calibrate_anchors(rng.normal(0.0, NOISE, SHAPE), weight, none, psf, None, CONFIG)
     assert result.flags == FitFlag.KERNEL_FEW_ANCHORS
     assert result.kernel == psf.kernel
     assert np.isnan(result.fit.errors).all()
+    # lumps of 5 px are no stars under any kernel
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    lumps = rng.normal(0.0, NOISE, SHAPE)
+    for x0, y0 in rng.uniform(30.0, 90.0, (12, 2)):
+        lumps += 0.3 * np.exp(-0.5 * ((x - x0) ** 2 + (y - y0) ** 2) / 5.0**2)
+    result = calibrate_anchors(lumps, weight, none, psf, None, CONFIG)
+    assert result.flags == FitFlag.KERNEL_FEW_ANCHORS or 0.0 <= result.kernel.values[0] <= 4.0
+    # where they belong to the galaxy they are not even looked at
+    galaxy = SersicParams(amplitude=1.0, r_eff=60.0, n=1.0, x_0=60.0, y_0=60.0, ellip=0.0, theta=0.0)
+    within = calibrate_anchors(lumps, weight, none, psf, galaxy, CONFIG)
+    assert within.flags == FitFlag.KERNEL_FEW_ANCHORS
+
+
+def test_an_image_without_data_keeps_the_kernel():
+    image, _, sources = star_scene()
+    psf = PSF(gaussian_library(LIBRARY_SIGMA), Kernel("gaussian", (0.7,)))
     nothing = calibrate_anchors(image, np.zeros(SHAPE), sources, psf, None, CONFIG)
     assert nothing.flags == FitFlag.KERNEL_FEW_ANCHORS
+    assert nothing.kernel == psf.kernel
+
+
+TRUTHS = {"gaussian": (1.1,), "moffat": (1.6, 2.8), "drizzle": (2.6, 0.5)}
+
+
+def rendered_scene(kernel, seed=0):
+    """The same stars under a library and any kernel."""
+    _, weight, sources = star_scene(seed=seed)
+    psf = PSF(gaussian_library(LIBRARY_SIGMA), kernel)
+    image = StarField(psf, SHAPE, NOISE).render(
+        *(np.ascontiguousarray(sources[c]) for c in ("x_fit", "y_fit", "flux_fit"))
+    )
+    return image + np.random.default_rng(seed).normal(0.0, NOISE, SHAPE), weight, sources
+
+
+@pytest.mark.parametrize("family", ["moffat", "drizzle"])
+def test_kernels_of_two_parameters_are_recovered_from_any_start(family):
+    image, weight, sources = rendered_scene(Kernel(family, TRUTHS[family]))
+    config = CONFIG.model_copy(update={"kernel_family": family})
+    results = [
+        calibrate_anchors(image, weight, sources, PSF(gaussian_library(LIBRARY_SIGMA), start), None, config)
+        for start in (Kernel("gaussian", (0.3,)), Kernel("gaussian", (2.5,)))
+    ]
+    for result in results:
+        pulls = np.subtract(result.kernel.values, TRUTHS[family]) / result.fit.errors
+        # two parameters of two runs that share their noise, and a weak prior
+        assert np.abs(pulls).max() < 3.5
+        assert result.kernel.width == pytest.approx(Kernel(family, TRUTHS[family]).width, abs=0.03)
+        assert result.flags == FitFlag(0)
+    np.testing.assert_allclose(results[0].kernel.values, results[1].kernel.values, atol=0.05)
+
+
+@pytest.mark.parametrize("truth", TRUTHS)
+@pytest.mark.parametrize("family", TRUTHS)
+def test_a_wrong_family_does_no_worse_than_the_library(truth, family):
+    image, weight, sources = rendered_scene(Kernel(truth, TRUTHS[truth]))
+    library = PSF(gaussian_library(LIBRARY_SIGMA))
+    config = CONFIG.model_copy(update={"kernel_family": family, "calib_xy_bounds": None})
+    kernel = calibrate_anchors(image, weight, sources, library, None, config).kernel
+    table = sources["x_fit"], sources["y_fit"], sources["flux_fit"]
+    stamps = cut_stamps(image, weight, table, choose_anchors(sources, SHAPE, None, config), library, config)
+    alone, fitted, right = (
+        misfit(stamps, library.with_kernel(k), alone=False).value
+        for k in (Kernel(), kernel, Kernel(truth, TRUTHS[truth]))
+    )
+    # nine tenths of what the true kernel gains, whatever the family
+    assert alone - fitted > 0.9 * (alone - right) > 100.0
+
+
+def test_calibrating_again_changes_nothing():
+    for family in TRUTHS:
+        image, weight, sources = rendered_scene(Kernel("gaussian", (1.1,)))
+        config = CONFIG.model_copy(update={"kernel_family": family})
+        psf = PSF(gaussian_library(LIBRARY_SIGMA), Kernel("gaussian", (0.5,)))
+        widths = []
+        for _ in range(5):
+            psf = psf.with_kernel(calibrate_anchors(image, weight, sources, psf, None, config).kernel)
+            widths.append(psf.kernel.width)
+        # neither climbs nor alternates
+        assert np.ptp(widths[1:]) < 0.01
+
+
+def stamps_with(**changes):
+    image, weight, sources = star_scene()
+    config = CONFIG.model_copy(update=changes)
+    psf = PSF(gaussian_library(LIBRARY_SIGMA), Kernel("gaussian", (1.0,)))
+    table = sources["x_fit"], sources["y_fit"], sources["flux_fit"]
+    return cut_stamps(image, weight, table, choose_anchors(sources, SHAPE, None, config), psf, config)
+
+
+def test_stamps_are_those_of_the_configuration():
+    assert len(stamps_with(kernel_anchor_K=12)) <= 12 < len(stamps_with())
+    # 2 x 8 + 1, and 6 x sqrt(0.9^2 + 1^2 + 1 / 12) rounded up
+    assert max(max(stamp.data.shape) for stamp in stamps_with()) == 17
+    assert max(max(stamp.data.shape) for stamp in stamps_with(kernel_fit_stamp_half_min=11)) == 23
+    assert max(max(stamp.data.shape) for stamp in stamps_with(kernel_fit_stamp_half_in_sigmaeff=6.0)) == 19
+    assert max(stamp.x.size for stamp in stamps_with(kernel_fit_max_neighbors=2)) == 3
+    assert all(stamp.x.size == 1 for stamp in stamps_with(kernel_fit_max_neighbors=0))
+    near, far = (sum(s.x.size for s in stamps_with(kernel_fit_neighbor_pad_pix=p)) for p in (0.0, 8.0))
+    assert near < far
+
+
+def test_the_misfits_slopes_are_its_derivatives():
+    stamps = stamps_with(kernel_anchor_K=10)
+    library = PSF(gaussian_library(LIBRARY_SIGMA))
+    for family, values in TRUTHS.items():
+        kernel = Kernel(family, values)
+        for alone in (False, True):
+            found = misfit(stamps, library.with_kernel(kernel), alone=alone)
+            for k in range(kernel.coordinates.size):
+                h = 1e-3 * np.eye(kernel.coordinates.size)[k]
+                high, low = (
+                    misfit(
+                        stamps,
+                        library.with_kernel(Kernel.from_coordinates(family, kernel.coordinates + s * h)),
+                        alone=alone,
+                    )
+                    for s in (1, -1)
+                )
+                # half of the derivative
+                assert found.gradient[k] == pytest.approx((high.value - low.value) / 4e-3, rel=1e-3)
 
 
 def test_anchors_are_bright_sound_and_outside_the_galaxy():

@@ -190,3 +190,13 @@ def test_an_unset_bound_survives(tmp_path):
     config = load_config(write(tmp_path, "[psf-calib]\ncalib_xy_bounds = 'none'\n"))
     assert config.psf_calib.calib_xy_bounds is None
     assert load_config(write(tmp_path, config.to_toml())).psf_calib.calib_xy_bounds is None
+
+
+def test_a_calibration_that_belongs_to_other_photometry_is_refused():
+    best = load_config(preset="best")
+    with pytest.raises(ConfigError, match='psf-calib.method = "anchors"'):
+        best.replaced({"psf-calib": {"method": "anchors"}})
+    with pytest.raises(ConfigError, match='psf.method = "ladder"'):
+        best.replaced({"psf": {"method": "ladder"}})
+    # where nothing is calibrated it does not matter
+    assert best.replaced({"psf": {"method": "ladder"}, "psf-calib": {"in_mainloop": False}}).psf.method == "ladder"

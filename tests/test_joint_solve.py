@@ -8,10 +8,12 @@ from analytic import gaussian_library, gaussian_stars, stamp_on
 
 from sphot_mpi.errors import FitError
 from sphot_mpi.joint_galaxy import galaxy_of
+from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_render import Freedom, render_columns, render_galaxy, render_sky, render_stars
 from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Scene, Stars
-from sphot_mpi.joint_solve import GALAXY_DAMPING, VARIANCE_MAX, solve_step
+from sphot_mpi.joint_solve import GALAXY_DAMPING, solve_step
 from sphot_mpi.joint_stars import STAR_DAMPING
+from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import SersicParams
 from sphot_mpi.star_field import STAMP_EDGE
 
@@ -19,6 +21,7 @@ SHAPE = (75, 92)
 NOISE = 0.01
 LIBRARY, LIBRARY_SIGMA = gaussian_library(0.9, (90, 101)), 0.9
 KERNEL = 1.0
+TRUE_KERNEL = Kernel(values=(KERNEL,))
 COMPONENT = SersicParams(amplitude=0.4, r_eff=7.0, n=1.4, x_0=44.3, y_0=36.1, ellip=0.35, theta=0.6)
 EVERYTHING = Freedom(kernel=True, galaxy_flux=True, galaxy_shape=True)
 
@@ -214,9 +217,9 @@ def nearby(scene, seed=9, size=1.0):
     return replace(scene, stars=moved, galaxy=galaxy, sky=scene.sky + size * 0.002)
 
 
-def dense_values(scene, variance, names):
+def dense_values(scene, kernel, names):
     """Values of the dense unknowns of a scene."""
-    values = {f"sky{k}": scene.sky[k] for k in range(3)} | {"kernel": variance}
+    values = {f"sky{k}": scene.sky[k] for k in range(3)} | dict(zip(KERNEL_NAMES, kernel.coordinates, strict=False))
     values |= {"shift_x": scene.shift[0], "shift_y": scene.shift[1]}
     if scene.galaxy is not None:
         galaxy = scene.galaxy
@@ -272,7 +275,9 @@ def test_a_step_is_the_dense_least_squares_solution(case):
     n = problem.n_stars
     # no step is limited here, or this would compare limits
     assert np.abs(solution[:n]).max(initial=0.0) < 0.7
-    moved = dense_values(step.scene, step.variance, step.names) - dense_values(start, KERNEL**2, step.names)
+    moved = dense_values(step.scene, step.kernel, step.names) - dense_values(
+        start, Kernel(values=(KERNEL,)), step.names
+    )
     error_bars = np.sqrt(np.diag(covariance))
     # 1e-5 of an error bar: the condition number of the normal equations is the square of the design's
     np.testing.assert_allclose(moved / error_bars[n:], solution[n:] / error_bars[n:], atol=1e-5)
@@ -299,7 +304,9 @@ def test_the_true_scene_is_a_fixed_point():
     truth = true_scene(25)
     step = solve_step(truth, optics_on(observed(truth)), EVERYTHING)
     error = np.sqrt(np.diag(step.covariance))
-    moved = dense_values(step.scene, step.variance, step.names) - dense_values(truth, KERNEL**2, step.names)
+    moved = dense_values(step.scene, step.kernel, step.names) - dense_values(
+        truth, Kernel(values=(KERNEL,)), step.names
+    )
     # the galaxy's image with derivatives is in single precision: some 1e-4 of an error bar
     assert np.abs(moved / error).max() < 0.02
     stars = step.scene.stars
@@ -314,7 +321,9 @@ def test_errors_are_those_of_the_scatter():
         noise = np.pad(np.random.default_rng(100 + seed).normal(0.0, NOISE, SHAPE), PAD)
         frame = replace(clean, data=clean.data + noise)
         step = solve_step(truth, optics_on(frame), EVERYTHING)
-        moved = dense_values(step.scene, step.variance, step.names) - dense_values(truth, KERNEL**2, step.names)
+        moved = dense_values(step.scene, step.kernel, step.names) - dense_values(
+            truth, Kernel(values=(KERNEL,)), step.names
+        )
         undamped = np.array([name.startswith(("sky", "kernel")) or name.endswith("flux") for name in step.names])
         dense_pulls.append((moved / np.sqrt(np.diag(step.covariance)))[undamped])
         seen = np.isfinite(step.scene.stars.variance[:, 0])
@@ -332,10 +341,10 @@ def test_steps_lead_from_a_wrong_scene_to_the_true_one():
     scene, optics = nearby(truth, size=3.0), optics_on(frame, 1.4)
     for _ in range(12):
         step = solve_step(scene, optics, EVERYTHING)
-        scene, optics = step.scene, optics.with_variance(step.variance)
-    assert np.sqrt(step.variance) == pytest.approx(KERNEL, abs=1e-3)
+        scene, optics = step.scene, optics.with_kernel(step.kernel)
+    assert step.kernel.values[0] == pytest.approx(KERNEL, abs=1e-3)
     error = np.sqrt(np.diag(step.covariance))
-    moved = dense_values(scene, step.variance, step.names) - dense_values(truth, KERNEL**2, step.names)
+    moved = dense_values(scene, step.kernel, step.names) - dense_values(truth, TRUE_KERNEL, step.names)
     assert np.abs(moved / error).max() < 0.1
     # without noise chi2 is that of the rendering alone
     assert step.chi2 < 1.0
@@ -382,10 +391,10 @@ def test_the_kernel_stays_within_its_range():
     # data sharper than the library allows: the variance wants to be negative
     data = gaussian_stars(SHAPE, sky.stars.x - PAD, sky.stars.y - PAD, sky.stars.flux, 0.5) + 0.5
     step = solve_step(sky, optics_on(frame_of(data), 0.1), Freedom(kernel=True))
-    assert step.variance == 0.0
+    assert step.kernel.values == (0.0,)
     wide = gaussian_stars(SHAPE, sky.stars.x - PAD, sky.stars.y - PAD, sky.stars.flux, 12.0) + 0.5
     step = solve_step(sky, optics_on(frame_of(wide), 3.95), Freedom(kernel=True))
-    assert 0.0 < step.variance <= VARIANCE_MAX
+    assert 0.0 < step.kernel.values[0] <= 4.0
 
 
 def test_a_shift_moves_galaxy_stars_and_anchors_alike():

@@ -8,7 +8,7 @@ from scipy import integrate, interpolate, ndimage, optimize, special
 from sphot_mpi.errors import InputError
 from sphot_mpi.kernels import psf as kernels
 from sphot_mpi.psf import FWHM_PER_SIGMA, PSF, LibraryPSF, gaussian_sigma
-from sphot_mpi.psf_kernel import FAMILIES, Kernel, gaussian_factor
+from sphot_mpi.psf_kernel import FAMILIES, Kernel, kernel_distance
 from sphot_mpi.star_field import StarField
 
 SHAPE = (61, 74)
@@ -161,9 +161,10 @@ def test_enlarging_a_plane_gives_the_plane():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_kernels_are_normalised_and_centred(family):
     spec = FAMILIES[family]
-    assert len(spec.parameter_names) == len(spec.lower) == len(spec.upper) == len(spec.start)
+    assert len(spec.parameter_names) == len(spec.ranges) == len(spec.steps) == len(EXAMPLES[family])
+    corners = [Kernel.from_coordinates(family, np.array(ends)).values for ends in zip(*spec.ranges, strict=True)]
     fx, fy = np.meshgrid(np.linspace(-2, 2, 9), np.linspace(-2, 2, 7))
-    for values in (EXAMPLES[family], spec.start, spec.upper, spec.lower):
+    for values in (EXAMPLES[family], Kernel.of_width(family, 1.0).values, *corners):
         kernel = Kernel(family, values)
         assert kernel.transform(np.zeros(1), np.zeros(1))[0] == 1.0
         transform = kernel.transform(fx, fy)
@@ -231,15 +232,60 @@ def test_drizzle_kernel_is_a_box_convolved_with_a_gaussian():
     np.testing.assert_array_equal(Kernel("drizzle", (0.0, sigma)).transform(fx, fy), gaussian)
 
 
-def test_kernel_variance_is_its_own_parameter_and_gaussian_factor_the_derivative():
-    fx, fy = np.meshgrid(np.linspace(-1, 1, 11), np.linspace(-1, 1, 8))
-    v, h = 0.8, 1e-5
-    difference = [Kernel("gaussian", (np.sqrt(u),)).transform(fx, fy) for u in (v + h, v - h)]
-    derivative = Kernel("gaussian", (np.sqrt(v),)).transform(fx, fy) * gaussian_factor(fx, fy)
-    np.testing.assert_allclose((difference[0] - difference[1]) / (2 * h), derivative, atol=1e-7)
-    assert Kernel("gaussian", (1.5,)).variance() == 2.25
-    with pytest.raises(ValueError, match="moffat"):
-        Kernel("moffat", (1.5, 3.0)).variance()
+@pytest.mark.parametrize("size", [11, 90])  # point by point, and from a table
+@pytest.mark.parametrize("family", FAMILIES)
+def test_slopes_are_the_derivatives_by_the_coordinates(family, size):
+    kernel = Kernel(family, EXAMPLES[family])
+    fy, fx = np.linspace(-0.6, 0.6, size)[:, None], np.linspace(0.0, 0.6, size)[None, :]
+    slopes = kernel.slopes(fx, fy)
+    assert len(slopes) == kernel.coordinates.size
+    for k, slope in enumerate(slopes):
+        step = np.eye(len(slopes))[k] * 1e-4
+        high, low = (Kernel.from_coordinates(family, kernel.coordinates + s * step).transform(fx, fy) for s in (1, -1))
+        want = (high - low) / 2e-4
+        got = kernel.transform(fx, fy) * slope
+        # the difference's own error is the step squared, the table's 1e-9 over the step
+        np.testing.assert_allclose(got, want, atol=3e-5 * np.abs(want).max() + 1e-9)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_psf_is_nearly_linear_in_the_coordinates(family):
+    kernel, psf = Kernel(family, EXAMPLES[family]), PSF(gaussian_library(0.9, (70, 81)))
+    for k, length in enumerate(FAMILIES[family].steps):
+        step = 0.2 * length * np.eye(len(EXAMPLES[family]))[k]
+        moved = psf.with_kernel(Kernel.from_coordinates(family, kernel.coordinates + step))
+        change = moved.planes - psf.with_kernel(kernel).planes
+        predicted = np.tensordot(step, psf.with_kernel(kernel).kernel_planes, 1)
+        # a fifth of the longest step: what is left is a third of it at most, so that Gauss-Newton contracts
+        assert np.abs(change - predicted).max() < 0.35 * np.abs(change).max()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_coordinates_and_values_are_the_same_kernel(family):
+    kernel = Kernel(family, EXAMPLES[family])
+    again = Kernel.from_coordinates(family, kernel.coordinates)
+    np.testing.assert_allclose(again.values, kernel.values, rtol=1e-12)
+    assert not kernel.at_bound()
+    assert kernel_distance(kernel, again) < 1e-12
+    # a member is as wide as its Gaussian: halfway down for a Moffat, in variance for a top-hat
+    assert Kernel.of_width(family, 1.3).width == pytest.approx(1.3)
+    none = Kernel.of_width(family, 0.0)
+    f = np.linspace(0.0, 2.0, 9)
+    np.testing.assert_allclose(none.transform(f, f), 1.0, atol=1e-12)
+    assert not none.at_bound()
+    assert Kernel.from_coordinates(family, np.full(kernel.coordinates.size, 1e3)).at_bound()
+
+
+def test_a_top_hat_is_never_wider_than_its_kernel():
+    width, sigma = Kernel.from_coordinates("drizzle", np.array([0.25, 200.0])).values
+    assert (width**2 / 12.0, sigma) == pytest.approx((0.25, 0.0))
+
+
+def test_the_distance_of_kernels_is_relative_and_symmetric_to_first_order():
+    near = kernel_distance(Kernel(values=(1.0,)), Kernel(values=(1.001,)))
+    # the norm of a Gaussian's derivative by ln sigma over its own is sqrt(2) in two dimensions
+    assert near == pytest.approx(np.sqrt(2.0) * 1e-3, rel=0.02)
+    assert kernel_distance(Kernel(values=(1.0,)), Kernel(values=(3.0,))) > 0.5
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
-from sphot_mpi import seed_pipeline
+from sphot_mpi import seed_kernel, seed_pipeline, seed_stages
 from sphot_mpi.background import elliptical_radius
+from sphot_mpi.calibrate import Calibration
 from sphot_mpi.config import load_config
 from sphot_mpi.errors import FitError
 from sphot_mpi.flags import FitFlag, SourceFlag
 from sphot_mpi.psf import LibraryPSF
-from sphot_mpi.records import SOURCE_DTYPE, Cutout, SersicParams
+from sphot_mpi.psf_kernel import Kernel
+from sphot_mpi.records import SOURCE_DTYPE, Cutout, KernelFit, SersicParams
+from sphot_mpi.seed_kernel import with_kernel
 from sphot_mpi.seed_pipeline import (
     alternate,
     fit_base_seed,
@@ -315,3 +318,118 @@ def test_star_density_ratio_compares_light_per_area():
     sources["flux_fit"][radius[rows, columns] < TRUTH.r_eff] = 3.0
     assert star_density_ratio(replace(state, sources=sources)) == pytest.approx(3.0)
     assert np.isnan(star_density_ratio(state))
+
+
+CALIBRATED = load_config(preset="sphot-calibrated").replaced(
+    {"core": {"sersic_method": "lm", "iter_basefit": 1, "iter_scalefit": 1}, "psf": {"th_min": 5.0, "th_iter": 4}}
+)
+
+
+@pytest.mark.parametrize("polish", [True, False])
+@pytest.mark.parametrize("mode", [None, "free", "forced", "anchored"])
+def test_what_is_saved_was_measured_under_the_saved_kernel(base, monkeypatch, mode, polish):
+    used = []
+    for name in ("fit_ladder", "forced_photometry"):
+        original = getattr(seed_stages, name)
+
+        def spy(image, error, mask, psf, *args, original=original, **kwargs):
+            used.append(psf.kernel)
+            return original(image, error, mask, psf, *args, **kwargs)
+
+        monkeypatch.setattr(seed_stages, name, spy)
+    config = CALIBRATED.replaced({"core": {"use_final_polish": polish, "scale_positions": mode or "free"}})
+    if mode is None:
+        fit = fit_base_seed(scene(), library(0.8), config)
+    else:
+        fit = fit_scaled_seed(scene("F814W", seed=1), library(0.9), base, scene(), config)
+    assert (used[-1].family, used[-1].values) == (fit.kernel.family, fit.kernel.values)
+    # and the kernel was not there from the start
+    assert used[0] != used[-1]
+
+
+def calibrated_state(*sigmas):
+    """A state that has been through kernels of the given sigmas."""
+    state = with_galaxy(start_state(scene(), library(0.8), CALIBRATED), (TRUTH,), CALIBRATED.psf)
+    for sigma in sigmas:
+        kernel = Kernel("gaussian", (sigma,))
+        fit = KernelFit(values=kernel.values, fwhm=state.psf.with_kernel(kernel).fwhm)
+        state = with_kernel(state, Calibration(kernel=kernel, fit=fit, flags=FitFlag.KERNEL_BOOTSTRAP))
+    return state
+
+
+def test_a_kernel_that_would_alternate_is_put_halfway():
+    state = calibrated_state(1.0, 1.4, 1.0)
+    # halfway in variance, in which the PSF is nearly linear
+    assert state.psf.kernel.values[0] == pytest.approx(np.sqrt(0.5 * (1.0 + 1.4**2)))
+    assert state.kernel.values == state.psf.kernel.values
+    assert state.kernel.fwhm == pytest.approx(state.psf.fwhm)
+    # one that goes on, or only trembles, is taken as it is
+    assert calibrated_state(1.0, 1.2, 1.3).psf.kernel.values == (1.3,)
+    assert calibrated_state(1.0, 1.01, 1.0).psf.kernel.values == (1.0,)
+    # flags are those of the last calibration
+    done = Calibration(kernel=state.psf.kernel, fit=state.kernel, flags=FitFlag(0))
+    assert state.flags & FitFlag.KERNEL_BOOTSTRAP
+    assert not with_kernel(state, done).flags & FitFlag.KERNEL_BOOTSTRAP
+
+
+def test_the_loop_waits_for_the_kernel(monkeypatch):
+    steps = Steps(monkeypatch, [8.0])
+    config = CONFIG.replaced({"core": {"mainloop_convergence_patience": 1, "mainloop_min_iter": 0}})
+    state = replace(start_state(scene(), library(1.2), config), components=(TRUTH,))
+    sigmas = iter([0.5, 1.0, 1.5, 1.5, 1.5])
+
+    def star_step(state):
+        kernel = Kernel("gaussian", (next(sigmas),))
+        return with_kernel(state, Calibration(kernel=kernel, fit=state.kernel, flags=FitFlag(0)))
+
+    end = alternate(state, steps.galaxy, star_step, 10, config)
+    # the galaxy is quiet from the second pass on, the kernel in the fourth
+    assert (end.passes, end.converged) == (4, True)
+
+
+def test_the_matched_filter_is_scanned_where_wanted(monkeypatch):
+    scans = []
+    monkeypatch.setattr(seed_kernel, "scan_fwhm", lambda *_: scans.append(1) or 1.3)
+    state = replace(calibrated_state(1.0, 1.1), dao_fwhm_factor=0.9)
+    same, other = state.psf.kernel, Kernel("gaussian", (1.0,))
+
+    def after(old, **changes):
+        scans.clear()
+        config = CALIBRATED.replaced({"psf-calib": changes})
+        return seed_kernel.with_matched_filter(state, old, config).dao_fwhm_factor, len(scans)
+
+    skip = {"fwhm_method": "scan", "kernel_fit_skip_on_convergence": True}
+    assert after(same, fwhm_method="empirical") == (1.0, 0)
+    assert after(same, fwhm_method="scan") == (1.3, 1)
+    assert after(same, **skip) == (0.9, 0)
+    assert after(other, **skip) == (1.3, 1)
+    # kernels of 1.0 and 1.1 px differ by 0.14 of their RMS
+    assert after(other, **skip, kernel_skip_threshold=0.2) == (0.9, 0)
+
+
+def test_the_next_ladder_takes_the_scanned_filter(monkeypatch):
+    factors = []
+    original = seed_stages.fit_ladder
+
+    def spy(*args, fwhm_factor, **kwargs):
+        factors.append(fwhm_factor)
+        return original(*args, fwhm_factor=fwhm_factor, **kwargs)
+
+    monkeypatch.setattr(seed_stages, "fit_ladder", spy)
+    state = replace(calibrated_state(1.0), dao_fwhm_factor=0.7)
+    narrow = seed_stages.fit_stars(state, CALIBRATED).sources
+    wide = seed_stages.fit_stars(replace(state, dao_fwhm_factor=1.6), CALIBRATED).sources
+    assert factors == [0.7, 1.6]
+    assert narrow.size != wide.size or not np.array_equal(narrow["x_fit"], wide["x_fit"])
+
+
+def test_the_kernel_keeps_out_of_the_loop_unless_wanted():
+    state = calibrated_state(0.5)
+    off = CALIBRATED.replaced({"psf-calib": {"in_mainloop": False}})
+    assert seed_pipeline._calibrated(state, off) is state
+    x, y, flux = star_table()
+    sources = np.zeros(x.size, SOURCE_DTYPE)
+    sources["x_fit"], sources["y_fit"], sources["flux_fit"] = x, y, flux
+    on = seed_pipeline._calibrated(with_sources(state, sources, CALIBRATED.psf), CALIBRATED)
+    # the kernel that turns 0.8 into 1.2 px, from the true sources
+    assert on.psf.kernel.values[0] == pytest.approx(np.sqrt(1.2**2 - 0.8**2), abs=0.03)

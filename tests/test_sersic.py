@@ -281,10 +281,10 @@ def test_derivatives_equal_finite_differences(p):
         assert np.abs(images[k + 1] - slope).max() < 1e-5 * np.abs(slope).max()
 
 
-def test_factor_image_is_the_derivative_by_the_kernel_variance():
+def test_last_image_is_the_derivative_by_the_kernel_variance():
     library, vector = make_library(), to_vector(params(r_eff=1.0))
     psf = PSF(library, Kernel(values=(0.7,)))
-    renderer = SersicRenderer(psf, (81, 92), factors=[lambda fx, fy: -2.0 * np.pi**2 * (fx**2 + fy**2)])
+    renderer = SersicRenderer(psf, (81, 92), kernel_slopes=True)
     images = renderer.jacobian(vector)
     assert images.shape == (8, 81, 92)
     h = 1e-3

@@ -1,0 +1,183 @@
+"""The PSF's kernel as columns of the joint solve: all families, their limits, and what holds them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from analytic import gaussian_library
+
+from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS, FitFlag
+from sphot_mpi.joint import KERNEL_TOLERANCE, State, kernel_is_carried, solve
+from sphot_mpi.joint_galaxy import galaxy_of
+from sphot_mpi.joint_kernel import KERNEL_NAMES, prior_terms, shape_limit, stepped
+from sphot_mpi.joint_render import Freedom, render_columns, render_galaxy, render_stars
+from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
+from sphot_mpi.psf import PSF
+from sphot_mpi.psf_kernel import FAMILIES, Kernel
+from sphot_mpi.records import SersicParams
+
+SHAPE, NOISE = (75, 92), 0.01
+LIBRARY = gaussian_library(0.9, (90, 101))
+GALAXY = SersicParams(amplitude=0.4, r_eff=7.0, n=1.4, x_0=44.3, y_0=36.1, ellip=0.35, theta=0.6)
+TRUTHS = {"gaussian": (1.1,), "moffat": (1.6, 2.8), "drizzle": (2.6, 0.5)}
+FREE = Freedom(kernel=True)
+
+
+def frame_of(data):
+    return Frame.from_image(data, np.full(data.shape, NOISE), np.zeros(data.shape, bool), NOISE, 1.0)
+
+
+def field(n=40, seed=0, faint=0.5, *, galaxy=False):
+    rng = np.random.default_rng(seed)
+    x, y = rng.uniform(PAD, PAD + SHAPE[1], n), rng.uniform(PAD, PAD + SHAPE[0], n)
+    stars = Stars.new(x, y, faint * (1.0 + rng.pareto(1.0, n)))
+    return Scene(stars=stars, galaxy=galaxy_of((GALAXY,)) if galaxy else None)
+
+
+def model(scene, kernel):
+    optics = Optics(PSF(LIBRARY, kernel), frame_of(np.zeros(SHAPE)))
+    return render_stars(scene.stars, optics) + render_galaxy(scene.galaxy, optics)
+
+
+def observed(scene, kernel, seed=1):
+    data = model(scene, kernel)[PAD:-PAD, PAD:-PAD]
+    return frame_of(data + np.random.default_rng(seed).normal(0.0, NOISE, SHAPE))
+
+
+def started(scene, frame, family, sigma=1.0):
+    return State.start(scene, Optics.start(LIBRARY, sigma, frame, family))
+
+
+def kernels_of(state, passes, freedom=FREE):
+    kernels = []
+    for _ in range(passes):
+        state = solve(state, freedom)
+        kernels.append(state.optics.kernel)
+    return state, kernels
+
+
+@pytest.mark.parametrize("family", TRUTHS)
+def test_kernel_columns_are_the_derivatives_of_the_model(family):
+    scene, kernel = field(galaxy=True), Kernel(family, TRUTHS[family])
+    optics = Optics(PSF(LIBRARY, kernel), frame_of(np.zeros(SHAPE)))
+    rendered = render_columns(scene, optics, replace(FREE, galaxy_scale=True))
+    assert [name for name in rendered.names if name in KERNEL_NAMES] == list(KERNEL_NAMES[: len(TRUTHS[family])])
+    inside = slice(PAD, -PAD), slice(PAD, -PAD)
+    for k, length in enumerate(FAMILIES[family].steps):
+        h = 0.005 * length
+        step = h * np.eye(len(TRUTHS[family]))[k]
+        high, low = (model(scene, Kernel.from_coordinates(family, kernel.coordinates + s * step)) for s in (1, -1))
+        want = (high - low)[inside] / (2 * h)
+        got = rendered.columns[..., rendered.names.index(KERNEL_NAMES[k])][inside]
+        # stamps end where a star is a tenth of the noise; the galaxy's periodic light is left out
+        assert np.abs(got - want).max() < 5e-3 * np.abs(want).max() + 0.1 * NOISE
+
+
+@pytest.mark.parametrize("start", [0.2, 1.8])
+@pytest.mark.parametrize("family", TRUTHS)
+def test_the_kernel_is_found_from_near_and_far(family, start):
+    scene, truth = field(), Kernel(family, TRUTHS[family])
+    state, kernels = kernels_of(started(scene, observed(scene, truth), family, start), 10)
+    index = [state.step.names.index(name) for name in KERNEL_NAMES[: len(truth.values)]]
+    errors = kernels[-1].errors(state.step.covariance[np.ix_(index, index)])
+    pulls = np.subtract(kernels[-1].values, truth.values) / errors
+    assert np.abs(pulls).max() < 3.5
+    assert kernels[-1].width == pytest.approx(truth.width, abs=0.02)
+    assert not kernels[-1].at_bound()
+    # quiet after seven passes: no climbing, no alternation
+    assert not any(a.differs(b, 2 * KERNEL_TOLERANCE) for a, b in zip(kernels[6:], kernels[7:], strict=False))
+
+
+@pytest.mark.parametrize("truth", TRUTHS)
+@pytest.mark.parametrize("family", TRUTHS)
+def test_a_wrong_family_does_no_worse_than_the_library(truth, family):
+    scene, kernel = field(), Kernel(truth, TRUTHS[truth])
+    frame = observed(scene, kernel)
+    alone, _ = kernels_of(State.start(scene, Optics.start(LIBRARY, 0.0, frame)), 6, Freedom())
+    state, kernels = kernels_of(started(scene, frame, family), 10)
+    right, _ = kernels_of(State.start(scene, Optics(PSF(LIBRARY, kernel), frame)), 6, Freedom())
+    excess = [s.step.chi2 - right.step.chi2 for s in (alone, state)]
+    # it gains nearly all that there is to gain
+    assert excess[1] < 0.1 * excess[0]
+    bright = scene.stars.flux > 2.0
+    bias = [np.abs(np.median(s.scene.stars.flux[bright] / scene.stars.flux[bright]) - 1.0) for s in (alone, state)]
+    assert bias[1] < max(0.3 * bias[0], 0.01)
+    assert not any(a.differs(b, 2 * KERNEL_TOLERANCE) for a, b in zip(kernels[7:], kernels[8:], strict=False))
+
+
+@pytest.mark.parametrize("family", TRUTHS)
+def test_no_kernel_is_needed_where_the_library_is_right(family):
+    scene = field()
+    state, kernels = kernels_of(started(scene, observed(scene, Kernel()), family), 8)
+    # blurs add in quadrature: 0.12 px of it is 1 % of the PSF's width
+    assert kernels[-1].width < 0.12
+    assert not kernels[-1].differs(kernels[-2], 0.05)
+    assert np.isfinite(state.step.covariance).all()
+
+
+@pytest.mark.parametrize("family", TRUTHS)
+def test_noise_alone_holds_the_kernel(family):
+    rng = np.random.default_rng(3)
+    frame = frame_of(rng.normal(0.0, NOISE, SHAPE))
+    # what a ladder takes for stars: peaks of noise
+    stars = Stars.new(rng.uniform(PAD, PAD + 90, 20), rng.uniform(PAD, PAD + 70, 20), np.full(20, 5.0 * NOISE))
+    state = started(Scene(stars=stars, galaxy=galaxy_of((GALAXY,))), frame, family)
+    assert not kernel_is_carried(state)
+    state, kernels = kernels_of(state, 5, replace(FREE, galaxy_scale=True))
+    assert set(kernels) == {Kernel.of_width(family, 1.0)}
+    assert "kernel" not in state.step.names
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("family", TRUTHS)
+def test_few_stars_and_a_lumpy_galaxy_end_at_rest(family, seed):
+    scene = field(6, seed, faint=0.4, galaxy=True)
+    rng = np.random.default_rng(100 + seed)
+    data = observed(scene, Kernel("gaussian", (1.1,)), seed).data[PAD:-PAD, PAD:-PAD].copy()
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    for x0, y0 in rng.normal((44, 36), 8.0, (8, 2)):
+        data += rng.normal(0.0, 0.1) * np.exp(-0.5 * ((x - x0) ** 2 + (y - y0) ** 2) / 3.0**2)
+    freedom = replace(FREE, galaxy_flux=True, galaxy_shape=True)
+    _, kernels = kernels_of(started(scene, frame_of(data), family), 14, freedom)
+    assert all(0.0 <= kernel.width <= 4.0 for kernel in kernels)
+    # the galaxy, which is no Sersic, may still creep; the kernel does not swing
+    widths = np.array([kernel.width for kernel in kernels[8:]])
+    assert np.abs(np.diff(widths)).max() < 0.05
+
+
+def test_stars_carry_the_kernel_where_it_is_measured_only():
+    scene = field(30)
+    frame = observed(scene, Kernel("gaussian", (1.1,)))
+    assert kernel_is_carried(started(scene, frame, "gaussian"))
+    blind = replace(frame, anchored_area=np.zeros(frame.shape, bool))
+    assert not kernel_is_carried(started(scene, blind, "gaussian"))
+    two = scene.with_stars(scene.stars.take(np.arange(2)))
+    assert not kernel_is_carried(started(two, frame, "gaussian"))
+
+
+def test_the_prior_pulls_the_shape_only():
+    names = ("sky0", "kernel", "kernel_shape", "scale")
+    kernel = Kernel.from_coordinates("moffat", np.array([1.0, 0.4]))
+    weight, pull = prior_terms(names, kernel)
+    mean, sigma = FAMILIES["moffat"].prior
+    assert weight[2, 2] == pytest.approx(sigma**-2)
+    assert pull[2] == pytest.approx((mean - 0.4) * sigma**-2)
+    assert np.count_nonzero(weight) == np.count_nonzero(pull) == 1
+    for rest in prior_terms(("sky0", "kernel"), Kernel()):
+        assert not rest.any()
+
+
+def test_the_shape_stays_within_reach():
+    names = ("kernel", "kernel_shape")
+    kernel = Kernel.from_coordinates("drizzle", np.array([1.0, 2.0]))
+    assert shape_limit(np.array([0.3, -1.0]), names, kernel) is None
+    assert shape_limit(np.array([0.3, -5.0]), names, kernel) == (1, pytest.approx(-2.0))
+    assert shape_limit(np.array([0.3, 99.0]), names, kernel) == (1, FAMILIES["drizzle"].steps[1])
+    assert shape_limit(np.array([-1.6, 0.5]), names, kernel) == (1, 0.0)
+    assert shape_limit(np.array([0.3]), ("kernel",), Kernel()) is None
+    assert stepped(Kernel(values=(1.0,)), {"kernel": 9.0}).values[0] == pytest.approx(np.sqrt(2.5))
+    assert stepped(Kernel(values=(1.0,)), {"sky0": 1.0}) == Kernel(values=(1.0,))
+
+
+def test_the_flag_says_what_happens_without_stars():
+    assert "held" in FIT_FLAG_DESCRIPTIONS[FitFlag.KERNEL_FEW_ANCHORS]
