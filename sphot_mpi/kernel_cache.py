@@ -127,7 +127,13 @@ def version_stamp(sources: Iterable[Path] | None = None) -> str:
 
 
 def _candidates(environ: Mapping[str, str], stamp: str, shipped: Path | None) -> Iterator[tuple[Path, str]]:
-    """Yield folders that are the user's choice, and what we make below them, in the order in which they are tried."""
+    """Folders that are the user's choice, and what we make below them, in the order in which they are tried.
+
+    Yields
+    ------
+    (Path, str)
+        A folder, and the path below it.
+    """
     if environ.get("NUMBA_CACHE_DIR"):
         yield Path(environ["NUMBA_CACHE_DIR"]), stamp
     elif shipped is None and environ.get("XDG_CACHE_HOME"):

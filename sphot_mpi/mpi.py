@@ -31,6 +31,8 @@ HINTS = ("PMIX_RANK", "PMI_RANK", "PALS_RANKID", "MV2_COMM_WORLD_RANK")
 
 _TAG, _URGENT = 1, 2
 _SHORTEST, _LONGEST = 1e-4, 1e-2
+#: Messages on their way that are kept before those that have arrived are forgotten.
+_MOST_SENDING = 256
 #: Seconds between two looks of the second thread.
 _WATCH = 0.25
 
@@ -82,11 +84,9 @@ class World:
         """
         with self._lock:
             self._sending.append(self._comm.isend(message, dest=rank, tag=_URGENT if urgent else _TAG))
-            self._forget_sent()
-
-    def _forget_sent(self) -> None:
-        while self._sending and self._sending[0].Test():
-            self._sending.popleft()
+            # now and then: to look costs more than to send, and may give the core away
+            while len(self._sending) > _MOST_SENDING and self._sending[0].Test():
+                self._sending.popleft()
 
     def poll(self, *, urgent: bool = False) -> tuple[int, Any] | None:
         """Return sender and message if one has come, else None."""

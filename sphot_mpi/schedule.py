@@ -266,7 +266,7 @@ class Schedule:
         """Release, or drop, a galaxy's blocked tasks if what they wait for has ended."""
         first, n = self._first[galaxy], len(self._filters[galaxy])
         base = TaskState(self._states[first])
-        if not base.ended:
+        if not base.ended or self._states.find(TaskState.BLOCKED, first, self._first[galaxy + 1]) < 0:
             return
         blocked = [p for p in range(self._first[galaxy + 1] - first) if self._states[first + p] == TaskState.BLOCKED]
         released = False

@@ -1,5 +1,7 @@
 """The results file: what is in it, in which frame and unit, and that it is whole or not there."""
 
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.config import load_config
 from sphot_mpi.errors import OutputError, UsageError
 from sphot_mpi.flags import FitFlag
+from sphot_mpi.inputs import read_libraries
 from sphot_mpi.outcomes import Frame
 from sphot_mpi.progress import Quiet
 from sphot_mpi.records import SOURCE_DTYPE
@@ -185,6 +188,24 @@ def test_images_beyond_a_cutout_are_nan(files):
     assert stack.shape[1:] == tuple(np.max(list(shapes), axis=0))
     for image, galaxy in zip(stack, range(3), strict=True):
         assert np.isfinite(image).any(), galaxy
+
+
+def test_psfs_are_the_library_and_the_kernel_of_the_fit(files):
+    campaign = replace(campaign_of(files), psf=True)
+    run_serial(campaign, lambda: FAKES, Quiet())
+    libraries = read_libraries(files.psf, FILTERS, campaign.config.prep.blur_psf)
+    for name in FILTERS:  # odd and even sides
+        library = libraries[name]
+        with ResultsReader(campaign.output) as reader:
+            psf, oversample = reader.psf_at(1, name), reader.oversample(name)
+        assert (psf.shape, oversample) == (library.array.shape, library.oversample)
+        grid = np.arange(psf.shape[0]) - (psf.shape[0] - 1) / 2
+        # centred on its array to the precision of float32 sums
+        assert abs((psf * grid).sum()) < 1e-5
+        assert abs((psf * grid[:, None]).sum()) < 1e-5
+        spread = [(image * grid**2).sum() / image.sum() for image in (psf, library.array)]
+        # variances add up: 0.7 px is 1.4 samples; the light beyond 4 sigma is cut off
+        np.testing.assert_allclose(spread[0] - spread[1], (0.7 * oversample) ** 2, rtol=0.02)
 
 
 def test_sky_positions_follow_the_wcs(files):

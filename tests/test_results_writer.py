@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import h5py
@@ -15,13 +15,14 @@ from astropy.table import QTable
 from writer_campaign import FILTERS, Case, PSFs, make_catalogue, make_fit, make_images, make_outcomes, write_case
 
 from sphot_mpi.errors import OutputError
+from sphot_mpi.photometry_record import AperturePhotometry
 from sphot_mpi.results import batch_ends, block_of, partial_path
 from sphot_mpi.results_backend import Slab, TurnBackend
 from sphot_mpi.results_check import Receipt, check_counts, check_receipts
 from sphot_mpi.results_comm import SoloComm
 from sphot_mpi.results_layout import Measure, join_all, layout
 from sphot_mpi.results_reader import ResultsReader
-from sphot_mpi.results_schema import IMAGES, TABLES
+from sphot_mpi.results_schema import IMAGES, PHOTOMETRY, TABLES
 
 MPIRUN = shutil.which(os.environ.get("MPIRUN", "mpirun"))
 PROGRAM = Path(__file__).with_name("writer_campaign.py")
@@ -108,7 +109,7 @@ def test_every_transfer_is_collective_also_on_ranks_without_rows(tmp_path, compr
 @needs_mpi
 @pytest.mark.parametrize(("ranks", "mode"), [(2, "collective"), (3, "turns")])
 def test_a_rank_that_cannot_write_ends_all_of_them_with_one_sentence(tmp_path, ranks, mode):
-    """The last rank may not write beyond 20 kB, as on a full disk; HDF5 would leave the others waiting for ever."""
+    """One rank may not write beyond 20 kB, as on a full disk; HDF5 would leave the others waiting for ever."""
     path = tmp_path / "results.h5"
     status, _, errors = mpi_write(path, ranks, mode=mode, fails="20000", limit=4, compress=False)
     assert status != 0
@@ -188,6 +189,11 @@ def test_what_happened_is_in_the_tables(serial):
     assert photometry["x"][1] == 5.5 + 3.0  # in the full image: the second filter's cutout begins there
     assert (curves[0] == first.total_flux).all()
     assert covariance.shape[1:] == (14, 14)
+
+
+def test_no_field_of_a_photometry_record_is_left_out():
+    elsewhere = {"galaxy", "origin", "curve"}  # /galaxies has the origin
+    assert {f.name for f in fields(AperturePhotometry)} - elsewhere == {c.name for c in PHOTOMETRY} - {"name"}
 
 
 def test_every_table_opens_with_astropy(serial):

@@ -241,7 +241,8 @@ def main() -> None:
     transfers = Transfers()
     if case.limit:
         results_backend.CollectiveBackend.__init__.__defaults__ = (case.limit,)
-    if case.fails and comm.rank == comm.size - 1:
+    # rank 0 writes whatever MPI-IO gathers on one rank
+    if case.fails and comm.rank == (0 if case.mode == "collective" else comm.size - 1):
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(case.fails), resource.RLIM_INFINITY))
     try:
         written = write_case(path, case, comm)

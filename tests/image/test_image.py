@@ -161,7 +161,7 @@ def test_the_hosts_mpirun_starts_a_container_a_rank(folder, serial):
         *(mpirun(), "-n", "2", "apptainer", "run", IMAGE, "campaign/catalogue.csv", "-o", "hybrid.h5", *CHOICE),
         folder=folder,
     )
-    assert words.count("2 galaxies, fits: 4 done") == 1  # one campaign, not two of one rank
+    assert words.count("2 galaxies, tasks: 4 done") == 1  # one campaign, not two of one rank
     assert_equal(serial[0], folder / "hybrid.h5")
     with h5py.File(folder / "hybrid.h5") as file:
         assert file.attrs["ranks"] == 2

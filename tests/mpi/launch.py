@@ -14,7 +14,9 @@ from sphot_mpi.journal import journal_files
 from sphot_mpi.journal_format import Losses, Opened, records
 
 MPIRUN = shutil.which(os.environ.get("MPIRUN", "mpirun.openmpi")) or shutil.which("mpirun") or ""
-SCRIPT = Path(__file__).with_name("fake_cli.py")
+#: The command line with fits that cost nothing, and with true ones.
+FAKE = (str(Path(__file__).with_name("fake_cli.py")),)
+TRUE = ("-m", "sphot_mpi")
 
 #: What differs between two runs that bring the same results.
 _PASSING = {
@@ -31,9 +33,9 @@ def oversubscribe():
     return () if "HYDRA" in version else ("--oversubscribe",)
 
 
-def command(*arguments, ranks=0, script=SCRIPT):
+def command(*arguments, ranks=0, program=FAKE):
     launcher = [MPIRUN, *oversubscribe(), "-n", str(ranks)] if ranks else []
-    return [*launcher, sys.executable, str(script), *map(str, arguments)]
+    return [*launcher, sys.executable, *program, *map(str, arguments)]
 
 
 def environment(**more):
@@ -41,11 +43,11 @@ def environment(**more):
     return {**os.environ, **quiet, **more}
 
 
-def start(files, *arguments, ranks=0, timeout=120, **more):
+def start(folder, *arguments, ranks=0, program=FAKE, timeout=120, **more):
     """Run the command line to its end; a hang ends as a failure."""
     return subprocess.run(
-        command(*arguments, ranks=ranks),
-        cwd=files.folder,
+        command(*arguments, ranks=ranks, program=program),
+        cwd=folder,
         env=environment(**more),
         capture_output=True,
         text=True,
@@ -57,11 +59,11 @@ def start(files, *arguments, ranks=0, timeout=120, **more):
 class Running:
     """The command line at work, in a process group of its own; whatever is left of it is killed at the end."""
 
-    def __init__(self, files, *arguments, ranks, **more):
-        self._log = (files.folder / "running.log").open("w+")
+    def __init__(self, folder, *arguments, ranks, program=FAKE, **more):
+        self._log = (folder / "running.log").open("w+")
         self.process = subprocess.Popen(
-            command(*arguments, ranks=ranks),
-            cwd=files.folder,
+            command(*arguments, ranks=ranks, program=program),
+            cwd=folder,
             env=environment(**more),
             stdout=self._log,
             stderr=subprocess.STDOUT,

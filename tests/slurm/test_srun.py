@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slurm
 def test_srun_over_two_nodes_is_one_campaign(slurm, campaign):
     done = slurm.run("srun", "-N2", "-n2", "sphot-mpi", *ARGUMENTS, "-o", "srun.h5", folder=campaign)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("2 galaxies, fits: 4 done") == 1
+    assert done.stdout.count("2 galaxies, tasks: 4 done") == 1
     same_results(campaign / "alone.h5", campaign / "srun.h5")
     with h5py.File(campaign / "srun.h5") as file:
         assert file.attrs["ranks"] == 2
