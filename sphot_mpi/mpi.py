@@ -88,6 +88,25 @@ class World:
             while len(self._sending) > _MOST_SENDING and self._sending[0].Test():
                 self._sending.popleft()
 
+    def flush(self, patience: float = 60.0) -> None:
+        """Wait until all that was sent is on its way.
+
+        A rank that leaves before that takes its messages along; between nodes the first one to a rank waits for the
+        connection to be made.
+
+        Parameters
+        ----------
+        patience : float
+            Seconds; a rank that is lost takes no message any more.
+        """
+        end = time.monotonic() + patience
+        while self._sending and time.monotonic() < end:
+            with self._lock:
+                while self._sending and self._sending[0].Test():
+                    self._sending.popleft()
+            if self._sending:
+                time.sleep(_SHORTEST)
+
     def poll(self, *, urgent: bool = False) -> tuple[int, Any] | None:
         """Return sender and message if one has come, else None."""
         from mpi4py import MPI

@@ -245,3 +245,4 @@ def dismiss(world: World, status: int) -> None:
     """Let the workers leave `serve` with an exit status."""
     for rank in range(1, world.size):
         world.send(Stop(status=status), rank)
+    world.flush()

@@ -44,7 +44,7 @@ def test_magnitudes_are_those_that_were_put_in(campaign, fitted):
     truth = QTable.read(folder / "truth.ecsv")
     with ResultsReader(fitted) as reader:
         rows = reader.array("sersic")
-    for row in rows[:2]:
+    for row in rows[rows["filter"] != b"F814W"]:
         true = truth[truth["filter"] == row["filter"].decode()]
         # thirty stars and a bright galaxy: the median over such galaxies is to be 0.005
         assert abs(row["mag"] - float(true["magnitude"][0])) < 0.02
@@ -54,8 +54,9 @@ def test_a_filter_without_data_is_a_flagged_row_and_no_failure(fitted):
     with ResultsReader(fitted) as reader:
         rows, galaxy = reader.array("sersic"), reader.array("galaxies")[0]
         assert reader.array("failures").size == 0
-    assert [r.decode() for r in rows["filter"]] == ["F150W", "F277W", "F814W"]
-    assert np.isnan(rows["total_flux"][2])
+    # the base filter first, then in the configuration's order
+    assert [r.decode() for r in rows["filter"]] == ["F150W", "F814W", "F277W"]
+    assert np.isnan(rows["total_flux"]).tolist() == [False, True, False]
     assert galaxy["status"] == b"done"
     assert galaxy["filters_done"] == b"F150W,F277W"
 
@@ -80,4 +81,4 @@ def test_info_truth_and_plot(campaign, fitted):
 
 @pytest.mark.slow
 def test_warmup_fits_with_both_presets():
-    assert "All kernels are compiled" in call("warmup")
+    assert "Kernels for this processor" in call("warmup")

@@ -146,7 +146,7 @@ def test_only_images_that_all_have_are_taken_over(tmp_path, caplog):
     galaxies, kept = complete_campaign(5)
     a = write(tmp_path / "a.h5", galaxies[:4], kept)
     b = write(tmp_path / "b.h5", galaxies[4:], kept, images=("residual",))
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="sphot_mpi"):
         merge_results(tmp_path / "ab.h5", [a, b])
     assert "only images that all files hold" in caplog.text
     with ResultsReader(tmp_path / "ab.h5") as reader:
