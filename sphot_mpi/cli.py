@@ -48,6 +48,9 @@ class _Commands(click.Group):
             if first:
                 raise
             ctx.exit(error.exit_code)  # every rank reads the same command line: one complaint is enough
+        except KeyboardInterrupt:
+            click.echo("Interrupted: what was finished is in the journal; give the same command to go on.", err=True)
+            ctx.exit(130)
 
 
 @click.group(cls=_Commands, epilog="`sphot-mpi CATALOGUE` is short for `sphot-mpi run CATALOGUE`.")
