@@ -45,8 +45,8 @@ LEAST_NEW_SNR = 4.5
 LEAST_ANCHORED_SNR = 0.0
 #: Chi2 of a filter's free profile against the base filter's, above which it has its own.
 PROFILE_CHANGE = 20.0
-#: Share of its light by which such a profile may grow beyond the image.
-MOST_BEYOND = 0.01
+#: Radius of the core, r_eff, and the share of the galaxy's light by which such a profile may grow outside of it.
+CORE, MOST_IN_WINGS = 1.5, 0.05
 #: Most solves of a profile.
 PROFILE_PASSES = 6
 #: Solves of the pinned stars: without, then with kernel and shift.
@@ -168,17 +168,17 @@ def with_own_profile(
     found = trial.scene.galaxy
     assert found is not None
     needed = (found.fluxes > 0.0).all() and profile_change(galaxy, found, trial_measurement) > PROFILE_CHANGE
-    # wings that run out of the image are the sky's tilt or the field's light, and no colour gradient
-    if needed and light_beyond(trial) < light_beyond(state) + MOST_BEYOND:
+    # a colour gradient shows in the core; wings that grow take the field's light or the sky's tilt
+    core = galaxy_radius(galaxy, state.optics.frame.shape) < CORE
+    if needed and wing_light(trial, core) - wing_light(state, core) < MOST_IN_WINGS * galaxy.fluxes.sum():
         return trial, trial_measurement, True
     return state, measurement, False
 
 
-def light_beyond(state: State) -> float:
-    """Share of the galaxy's light that lies beyond the image."""
+def wing_light(state: State, core: NDArray[np.bool_]) -> float:
+    """Flux of the galaxy that is not in the core's pixels."""
     assert state.scene.galaxy is not None
-    inside = state.optics.frame.interior(render_galaxy(state.scene.galaxy, state.optics)).sum()
-    return float(1.0 - inside / state.scene.galaxy.fluxes.sum())
+    return float(state.scene.galaxy.fluxes.sum() - render_galaxy(state.scene.galaxy, state.optics)[core].sum())
 
 
 def profile_change(expected: Galaxy, found: Galaxy, measurement: Measurement) -> float:
