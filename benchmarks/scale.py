@@ -84,7 +84,7 @@ def run_ranks(n_tasks: int) -> None:
         with Interrupts(1.0) as interrupts:
             Master(world, conductor, interrupts, Limits()).run()
         wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-        dismiss(world, 0)
+        dismiss(world)
         counts = conductor.counts
         if counts.done != counts.total:
             sys.exit(f"{counts.done} of {counts.total} tasks are done")

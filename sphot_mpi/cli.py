@@ -44,7 +44,7 @@ class _Commands(click.Group):
             if first:
                 click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_status)
-        except click.UsageError as error:
+        except click.UsageError:
             if first:
                 raise
             # every rank reads the same command line: one complaint is enough, and a launcher may end rank 0 before it
@@ -145,7 +145,8 @@ def run(**options: Any) -> None:
         status = run_first(world, options, console, pipeline_fitters)
     else:
         with world.guarded():
-            status = mpi_serve.serve(world, pipeline_fitters, limits(options), label)
+            mpi_serve.serve(world, pipeline_fitters, limits(options), label)
+        status = 0  # that of the job is rank 0's
     raise SystemExit(status)
 
 

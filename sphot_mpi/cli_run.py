@@ -118,12 +118,11 @@ def run_first(world: mpi.World, options: dict[str, Any], console: Console, make_
             with choose_progress(console, quiet=options["quiet"]) as progress:
                 end = mpi_lead.lead(world, lambda: _campaign(options), make_fitters, progress, limits(options))
         except SphotError as error:
-            # said before the others leave: some launchers end all ranks as soon as one has left with an error
             click.echo(f"Error: {error}", err=True)
-            mpi_lead.dismiss(world, error.exit_status)
+            mpi_lead.dismiss(world)
             return error.exit_status
         status = _summarise(end, options)
-        mpi_lead.dismiss(world, status)
+        mpi_lead.dismiss(world)
         return status
 
 

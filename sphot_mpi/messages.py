@@ -156,6 +156,10 @@ class Write:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """To a worker: leave, with this exit status."""
+    """To a worker: leave.
 
-    status: int
+    Notes
+    -----
+    The job's exit status is rank 0's; the others leave with 0, as some launchers end all ranks, rank 0 with its last
+    words included, as soon as one has left with an error.
+    """

@@ -241,8 +241,8 @@ def lead(
     return end(job, interrupts)
 
 
-def dismiss(world: World, status: int) -> None:
-    """Let the workers leave `serve` with an exit status."""
+def dismiss(world: World) -> None:
+    """Let the workers leave `serve`."""
     for rank in range(1, world.size):
-        world.send(Stop(status=status), rank)
+        world.send(Stop(), rank)
     world.flush()

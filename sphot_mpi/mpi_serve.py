@@ -48,16 +48,16 @@ class _Server:
         self._journal: Journal | None = None
         self._worker: Worker | None = None
 
-    def run(self) -> int:
-        """Serve until the master says stop; return the exit status."""
+    def run(self) -> None:
+        """Serve until the master says stop."""
         with self._heartbeat, self._open:
-            return self._serve()
+            self._serve()
 
-    def _serve(self) -> int:
+    def _serve(self) -> None:
         while True:
             match self._next():
-                case Stop() as stop:
-                    return stop.status
+                case Stop():
+                    return
                 case Setup() as setup:
                     self._prepare(setup)
                 case Assignment() as assignment if self._worker is not None:
@@ -126,7 +126,7 @@ class _Server:
             self._world.send(Drain(number=self._interrupts.number), 0)
 
 
-def serve(world: World, make_fitters: Callable[[], Fitters], limits: Limits, label: TaskLabel) -> int:
+def serve(world: World, make_fitters: Callable[[], Fitters], limits: Limits, label: TaskLabel) -> None:
     """Work for rank 0 until it says stop.
 
     Parameters
@@ -139,11 +139,6 @@ def serve(world: World, make_fitters: Callable[[], Fitters], limits: Limits, lab
         How long things may take.
     label : TaskLabel
         Told which task is running, for the log.
-
-    Returns
-    -------
-    int
-        Exit status, the same on all ranks.
     """
     with Interrupts(limits.grace) as interrupts:
-        return _Server(world, make_fitters, limits, label, interrupts).run()
+        _Server(world, make_fitters, limits, label, interrupts).run()
