@@ -208,7 +208,8 @@ def run_galaxy(job: tuple[Galaxy, Config]) -> Run:
     base: FilterFit | None = None
     for k, name in enumerate(galaxy.filters):
         task = Task(kind=TaskKind.SCALE if k else TaskKind.BASE, galaxy=galaxy.index, filter=name)
-        outcome = runner.run(task, galaxy, base)
+        needed = {} if base is None else {base.filter: base}
+        outcome = runner.run(task, galaxy, needed.copy)
         if outcome.fit is None:
             problems.append(f"{name}: {outcome.status.value if outcome.failure is None else outcome.failure.message}")
             if not k:

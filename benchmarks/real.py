@@ -36,7 +36,7 @@ from sphot_mpi.outcomes import TaskOutcome
 from sphot_mpi.pipeline import fit_base, fit_scaled
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.qa.draw import draw_galaxy, figure_for
-from sphot_mpi.qa.panels import Panel
+from sphot_mpi.qa.panels import Panel, kernel_text
 from sphot_mpi.records import Cutout, FilterFit, Image
 from sphot_mpi.schedule import Task, TaskKind
 from sphot_mpi.sersic_profile import total_flux
@@ -116,7 +116,7 @@ def make_panel(cutout: Cutout, model: ModelImages, fit: FilterFit) -> Panel:
     return Panel(
         filter=fit.filter, data=np.where(cutout.mask, np.nan, cutout.data), sersic=model.sersic, sources=model.sources,
         sky=model.sky, components=fit.components, noise=fit.noise, unit=cutout.unit, pixel_scale=cutout.pixel_scale,
-        chi2_reduced=fit.chi2_reduced, kernel=fit.kernel.values[0], fwhm=fit.kernel.fwhm,
+        chi2_reduced=fit.chi2_reduced, kernel=kernel_text(fit.kernel), fwhm=fit.kernel.fwhm,
         n_sources=int(fit.report.sum()), flags=fit.flags,
     )  # fmt: skip
 

@@ -201,9 +201,9 @@ def table(costs: Costs, largest: int) -> Iterator[str]:
     """Yield the lines of docs/scale.md."""
     yield "| ranks | galaxies | seconds a fit | wall, s | workers busy | master busy |"
     yield "|---:|---:|---:|---:|---:|---:|"
+    sizes = [(10, 1_000), (100, 1_000), (1_000, 10_000), (1_000, 100_000), (10_000, 100_000), (100_000, 300_000)]
     for factor in (1.0, 0.1, 0.01):
-        for ranks in (10, 100, 1_000, 10_000, 100_000):
-            n_galaxies = min(max(10 * ranks, 1_000), 300_000)
+        for ranks, n_galaxies in sizes:
             if ranks > largest:
                 continue
             wall, efficiency, load = simulate(ranks, n_galaxies, factor, costs)

@@ -1,6 +1,5 @@
 """The command line: options, logging, exit statuses."""
 
-import logging
 import shlex
 import sys
 from pathlib import Path
@@ -8,29 +7,21 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.logging import RichHandler
 
 import sphot_mpi
-from sphot_mpi import mpi, mpi_lead, mpi_serve
-from sphot_mpi.campaign import Campaign, End, Limits, check_output, run_serial
+from sphot_mpi import mpi, mpi_serve
+from sphot_mpi.campaign import Campaign, run_serial
 from sphot_mpi.catalogue import read_catalogue
-from sphot_mpi.catalogue_shards import Shard
 from sphot_mpi.cli_compare import compare
 from sphot_mpi.cli_export import export
 from sphot_mpi.cli_inject import inject
 from sphot_mpi.cli_qa import report
-from sphot_mpi.config import PRESETS, Config, load_config
-from sphot_mpi.decisions import Anew, Rerun, Selection
+from sphot_mpi.cli_run import CONFIG_NAME, configuration, limits, names, run_alone, run_first, start_logging
+from sphot_mpi.config import PRESETS, load_config
+from sphot_mpi.decisions import Rerun
 from sphot_mpi.errors import SphotError, UsageError
-from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS
-from sphot_mpi.progress import choose_progress
-from sphot_mpi.results_schema import IMAGES
-from sphot_mpi.task_log import TaskLabel, log_file, stream_handler
 from sphot_mpi.tasks import pipeline_fitters
 
-log = logging.getLogger(__name__)
-
-CONFIG_NAME = "sphot_config.toml"
 LEVELS = ("debug", "info", "warning", "error")
 _PATH = click.Path(path_type=Path)
 _SECONDS = click.FloatRange(min=0.0, min_open=True)
@@ -56,6 +47,9 @@ class _Commands(click.Group):
             if first:
                 raise
             ctx.exit(error.exit_code)  # every rank reads the same command line: one complaint is enough
+        except KeyboardInterrupt:
+            click.echo("Interrupted: what was finished is in the journal; give the same command to go on.", err=True)
+            ctx.exit(130)
 
 
 @click.group(cls=_Commands, epilog="`sphot-mpi CATALOGUE` is short for `sphot-mpi run CATALOGUE`.")
@@ -68,43 +62,6 @@ main.add_command(compare)
 main.add_command(export)
 main.add_command(inject)
 main.add_command(report)
-
-
-def _names(value: str | None) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name.strip() for name in (value or "").split(",") if name.strip()))
-
-
-def _configuration(path: Path | None, preset: str | None, seed: int | None = None) -> Config:
-    """Return the configuration with what the command line changes in it."""
-    if path is None and Path(CONFIG_NAME).is_file():
-        path = Path(CONFIG_NAME)
-        log.warning("the configuration is that of %s in this folder", CONFIG_NAME)
-    config = load_config(path, preset)
-    return config if seed is None else config.replaced({"seed": seed})
-
-
-def _start_logging(level: str, console: Console, folder: Path | None = None) -> TaskLabel:
-    """Send the program's messages to the terminal, and to a file of this rank in `folder`; return who names tasks."""
-    logger = logging.getLogger("sphot_mpi")
-    label = TaskLabel()
-    size = mpi.announced_size()
-    where = f"{mpi.announced_rank()}/{size[1]} " if size is not None and size[1] > 1 else ""
-    handler: logging.Handler
-    if console.is_terminal:
-        handler = RichHandler(console=console, show_path=False, show_time=False)
-    else:
-        handler = stream_handler(sys.stderr, where, label)
-    handler.setLevel(level.upper())
-    logger.handlers = [handler]
-    logger.setLevel(level.upper())
-    if folder is not None:
-        try:
-            logger.addHandler(log_file(folder, mpi.announced_rank(), where, label))
-        except OSError as error:
-            msg = f"{folder}: log files cannot be written there ({error.strerror}); choose another --log-dir."
-            raise UsageError(msg) from error
-        logger.setLevel(min(logging.INFO, logger.level))
-    return label
 
 
 _config_option = click.option(
@@ -177,87 +134,16 @@ def run(**options: Any) -> None:
     3 done but some fits failed, 75 stopped early by a signal or a lost rank: the same command goes on.
     """
     console = Console(stderr=True)
-    label = _start_logging("error" if options["quiet"] else options["log_level"], console, options["log_dir"])
+    label = start_logging("error" if options["quiet"] else options["log_level"], console, options["log_dir"])
     world = mpi.connect()
     if world is None:
-        status = _run_alone(options, console, label)
+        status = run_alone(options, console, label, pipeline_fitters)
     elif world.rank == 0:
-        status = _run_first(world, options, console)
+        status = run_first(world, options, console, pipeline_fitters)
     else:
         with world.guarded():
-            status = mpi_serve.serve(world, pipeline_fitters, _limits(options), label)
+            status = mpi_serve.serve(world, pipeline_fitters, limits(options), label)
     raise SystemExit(status)
-
-
-def _limits(options: dict[str, Any]) -> Limits:
-    return Limits(
-        task_timeout=options["task_timeout"], grace=options["grace"], worker_timeout=options["worker_timeout"]
-    )
-
-
-def _campaign(options: dict[str, Any]) -> Campaign:
-    """Check all that can be checked before any work is done."""
-    config = _configuration(options["config_path"], options["preset"], options["seed"])
-    catalogue = read_catalogue(options["catalogue"], config, skip_invalid=options["skip_invalid"])
-    output = options["output"]
-    if options["shard"] is not None:
-        shard = Shard.parse(options["shard"])
-        catalogue, output = shard.of(catalogue), shard.path(output)
-    check_output(output)
-    anew = Anew.RESTART if options["restart"] else Anew.OVERWRITE if options["overwrite"] else Anew.NO
-    return Campaign(
-        catalogue=catalogue,
-        config=config,
-        output=output,
-        images={"none": (), "residual": ("residual",), "all": tuple(IMAGES)}[options["images"]],
-        psf=options["psf"],
-        selection=Selection(
-            filters=_names(options["filters"]),
-            only=_names(options["only"]),
-            limit=options["limit"],
-            rerun=Rerun(options["rerun"] or ""),
-            anew=anew,
-            photometry=options["photometry"],
-        ),
-        limits=_limits(options),
-        command_line=shlex.join(["sphot-mpi", *sys.argv[1:]]),
-    )
-
-
-def _run_alone(options: dict[str, Any], console: Console, label: TaskLabel) -> int:
-    campaign = _campaign(options)
-    with choose_progress(console, quiet=options["quiet"]) as progress:
-        end = run_serial(campaign, pipeline_fitters, progress, label)
-    return _summarise(end, options)
-
-
-def _run_first(world: mpi.World, options: dict[str, Any], console: Console) -> int:
-    """Run as rank 0; the others must hear of a mistake, or they would wait for ever."""
-    with world.guarded(SphotError):
-        try:
-            with choose_progress(console, quiet=options["quiet"]) as progress:
-                end = mpi_lead.lead(world, lambda: _campaign(options), pipeline_fitters, progress, _limits(options))
-        except SphotError as error:
-            mpi_lead.dismiss(world, error.exit_status)
-            raise
-        status = _summarise(end, options)
-        mpi_lead.dismiss(world, status)
-        return status
-
-
-def _summarise(end: End, options: dict[str, Any]) -> int:
-    status = end.exit_status(strict=options["strict"])
-    if not options["quiet"] and not end.nothing_done:
-        words = ", ".join(f"{count} {name}" for name, count in sorted(end.ends.items()))
-        click.echo(f"{end.galaxies} galaxies, tasks: {words}. Results: {end.output}")
-        for flag, count in end.flags.most_common():
-            click.echo(f"  {count} flagged: {FIT_FLAG_DESCRIPTIONS[flag]}")
-        if end.ends["failed"]:
-            click.echo("  Why fits failed is in the table /failures.")
-        if end.signal:
-            left = end.counts.total - end.counts.ended
-            click.echo(f"  Stopped by {end.signal}: {left} are left; give the same command to go on.")
-    return status
 
 
 @main.command()
@@ -284,10 +170,10 @@ def check(
     """Read every header of a CATALOGUE's files, say what would run and what is wrong; run nothing."""
     from sphot_mpi.survey import survey_campaign
 
-    _start_logging(log_level, Console(stderr=True))
-    config = _configuration(config_path, preset)
-    rows = read_catalogue(catalogue, config, skip_invalid=skip_invalid).select(_names(only), limit)
-    rows = rows.narrowed(_names(filters))
+    start_logging(log_level, Console(stderr=True))
+    config = configuration(config_path, preset)
+    rows = read_catalogue(catalogue, config, skip_invalid=skip_invalid).select(names(only), limit)
+    rows = rows.narrowed(names(filters))
     survey = survey_campaign(rows, config)
     for problem in survey.problems:
         click.echo(f"Problem: {problem}")
@@ -306,7 +192,7 @@ def merge(output: Path, inputs: tuple[Path, ...], overwrite: bool, log_level: st
     """Put finished results files (INPUTS), as those of a campaign's shards, into one file OUTPUT."""
     from sphot_mpi.merge import merge_results
 
-    _start_logging(log_level, Console(stderr=True))
+    start_logging(log_level, Console(stderr=True))
     command_line = shlex.join(["sphot-mpi", *sys.argv[1:]])
     written = merge_results(output, inputs, overwrite=overwrite, command_line=command_line)
     click.echo(f"Merged: {written.rows['galaxies']} galaxies of {len(inputs)} files. Results: {output}")
@@ -351,7 +237,7 @@ def plot(results: Path, name: str, output: Path | None, filters: str | None) -> 
     with ResultsReader(results) as reader:
         reader.row(name)
     target = output or Path(f"{file_stem(name)}.png")
-    plot_galaxy(results, name, target, filters=list(_names(filters)) or None)
+    plot_galaxy(results, name, target, filters=list(names(filters)) or None)
     click.echo(f"Picture: {target}")
 
 

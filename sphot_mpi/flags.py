@@ -36,7 +36,7 @@ FIT_FLAG_DESCRIPTIONS: dict[FitFlag, str] = {
     FitFlag.OWN_PROFILE: "the base filter's r_eff and n do not fit this filter, which has its own",
     FitFlag.NO_SOURCES: "no point source was found",
     FitFlag.KERNEL_AT_BOUND: "a parameter of the PSF kernel lies at its bound",
-    FitFlag.KERNEL_FEW_ANCHORS: "too few bright stars to trust the PSF kernel; without any it was held fixed",
+    FitFlag.KERNEL_FEW_ANCHORS: "too few bright stars to trust the PSF kernel; where nothing else told it, it was held",
     FitFlag.KERNEL_BOOTSTRAP: "the PSF kernel comes from the bootstrap grid",
     FitFlag.ERROR_ESTIMATED: "no error map was given; noise was measured on the image",
     FitFlag.HIGH_CHI2: "the reduced chi2 is above 2",

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +29,8 @@ from sphot_mpi.schedule import Task, TaskKind
 from sphot_mpi.tasks import Fitters, TaskRunner
 
 _LENGTH = struct.Struct("<Q")
+#: The child's first word: all is read, the task begins.
+_BEGUN = b"begun"
 
 #: Seconds before a dead child's task is condemned: if the whole job is being killed, this process is next.
 _SECOND_THOUGHTS = 2.0
@@ -86,7 +89,9 @@ def run_isolated(
     Raises
     ------
     ProcessDiedError
-        If the child dies.
+        If the child dies while it does the task.
+    RuntimeError
+        If it could not begin.
     """
     order = IsolatedTask(
         config=config.model_dump_json(by_alias=True),
@@ -111,6 +116,9 @@ def run_isolated(
             answer = _converse(child, _LENGTH.pack(len(data)) + data)
         finally:  # also when a time limit strikes here
             child.kill()
+    if answer is None:
+        msg = f"a process of its own could not be started for the task (exit status {child.returncode})"
+        raise RuntimeError(msg)
     if not answer:
         time.sleep(_SECOND_THOUGHTS)
         status = child.returncode
@@ -120,26 +128,24 @@ def run_isolated(
     return decode(answer)
 
 
-def _converse(child: subprocess.Popen[bytes], data: bytes) -> bytes:
-    """Send the order and read the answer; standard input stays open, so that the child notices our death."""
+def _converse(child: subprocess.Popen[bytes], data: bytes) -> bytes | None:
+    """Send the order; return the answer, nothing (b"") if the child dies of the task, None if it dies before."""
     if child.stdin is None or child.stdout is None:
         msg = "the child has no pipes"
         raise ValueError(msg)
-    try:
+    with suppress(BrokenPipeError):
+        # not closed, so that the child notices should this process die
         child.stdin.write(data)
         child.stdin.flush()
-    except BrokenPipeError:
-        return b""
+    begun = child.stdout.read(len(_BEGUN))
     head = child.stdout.read(_LENGTH.size)
-    if len(head) < _LENGTH.size:
-        child.wait()
-        return b""
-    length: int = _LENGTH.unpack(head)[0]
-    answer = child.stdout.read(length)
-    if len(answer) < length:
-        child.wait()
-        return b""
-    return answer
+    if len(head) == _LENGTH.size:
+        length: int = _LENGTH.unpack(head)[0]
+        answer = child.stdout.read(length)
+        if len(answer) == length:
+            return answer
+    child.wait()
+    return b"" if begun == _BEGUN else None
 
 
 def _environment() -> dict[str, str]:
@@ -166,6 +172,8 @@ def main(module: str, function: str) -> None:
     fitters: Fitters = getattr(import_module(module), function)()
     runner = TaskRunner(Config.model_validate_json(order.config), fitters, order.rank)
     task = Task(kind=order.kind, galaxy=order.index, filter=order.filter)
+    out.write(_BEGUN)
+    out.flush()
     answer = encode(runner.run(task, galaxy, lambda: {fit.filter: fit for fit in order.fits}))
     out.write(_LENGTH.pack(len(answer)) + answer)
     out.flush()

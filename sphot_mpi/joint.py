@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from sphot_mpi.detection import MatchedFilter, detect
 from sphot_mpi.joint_galaxy import galaxy_radius
+from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_render import Freedom, render_galaxy, render_sky, render_stars
 from sphot_mpi.joint_scene import Frame, Optics, Scene, Stars
 from sphot_mpi.joint_solve import Step, solve_step
@@ -26,8 +27,8 @@ QUIET_CHI2 = 3e-3
 LAST_BLEND = len(BLEND_LADDER) - 1
 #: Stars nearer to each other than this x FWHM become one.
 MERGE_FWHM = 0.3
-#: Without so many stars of this signal-to-noise, if each were alone, the kernel is held.
-LEAST_CARRIERS, CARRIER_SNR = 3, 10.0
+#: Error of the kernel's size, px^2, above which it is held: what would move it is noise.
+LEAST_KNOWN_SIZE = 1.0
 #: Least signal-to-noise of a star within one r_eff of a galaxy that is free to take its light.
 GALAXY_KEEP_SNR = 5.0
 
@@ -149,23 +150,23 @@ def add_stars(state: State, threshold: float, blend: float, caution: Image) -> S
 def solve(state: State, freedom: Freedom, tolerance: float = KERNEL_TOLERANCE) -> State:
     """Do one Gauss-Newton step and renew the optics when the kernel has moved by more than `tolerance`.
 
-    Where no bright star carries the kernel it is held: what remains would be noise, or the galaxy's own shape.
+    Where neither stars nor galaxy tell the kernel, it is held.
     """
-    if freedom.kernel and not kernel_is_carried(state):
-        freedom = replace(freedom, kernel=False)
     step = solve_step(state.scene, state.optics, freedom)
+    if freedom.kernel and not kernel_is_told(step, state.optics.frame.correlation):
+        step = solve_step(state.scene, state.optics, replace(freedom, kernel=False))
     state = replace(state, scene=step.scene, step=step, passes=state.passes + 1)
     if step.kernel.differs(state.optics.kernel, tolerance):
         state = state.with_optics(state.optics.with_kernel(step.kernel))
     return state
 
 
-def kernel_is_carried(state: State) -> bool:
-    """Whether enough bright stars stand where the kernel is measured."""
-    stars, frame = state.scene.stars, state.optics.frame
-    snr = stars.flux * np.sqrt(at(state.matched.precision, stars)) / frame.correlation
-    inside = at(frame.anchored_area & frame.good, stars)
-    return int((inside & (snr > CARRIER_SNR)).sum()) >= LEAST_CARRIERS
+def kernel_is_told(step: Step, correlation: float) -> bool:
+    """Whether stars and galaxy have told a step the kernel's size."""
+    k = step.names.index(KERNEL_NAMES[0])
+    error = correlation * float(np.sqrt(step.covariance[k, k]))
+    # what no pixel tells has no covariance at all
+    return 0.0 < error < LEAST_KNOWN_SIZE
 
 
 def prune(state: State, keep: Keep) -> State:

@@ -41,7 +41,7 @@ LEAST_KERNEL_PIXELS, LEAST_KERNEL_STARS, KERNEL_STAR_SNR = 2000, 5, 20.0
 #: A star's position is solved this often, and afterwards only above this S/N.
 SETTLED_AGE, MOVING_SNR = 3, 20.0
 #: Most solves after the last detection.
-SETTLE_PASSES = 4
+SETTLE_PASSES = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

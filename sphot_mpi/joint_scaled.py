@@ -18,7 +18,7 @@ from sphot_mpi.joint_base import (
 )
 from sphot_mpi.joint_galaxy import galaxy_of, galaxy_radius, robust_sigma
 from sphot_mpi.joint_measure import Measurement, measure
-from sphot_mpi.joint_render import SHAPE_NAMES, Freedom
+from sphot_mpi.joint_render import SHAPE_NAMES, Freedom, render_galaxy
 from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Scene, Stars
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import FilterFit, Image
@@ -45,6 +45,8 @@ LEAST_NEW_SNR = 4.5
 LEAST_ANCHORED_SNR = 0.0
 #: Chi2 of a filter's free profile against the base filter's, above which it has its own.
 PROFILE_CHANGE = 20.0
+#: Radius of the core, r_eff, and the share of the galaxy's light by which such a profile may grow outside of it.
+CORE, MOST_IN_WINGS = 1.5, 0.05
 #: Most solves of a profile.
 PROFILE_PASSES = 6
 #: Solves of the pinned stars: without, then with kernel and shift.
@@ -165,9 +167,18 @@ def with_own_profile(
     trial, trial_measurement = measure(state, own, keep, most=PROFILE_PASSES)
     found = trial.scene.galaxy
     assert found is not None
-    if (found.fluxes > 0.0).all() and profile_change(galaxy, found, trial_measurement) > PROFILE_CHANGE:
+    needed = (found.fluxes > 0.0).all() and profile_change(galaxy, found, trial_measurement) > PROFILE_CHANGE
+    # a colour gradient shows in the core; wings that grow take the field's light or the sky's tilt
+    core = galaxy_radius(galaxy, state.optics.frame.shape) < CORE
+    if needed and wing_light(trial, core) - wing_light(state, core) < MOST_IN_WINGS * galaxy.fluxes.sum():
         return trial, trial_measurement, True
     return state, measurement, False
+
+
+def wing_light(state: State, core: NDArray[np.bool_]) -> float:
+    """Flux of the galaxy that is not in the core's pixels."""
+    assert state.scene.galaxy is not None
+    return float(state.scene.galaxy.fluxes.sum() - render_galaxy(state.scene.galaxy, state.optics)[core].sum())
 
 
 def profile_change(expected: Galaxy, found: Galaxy, measurement: Measurement) -> float:

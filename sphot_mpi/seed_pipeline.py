@@ -78,7 +78,7 @@ def fit_base_seed(cutout: Cutout, library: LibraryPSF, config: Config) -> Filter
     """
     started = time.process_time()
     core = config.core
-    state = start_state(cutout, library, config)
+    state = start_state(cutout, library)
     guess = first_guess(cutout.data, cutout.mask)
     state = replace(state, components=(guess.params,))
     if guess.reason:
@@ -140,7 +140,7 @@ def fit_scaled_seed(
     core = config.core
     dx, dy = (b - c for b, c in zip(base_cutout.origin, cutout.origin, strict=True))
     shape = tuple(replace(p, x_0=p.x_0 + dx, y_0=p.y_0 + dy) for p in base.components)
-    state = replace(start_state(cutout, library, config), components=shape)
+    state = replace(start_state(cutout, library), components=shape)
     positions = np.array(base.sources[sound_sources(base.sources)])
     positions["x_fit"] += dx
     positions["y_fit"] += dy

@@ -90,25 +90,22 @@ class SeedState:
         return np.where(self.cutout.mask, 0.0, self.error**-2.0)
 
 
-def start_state(cutout: Cutout, library: LibraryPSF, config: Config) -> SeedState:
-    """State before the first fit: errors, noise, and the PSF with its starting blur.
+def start_state(cutout: Cutout, library: LibraryPSF) -> SeedState:
+    """State before the first fit: errors, noise, and the library PSF without a kernel.
 
     Parameters
     ----------
     cutout : Cutout
         Image with at least one usable pixel.
     library : LibraryPSF
-        The filter's PSF.
-    config : Config
-        ``prep.blur_psf`` gives the starting blur, in oversampled px.
+        The filter's PSF; ``prep.blur_psf`` was put on it when it was read.
 
     Returns
     -------
     SeedState
         Without galaxy, sources or sky.
     """
-    sigma = config.prep.blur_psf.get(cutout.filter, 0.0) / library.oversample
-    psf = PSF(library, Kernel("gaussian", (sigma,)))
+    psf = PSF(library, Kernel("gaussian", (0.0,)))
     noise = patch_noise(cutout.data, cutout.mask)
     error = error_map(cutout.data, cutout.mask, floor=noise) if cutout.error is None else cutout.error
     return SeedState(

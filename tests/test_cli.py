@@ -1,13 +1,14 @@
 """The command line: every mistake its sentence and exit status, and no traceback."""
 
 import os
+import signal
 import subprocess
 import sys
 
 import h5py
 import pytest
 from click.testing import CliRunner
-from fakes import FAKES, FILTERS
+from fakes import FAKES, FILTERS, make_fakes
 
 from sphot_mpi import cli, mpi
 from sphot_mpi.errors import OutputError
@@ -316,9 +317,34 @@ def test_log_dir_gets_a_line_a_task_at_any_log_level(call, files):
 
 def test_a_task_over_its_limit_fails_and_the_others_go_on(call, files):
     files.catalogue.write_text("name,path\nsleepy,ga.h5\ngb,gb.h5\n")
-    result = call("catalogue.csv", "--images", "none", "--task-timeout", 0.5)
+    result = call("catalogue.csv", "--images", "none", "--task-timeout", 2)
     assert result.exit_code == 3, result.output
     with ResultsReader(files.folder / "results.h5") as reader:
         assert reader.filters("gb") == list(FILTERS)
         failure = reader.array("failures")[0]
     assert (failure["name"], failure["error"], failure["stage"]) == (b"sleepy", b"TaskTimeout", b"fit")
+
+
+@pytest.mark.parametrize(("number", "times", "status"), [("SIGTERM", 1, 75), ("SIGINT", 1, 75), ("SIGINT", 2, 130)])
+def test_a_signal_stops_a_run_in_order_and_the_same_command_goes_on(number, times, status, call, files, monkeypatch):
+    def base(cutout, *arguments):
+        if cutout.galaxy == "gb":
+            for _ in range(times):
+                signal.raise_signal(signal.Signals[number])
+        return FAKES.base(cutout, *arguments)
+
+    call("catalogue.csv", "--images", "none", "-o", "whole.h5")
+    monkeypatch.setattr(cli, "pipeline_fitters", lambda: Fitters(base, FAKES.scaled))
+    result = call("catalogue.csv", "--images", "none")
+    assert result.exit_code == status, result.output
+    assert "give the same command to go on" in result.output
+    if status == 75:
+        assert f"Stopped by {number}: 5 are left" in result.output
+        with ResultsReader(files.folder / "results.h5") as reader:
+            assert reader.ends() == {"done": 4}
+    monkeypatch.setattr(cli, "pipeline_fitters", make_fakes)  # the process of a suspect imports it
+    again = call("catalogue.csv", "--images", "none")
+    assert again.exit_code == 0, again.output
+    assert "tasks are known" in again.output
+    with ResultsReader(files.folder / "results.h5") as one, ResultsReader(files.folder / "whole.h5") as other:
+        assert one.array("sources").tobytes() == other.array("sources").tobytes()

@@ -7,11 +7,12 @@ import pytest
 from analytic import gaussian_library
 
 from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS, FitFlag
-from sphot_mpi.joint import KERNEL_TOLERANCE, State, kernel_is_carried, solve
+from sphot_mpi.joint import KERNEL_TOLERANCE, State, kernel_is_told, solve
 from sphot_mpi.joint_galaxy import galaxy_of
 from sphot_mpi.joint_kernel import KERNEL_NAMES, prior_terms, shape_limit, stepped
 from sphot_mpi.joint_render import Freedom, render_columns, render_galaxy, render_stars
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
+from sphot_mpi.joint_solve import solve_step
 from sphot_mpi.psf import PSF
 from sphot_mpi.psf_kernel import FAMILIES, Kernel
 from sphot_mpi.records import SersicParams
@@ -121,9 +122,7 @@ def test_noise_alone_holds_the_kernel(family):
     frame = frame_of(rng.normal(0.0, NOISE, SHAPE))
     # what a ladder takes for stars: peaks of noise
     stars = Stars.new(rng.uniform(PAD, PAD + 90, 20), rng.uniform(PAD, PAD + 70, 20), np.full(20, 5.0 * NOISE))
-    state = started(Scene(stars=stars, galaxy=galaxy_of((GALAXY,))), frame, family)
-    assert not kernel_is_carried(state)
-    state, kernels = kernels_of(state, 5, replace(FREE, galaxy_scale=True))
+    state, kernels = kernels_of(started(Scene(stars=stars, galaxy=None), frame, family), 5)
     assert set(kernels) == {Kernel.of_width(family, 1.0)}
     assert "kernel" not in state.step.names
 
@@ -145,14 +144,17 @@ def test_few_stars_and_a_lumpy_galaxy_end_at_rest(family, seed):
     assert np.abs(np.diff(widths)).max() < 0.05
 
 
-def test_stars_carry_the_kernel_where_it_is_measured_only():
+def test_stars_tell_the_kernel_where_it_is_measured_only():
     scene = field(30)
     frame = observed(scene, Kernel("gaussian", (1.1,)))
-    assert kernel_is_carried(started(scene, frame, "gaussian"))
+    told = solve_step(scene, started(scene, frame, "gaussian").optics, FREE)
+    assert kernel_is_told(told, 1.0)
+    # noise that is correlated enough makes it unknown
+    assert not kernel_is_told(told, 1e4)
     blind = replace(frame, anchored_area=np.zeros(frame.shape, bool))
-    assert not kernel_is_carried(started(scene, blind, "gaussian"))
-    two = scene.with_stars(scene.stars.take(np.arange(2)))
-    assert not kernel_is_carried(started(two, frame, "gaussian"))
+    assert not kernel_is_told(solve_step(scene, started(scene, blind, "gaussian").optics, FREE), 1.0)
+    state, kernels = kernels_of(started(scene, blind, "moffat"), 3)
+    assert set(kernels) == {Kernel.of_width("moffat", 1.0)}
 
 
 def test_the_prior_pulls_the_shape_only():

@@ -173,12 +173,9 @@ def test_kernel_is_calibrated_in_the_main_loop():
     assert fit.total_flux == pytest.approx(total_flux(TRUTH), rel=0.02)
 
 
-def test_starting_blur_is_that_of_the_configuration():
-    config = CONFIG.replaced({"prep": {"blur_psf": {"F150W": 2.0}}})
-    state = start_state(scene(), library(0.8), config)
-    # two oversampled pixels of a quarter pixel each
-    assert state.psf.kernel.values == (0.5,)
-    assert start_state(scene("F814W"), library(0.8), config).psf.kernel.values == (0.0,)
+def test_a_fit_starts_from_the_library_alone():
+    """`prep.blur_psf` was put on the library when it was read; a second time would blur twice."""
+    assert start_state(scene(), library(0.8)).psf.kernel.values == (0.0,)
 
 
 @pytest.mark.parametrize("mode", ["free", "forced", "anchored"])
@@ -233,7 +230,7 @@ def test_scale_fit_without_a_base_galaxy_is_an_error(base):
 
 
 def test_residuals_are_derived_from_the_state():
-    state = with_galaxy(start_state(scene(), library(1.2), CONFIG), (TRUTH,), CONFIG.psf)
+    state = with_galaxy(start_state(scene(), library(1.2)), (TRUTH,), CONFIG.psf)
     x, y, flux = star_table()
     sources = np.zeros(x.size, SOURCE_DTYPE)
     sources["x_fit"], sources["y_fit"], sources["flux_fit"] = x, y, flux
@@ -269,7 +266,7 @@ class Steps:
 
     def run(self, limit, **core):
         config = CONFIG.replaced({"core": {"mainloop_convergence_atol": 1e-3, **core}})
-        state = replace(start_state(scene(), library(1.2), config), components=(TRUTH,))
+        state = replace(start_state(scene(), library(1.2)), components=(TRUTH,))
         return alternate(state, self.galaxy, lambda state: state, limit, config)
 
 
@@ -309,7 +306,7 @@ def test_methods_of_the_passes_are_the_seeds():
 
 
 def test_star_density_ratio_compares_light_per_area():
-    state = replace(start_state(scene(), library(1.2), CONFIG), components=(TRUTH,))
+    state = replace(start_state(scene(), library(1.2)), components=(TRUTH,))
     radius = elliptical_radius(SHAPE, TRUTH)
     rows, columns = np.nonzero(~state.cutout.mask)
     sources = np.zeros(rows.size, SOURCE_DTYPE)
@@ -349,7 +346,7 @@ def test_what_is_saved_was_measured_under_the_saved_kernel(base, monkeypatch, mo
 
 def calibrated_state(*sigmas):
     """A state that has been through kernels of the given sigmas."""
-    state = with_galaxy(start_state(scene(), library(0.8), CALIBRATED), (TRUTH,), CALIBRATED.psf)
+    state = with_galaxy(start_state(scene(), library(0.8)), (TRUTH,), CALIBRATED.psf)
     for sigma in sigmas:
         kernel = Kernel("gaussian", (sigma,))
         fit = KernelFit(values=kernel.values, fwhm=state.psf.with_kernel(kernel).fwhm)
@@ -375,7 +372,7 @@ def test_a_kernel_that_would_alternate_is_put_halfway():
 def test_the_loop_waits_for_the_kernel(monkeypatch):
     steps = Steps(monkeypatch, [8.0])
     config = CONFIG.replaced({"core": {"mainloop_convergence_patience": 1, "mainloop_min_iter": 0}})
-    state = replace(start_state(scene(), library(1.2), config), components=(TRUTH,))
+    state = replace(start_state(scene(), library(1.2)), components=(TRUTH,))
     sigmas = iter([0.5, 1.0, 1.5, 1.5, 1.5])
 
     def star_step(state):

@@ -9,6 +9,7 @@ from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.codec import encode
 from sphot_mpi.config import load_config
 from sphot_mpi.interrupts import Interrupts
+from sphot_mpi.isolation import run_isolated
 from sphot_mpi.journal import Journal, read_record
 from sphot_mpi.messages import Assignment, Handback, Report
 from sphot_mpi.outcome_store import OutcomeStore
@@ -60,6 +61,20 @@ def test_a_suspect_that_kills_that_process_has_failed(desk):
     report = do(1, TaskKind.BASE, FILTERS[0], deaths=1)
     assert (report.status, report.error) == (Status.FAILED, "ProcessDiedError")
     assert "signal SIGKILL" in report.message
+
+
+def broken_fitters():
+    msg = "there are no fitters"
+    raise ValueError(msg)
+
+
+def test_a_process_that_cannot_begin_is_not_the_death_of_a_task(tmp_path):
+    files = write_campaign(tmp_path, ("ga",))
+    config = load_config(files.config)
+    (galaxy,) = read_catalogue(files.catalogue, config).galaxies
+    task = Task(kind=TaskKind.BASE, galaxy=0, filter=FILTERS[0])
+    with pytest.raises(RuntimeError, match="could not be started"):
+        run_isolated(config, broken_fitters, 0, task, galaxy, {})
 
 
 def test_a_suspect_of_too_many_deaths_is_not_tried(desk):
