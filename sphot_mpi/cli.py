@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -285,24 +284,9 @@ def launcher() -> None:
 def warmup(checking: bool) -> None:
     """Compile all kernels into the cache, by fitting one simulated galaxy with each preset."""
     from sphot_mpi.kernels._jit import CACHE
-    from sphot_mpi.kernels.counters import count_kernels
-    from sphot_mpi.progress import Quiet
-    from sphot_mpi.simulate import simulate_campaign
+    from sphot_mpi.warmup import warm_up
 
-    with tempfile.TemporaryDirectory() as folder:
-        simulate_campaign(folder, 1, 0, "easy")
-        for preset in ("best", "sphot"):
-            config = load_config(None, preset).replaced(
-                {"prep": {"filters": ["F150W", "F277W"]}, "core": {"iter_basefit": 1, "iter_scalefit": 1}}
-            )
-            catalogue = read_catalogue(Path(folder) / "catalogue.csv", config)
-            output = Path(folder) / f"{preset}.h5"
-            run_serial(
-                Campaign(catalogue=catalogue, config=config, output=output, images=("residual",)),
-                pipeline_fitters,
-                Quiet(),
-            )
-    counts = count_kernels()
+    counts = warm_up()
     cpu = CACHE.cpu or "this processor"
     click.echo(f"Kernels for {cpu}: {counts.loaded} from the cache, {counts.compiled} compiled. Cache: {CACHE.folder}")
     raise SystemExit(1 if checking and counts.compiled else 0)
