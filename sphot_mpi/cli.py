@@ -10,14 +10,13 @@ from rich.console import Console
 
 import sphot_mpi
 from sphot_mpi import mpi, mpi_serve
-from sphot_mpi.campaign import Campaign, run_serial
 from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.cli_compare import compare
 from sphot_mpi.cli_export import export
 from sphot_mpi.cli_inject import inject
 from sphot_mpi.cli_qa import report
 from sphot_mpi.cli_run import CONFIG_NAME, configuration, limits, names, run_alone, run_first, start_logging
-from sphot_mpi.config import PRESETS, load_config
+from sphot_mpi.config import PRESETS
 from sphot_mpi.decisions import Rerun
 from sphot_mpi.errors import SphotError, UsageError
 from sphot_mpi.tasks import pipeline_fitters
@@ -43,7 +42,7 @@ class _Commands(click.Group):
             if first:
                 click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_status)
-        except click.UsageError as error:
+        except click.UsageError:
             if first:
                 raise
             # every rank reads the same command line: one complaint is enough, and a launcher may end rank 0 before it
