@@ -158,7 +158,18 @@ def test_mpirun_in_the_image(folder, serial):
 
 def test_the_hosts_mpirun_starts_a_container_a_rank(folder, serial):
     words = call(
-        *(mpirun(), "-n", "2", "apptainer", "run", IMAGE, "campaign/catalogue.csv", "-o", "hybrid.h5", *CHOICE),
+        *(
+            mpirun(),
+            "-n",
+            "2",
+            shutil.which("apptainer"),
+            "run",
+            IMAGE,
+            "campaign/catalogue.csv",
+            "-o",
+            "hybrid.h5",
+            *CHOICE,
+        ),
         folder=folder,
     )
     assert words.count("2 galaxies, tasks: 4 done") == 1  # one campaign, not two of one rank
@@ -175,7 +186,7 @@ def test_the_hosts_mpi_in_place_of_the_images(folder, serial):
     library = next(Path("/usr/lib").glob("*/libmpich.so.12"))
     host = folder / "hostmpi"
     call(ROOT / "container" / "host_mpi.sh", library, host, folder=folder)
-    inside = ("apptainer", "exec", "--bind", host, "--env", f"LD_LIBRARY_PATH={host}", IMAGE)
+    inside = (shutil.which("apptainer"), "exec", "--bind", host, "--env", f"LD_LIBRARY_PATH={host}", IMAGE)
     version = "from mpi4py import MPI; print(MPI.Get_library_version())"
     theirs, ours = (
         call(*command, "python", "-c", version, folder=folder) for command in (inside, (*inside[:2], IMAGE))
@@ -208,7 +219,7 @@ def test_without_privileges(folder, serial, user):
     image.chmod(0o644)
     for command in (
         f"apptainer exec {image} mpirun -n 2 sphot-mpi campaign/catalogue.csv -o inside.h5",
-        f"{mpirun()} -n 2 apptainer run {image} campaign/catalogue.csv -o hybrid.h5",
+        f"{mpirun()} -n 2 {shutil.which('apptainer')} run {image} campaign/catalogue.csv -o hybrid.h5",
     ):
         # the user's environment, not root's
         call("su", "-", USER, "-c", f"OMPI_MCA_rmaps_base_oversubscribe=1 {command} {' '.join(CHOICE)}", folder="/")
