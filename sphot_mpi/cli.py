@@ -42,10 +42,12 @@ class _Commands(click.Group):
             if first:
                 click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_status)
-        except click.UsageError as error:
+        except click.UsageError:
             if first:
                 raise
-            ctx.exit(error.exit_code)  # every rank reads the same command line: one complaint is enough
+            # every rank reads the same command line: one complaint is enough, and a launcher may end rank 0 before it
+            # is out if another rank leaves with an error
+            ctx.exit(0)
         except KeyboardInterrupt:
             click.echo("Interrupted: what was finished is in the journal; give the same command to go on.", err=True)
             ctx.exit(130)

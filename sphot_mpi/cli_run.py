@@ -113,13 +113,15 @@ def run_alone(options: dict[str, Any], console: Console, label: TaskLabel, make_
 
 def run_first(world: mpi.World, options: dict[str, Any], console: Console, make_fitters: Callable[[], Fitters]) -> int:
     """Run as rank 0; the others must hear of a mistake, or they would wait for ever."""
-    with world.guarded(SphotError):
+    with world.guarded():
         try:
             with choose_progress(console, quiet=options["quiet"]) as progress:
                 end = mpi_lead.lead(world, lambda: _campaign(options), make_fitters, progress, limits(options))
         except SphotError as error:
+            # said before the others leave: some launchers end all ranks as soon as one has left with an error
+            click.echo(f"Error: {error}", err=True)
             mpi_lead.dismiss(world, error.exit_status)
-            raise
+            return error.exit_status
         status = _summarise(end, options)
         mpi_lead.dismiss(world, status)
         return status

@@ -43,7 +43,7 @@ def environment(**more):
     return {**os.environ, **quiet, **more}
 
 
-def start(folder, *arguments, ranks=0, program=FAKE, timeout=120, **more):
+def start(folder, *arguments, ranks=0, program=FAKE, timeout=240, **more):
     """Run the command line to its end; a hang ends as a failure."""
     return subprocess.run(
         command(*arguments, ranks=ranks, program=program),
@@ -70,7 +70,7 @@ class Running:
             start_new_session=True,
         )
 
-    def wait(self, timeout=90):
+    def wait(self, timeout=120):
         """Return exit status and output."""
         status = self.process.wait(timeout)
         self._log.seek(0)

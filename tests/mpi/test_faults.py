@@ -141,7 +141,7 @@ def test_a_task_that_kills_its_process_is_found_out_and_not_tried_a_third_time(t
 
 @pytest.mark.parametrize(
     ("name", "option", "words"),
-    [("stop", ("--worker-timeout", "3"), "has been silent for"), ("hang", ("--task-timeout", "4"), "hangs")],
+    [("stop", ("--worker-timeout", "3"), "has been silent for"), ("hang", ("--task-timeout", "3"), "hangs")],
 )
 def test_a_worker_that_does_not_answer_ends_the_job_with_status_75(name, option, words, tmp_path):
     write_campaign(tmp_path, ("ga", name, "gc"))
