@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,13 @@ from rich.console import Console
 
 import sphot_mpi
 from sphot_mpi import mpi, mpi_serve
-from sphot_mpi.campaign import Campaign, run_serial
 from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.cli_compare import compare
 from sphot_mpi.cli_export import export
 from sphot_mpi.cli_inject import inject
 from sphot_mpi.cli_qa import report
 from sphot_mpi.cli_run import CONFIG_NAME, configuration, limits, names, run_alone, run_first, start_logging
-from sphot_mpi.config import PRESETS, load_config
+from sphot_mpi.config import PRESETS
 from sphot_mpi.decisions import Rerun
 from sphot_mpi.errors import SphotError, UsageError
 from sphot_mpi.tasks import pipeline_fitters
@@ -286,24 +284,9 @@ def launcher() -> None:
 def warmup(checking: bool) -> None:
     """Compile all kernels into the cache, by fitting one simulated galaxy with each preset."""
     from sphot_mpi.kernels._jit import CACHE
-    from sphot_mpi.kernels.counters import count_kernels
-    from sphot_mpi.progress import Quiet
-    from sphot_mpi.simulate import simulate_campaign
+    from sphot_mpi.warmup import warm_up
 
-    with tempfile.TemporaryDirectory() as folder:
-        simulate_campaign(folder, 1, 0, "easy")
-        for preset in ("best", "sphot"):
-            config = load_config(None, preset).replaced(
-                {"prep": {"filters": ["F150W", "F277W"]}, "core": {"iter_basefit": 1, "iter_scalefit": 1}}
-            )
-            catalogue = read_catalogue(Path(folder) / "catalogue.csv", config)
-            output = Path(folder) / f"{preset}.h5"
-            run_serial(
-                Campaign(catalogue=catalogue, config=config, output=output, images=("residual",)),
-                pipeline_fitters,
-                Quiet(),
-            )
-    counts = count_kernels()
+    counts = warm_up()
     cpu = CACHE.cpu or "this processor"
     click.echo(f"Kernels for {cpu}: {counts.loaded} from the cache, {counts.compiled} compiled. Cache: {CACHE.folder}")
     raise SystemExit(1 if checking and counts.compiled else 0)

@@ -175,3 +175,30 @@ def test_counters_tell_loaded_from_compiled(tmp_path):
     )
     assert first == ["0", "2"]  # median_mad, and the kernel that it calls
     assert second == ["1", "0"]  # one file holds both
+
+
+@pytest.mark.slow
+def test_the_warm_up_leaves_out_no_kernel():
+    """A kernel that Python code names, and that no fit of the warm-up has called, would be compiled by every rank."""
+    code = """
+import importlib, pkgutil, re
+from pathlib import Path
+from numba.core.dispatcher import Dispatcher
+import sphot_mpi.kernels
+from sphot_mpi.warmup import warm_up
+
+warm_up()
+package = Path(sphot_mpi.kernels.__path__[0])
+source = "".join(path.read_text() for path in package.parent.rglob("*.py") if path.parent != package)
+for info in pkgutil.iter_modules([str(package)]):
+    module = importlib.import_module(f"sphot_mpi.kernels.{info.name}")
+    for name, kernel in vars(module).items():
+        ours = isinstance(kernel, Dispatcher) and kernel.py_func.__module__ == module.__name__
+        used = rf"kernels[.]{name}[(]|kernels[.]{info.name} import ([(][^)]*|[^(\\n]*)\\b{name}\\b"
+        if ours and not kernel.signatures and re.search(used, source):
+            print(info.name, name)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=280, check=True, env=dict(os.environ)
+    )
+    assert done.stdout == ""

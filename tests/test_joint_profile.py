@@ -1,0 +1,73 @@
+"""Magnitudes that do not hang on the depth of the star fit, and profiles of a filter's own."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_joint_fit import BASE, CONFIG, GALAXY, OTHER, base_cutout, base_fit, crowded, library, make_cutout
+
+from sphot_mpi.flags import FitFlag
+from sphot_mpi.joint_galaxy import galaxy_of
+from sphot_mpi.joint_measure import Measurement
+from sphot_mpi.joint_pipeline import fit_base_joint, fit_scaled_joint
+from sphot_mpi.joint_profile import profile_change
+from sphot_mpi.simulate_render import total_flux
+
+
+def fits_to(depth):
+    """Both filters with a ladder that ends at a depth."""
+    ladder = [step for step in CONFIG.psf.snr_ladder if step > depth] + [depth] * 3
+    config = CONFIG.replaced({"psf": {"snr_ladder": ladder}})
+    base = fit_base_joint(base_cutout(), library(BASE), config)
+    other = make_cutout(crowded(), OTHER, with_error=True)
+    return base, fit_scaled_joint(other, library(OTHER), base, base_cutout(), config)
+
+
+def test_the_galaxy_does_not_hang_on_the_depth_of_the_star_fit():
+    shallow, deep = fits_to(6.0), fits_to(3.0)
+    assert deep[0].sources.size > shallow[0].sources.size
+    # the base filter's galaxy is measured before any fainter star is looked for
+    assert deep[0].components == shallow[0].components
+    assert deep[0].total_flux == shallow[0].total_flux
+    # of the other filter's anchors only the law of their position errors is taken from the deep fit
+    assert deep[1].total_flux == pytest.approx(shallow[1].total_flux, rel=2e-3)
+
+
+def test_a_colour_gradient_gets_a_profile_of_its_own():
+    field = crowded()
+    compact = replace(GALAXY, r_eff=0.75 * GALAXY.r_eff, amplitude=GALAXY.amplitude / 0.75**2)
+    other = make_cutout(replace(field, components=(compact,)), OTHER, with_error=True)
+    own = fit_scaled_joint(other, library(OTHER), base_fit(), base_cutout(), CONFIG)
+    pinned_config = CONFIG.replaced({"core": {"profile_by_filter": False}})
+    pinned = fit_scaled_joint(other, library(OTHER), base_fit(), base_cutout(), pinned_config)
+    assert FitFlag.OWN_PROFILE in own.flags
+    assert FitFlag.OWN_PROFILE not in pinned.flags
+    (got,) = own.components
+    # the star field's confusion leaves a few per cent
+    assert got.r_eff == pytest.approx(compact.r_eff, rel=0.05)
+    # the geometry is the base filter's
+    (base,) = base_fit().components
+    assert (got.ellip, got.theta) == pytest.approx((base.ellip, base.theta), rel=1e-9)
+    true = 10.0 ** (-0.4 * 0.43) * total_flux(compact)
+    assert abs(own.total_flux - true) < abs(pinned.total_flux - true)
+    assert own.chi2_reduced < pinned.chi2_reduced
+
+
+def test_the_change_of_a_profile_is_counted_in_its_errors():
+    expected = galaxy_of((GALAXY,))
+    found = replace(expected, shapes=expected.shapes + np.array([[0.1, -0.2, 0.0, 0.0]]))
+    names = ("0.ln_r", "0.ln_n", "0.flux")
+    measurement = Measurement(names=names, covariance=np.diag([0.05, 0.1, 1.0]) ** 2, quiet=True)
+    # 2 sigma in each of two parameters without correlation
+    assert profile_change(expected, found, measurement) == pytest.approx(8.0)
+    assert profile_change(expected, expected, measurement) == 0.0
+
+
+def test_a_change_of_the_components_shares_counts_and_a_common_factor_does_not():
+    expected = galaxy_of((GALAXY, replace(GALAXY, r_eff=3.0, n=1.0)))
+    names = ("0.ln_r", "0.ln_n", "1.ln_r", "1.ln_n", "0.flux", "1.flux")
+    measurement = Measurement(names=names, covariance=np.eye(6), quiet=True)
+    brighter = replace(expected, fluxes=3.0 * expected.fluxes)
+    assert profile_change(expected, brighter, measurement) == pytest.approx(0.0, abs=1e-12)
+    redder = replace(expected, fluxes=expected.fluxes * np.array([1.0, 2.0]))
+    assert profile_change(expected, redder, measurement) > 1.0
