@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
+from sphot_mpi.kernels import bands
 from sphot_mpi.kernels import stars as kernels
 from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.sersic_grid import LibraryGrids, frequencies, kernel_envelope, working_box
@@ -192,6 +193,30 @@ class StarRenderer:
     ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
         """Unit-flux stamps with derivatives, and their corners; see `StarField.stamps`."""
         return self.core.stamps(x, y, radius)
+
+    def columns(
+        self, x: Vector, y: Vector, flux: Vector, first: NDArray[np.int64], width: NDArray[np.int64], radius: int
+    ) -> NDArray[np.float64]:
+        """Stamps of the stars' columns in a fit.
+
+        Parameters
+        ----------
+        x, y, flux : (n,) float64 ndarray
+            Positions, px, and total fluxes.
+        first, width : (n,) int64 ndarray
+            First column of each star, and their number: 1 (flux) or 3 (flux, x, y).
+        radius : int
+            Half-size, px.
+
+        Returns
+        -------
+        (columns, 2 radius + 1, 2 radius + 1) float64 ndarray
+            Derivatives of the stars' images by each unknown.
+        """
+        columns = np.empty((int(width.sum()), 2 * radius + 1, 2 * radius + 1))
+        psf = self.core.psf
+        bands.star_columns(columns, first, width, psf.planes, psf.oversample, *psf.origin, x, y, flux)
+        return columns
 
     def sampled(self, radius: int) -> Image:
         """Unit-flux star centred on a pixel, cut to a half-size of `radius` px."""
