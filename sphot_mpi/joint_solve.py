@@ -159,9 +159,9 @@ def _dense_normal(rendered: Rendered, frame: Frame, residual: Image) -> tuple[ND
     if not frame.good.any():
         msg = "the image has no usable pixel; give data that are finite and not zero"
         raise FitError(msg)
-    root = np.sqrt(frame.weight[frame.good])
-    weighted = rendered.columns[frame.good] * root[:, None]
-    return weighted.T @ weighted, weighted.T @ (root * residual[frame.good])
+    columns = rendered.columns.reshape(-1, len(rendered.names))
+    weighted = columns * frame.weight.reshape(-1, 1)
+    return columns.T @ weighted, weighted.T @ residual.ravel()
 
 
 def _move_stars(stars: Stars, system: StarSystem, solution: _Solution) -> Stars:

@@ -158,13 +158,15 @@ class SersicRenderer:
             image += total_flux(component) * self.render(to_vector(component))
         return image
 
-    def jacobian(self, vector: Array) -> Array:
+    def jacobian(self, vector: Array, *, kernel_slopes: bool | None = None) -> Array:
         """Image of unit total flux with its derivatives.
 
         Parameters
         ----------
         vector : (6,) float64 ndarray
             (x_0, y_0, ln r_circ, ln n, eta_1, eta_2).
+        kernel_slopes : bool, optional
+            Whether those by the kernel are wanted; default: the renderer's.
 
         Returns
         -------
@@ -172,7 +174,8 @@ class SersicRenderer:
             The image, its derivatives by the six components of `vector`, then those by the kernel's coordinates,
             if `kernel_slopes`. In single precision inside: 1e-6 of each one's maximum.
         """
-        n_slopes = len(self.psf.kernel.coordinates) if self.kernel_slopes else 0
+        wanted = self.kernel_slopes if kernel_slopes is None else self.kernel_slopes and kernel_slopes
+        n_slopes = len(self.psf.kernel.coordinates) if wanted else 0
         spectra, grid = self._spectra(vector, 7 + n_slopes)
         return self._finish(spectra, vector, grid, 7)
 
