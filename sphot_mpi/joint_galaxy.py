@@ -25,6 +25,8 @@ CLIP = 4.0
 CORE_FWHM = 2.0
 #: Residual scatter in the core over that outside, above which a second component is tried.
 CORE_SCATTER = 1.15
+#: Part of chi2 that a step of a fit without stars must gain: the joint fit goes on from there.
+SMOOTH_GAIN = 1e-5
 #: Side, px, of the blocks whose medians tell stars from smooth light.
 BLOCK = 9
 #: A component with less than this share of the light is a star or a blemish.
@@ -89,6 +91,7 @@ def fit_smooth(frame: Frame, optics: Optics, components: tuple[SersicParams, ...
         n_components=len(components),
         max_evaluations=most,
         retry=False,
+        relative=SMOOTH_GAIN,
         bounds=bounds_of(frame, len(components)),
     )
     return Smooth(galaxy=galaxy_of(fit.components), sky=sky_vector(fit.sky, frame.shape), chi2=fit.chi2)

@@ -16,6 +16,8 @@ TELLING_SNR = 5.0
 #: Parameters of one component's place and shape, in the order of `Galaxy.centres` and `Galaxy.shapes`.
 CENTRE_NAMES = ("x_0", "y_0")
 SHAPE_NAMES = ("ln_r", "ln_n", "eta_1", "eta_2")
+#: Derivatives by a common displacement.
+SHIFT_NAMES = ("shift_x", "shift_y")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,19 +104,18 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
     columns: dict[str, Image] = {f"sky{k}": basis[k] for k in range(3)}
     if freedom.kernel or freedom.shift:
         telling = stars.flux > TELLING_SNR * optics.star_error
-        bright, faint = stars.take(telling), stars.take(~telling)
-        planes = optics.kernel_planes if freedom.kernel else optics.psf.planes[np.newaxis][:0]
-        images = optics.stars.render_with_derivatives(bright.x, bright.y, bright.flux, planes)
-        star_image = images.model + render_stars(faint, optics)
-        columns |= dict(zip(KERNEL_NAMES, images.dkernel, strict=False))
-        if freedom.shift:
-            columns["shift_x"], columns["shift_y"] = images.dx, images.dy
+        images = optics.stars.render_with_derivatives(
+            stars.x, stars.y, stars.flux, telling, shift=freedom.shift, kernel=freedom.kernel
+        )
+        star_image = images.model
+        columns |= dict(zip(KERNEL_NAMES, images.kernel, strict=False))
+        columns |= dict(zip(SHIFT_NAMES, images.shift, strict=False))
     else:
         star_image = render_stars(stars, optics)
     galaxy_image = np.zeros(shape)
     if scene.galaxy is not None:
         galaxy_image = _galaxy_columns(scene.galaxy, optics, freedom, columns)
-    for name in (*KERNEL_NAMES, "shift_x", "shift_y"):
+    for name in (*KERNEL_NAMES, *SHIFT_NAMES):
         if name in columns:
             # where the base filter has no data, the stars are not known well enough to tell the PSF
             columns[name] = np.where(optics.frame.anchored_area, columns[name], 0.0)

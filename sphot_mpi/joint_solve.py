@@ -2,7 +2,7 @@
 
 The unknowns fall into two kinds: three columns a star (flux, x, y), each on a
 small stamp, and a dozen dense columns (sky plane, kernel, common shift, galaxy).
-The stars' normal matrix G is sparse and factorised once; the dense unknowns are
+The stars' normal matrix G is a band and factorised once; the dense unknowns are
 solved in its Schur complement, whose inverse is their covariance marginal over
 all stars. The stars' equations use core stamps, but the residual is that of the
 full model: ``A_core^T W (data - model) = 0`` has no bias from cut wings
@@ -141,14 +141,10 @@ class _Solution:
 
 def _solve_dense(system: StarSystem, dense: _Dense) -> _Solution:
     """Solve the dense unknowns in the stars' Schur complement, then the stars."""
-    if system.factor is None:
-        response, alone = np.zeros((0, len(dense.names))), np.zeros(0)
-        schur, reduced = dense.gram, dense.rhs
-    else:
-        both = system.factor.solve(np.column_stack((system.cross, system.rhs)))
-        response, alone = both[:, :-1], both[:, -1]
-        schur = dense.gram - system.cross.T @ response
-        reduced = dense.rhs - system.cross.T @ alone
+    both = system.solve(np.column_stack((system.cross, system.rhs)))
+    response, alone = both[:, :-1], both[:, -1]
+    schur = dense.gram - system.cross.T @ response
+    reduced = dense.rhs - system.cross.T @ alone
     matrix = schur + np.diag(dense.damping)
     step = _invert(matrix) @ reduced
     limit = shape_limit(step, dense.names, dense.kernel)
@@ -165,9 +161,9 @@ def _dense_normal(rendered: Rendered, frame: Frame, residual: Image) -> tuple[ND
     if not frame.good.any():
         msg = "the image has no usable pixel; give data that are finite and not zero"
         raise FitError(msg)
-    root = np.sqrt(frame.weight[frame.good])
-    weighted = rendered.columns[frame.good] * root[:, None]
-    return weighted.T @ weighted, weighted.T @ (root * residual[frame.good])
+    columns = rendered.columns.reshape(-1, len(rendered.names))
+    weighted = columns * frame.weight.reshape(-1, 1)
+    return columns.T @ weighted, weighted.T @ residual.ravel()
 
 
 def _move_stars(stars: Stars, system: StarSystem, solution: _Solution) -> Stars:

@@ -250,8 +250,8 @@ def check_rendering(fit, cutout, state):
     # stars too faint to be found, whose mean light the fit expects, are in no table: they stay in the residual
     frame = state.optics.frame
     inner = frame.interior(residual_of(state) + frame.faint)
-    # the faintest wings lie on a coarse grid whose margin is another: a hundredth of the noise
-    np.testing.assert_allclose(residual, inner, atol=0.01 * NOISE[cutout.filter])
+    # both are in single precision, and on grids of different periods
+    np.testing.assert_allclose(residual, inner, atol=2e-3 * NOISE[cutout.filter])
     assert images.sersic.sum() == pytest.approx(fit.flux_in_cutout, rel=1e-5)
     assert residual.std() == pytest.approx(NOISE[cutout.filter], rel=0.15)
     # the fit's own chi2 counts errors that are at least those of the map

@@ -300,8 +300,8 @@ def test_a_step_is_the_dense_least_squares_solution(case):
         rows = slice(k, k + width)
         np.testing.assert_allclose(got[:width] / error_bars[rows], solution[rows] / error_bars[rows], atol=1e-5)
         np.testing.assert_allclose(got[width:], 0.0, atol=1e-12)
-        # all 12 stars are each other's neighbours here, so the marginal error of a flux is exact
-        assert after.variance[s, 0] == pytest.approx(covariance[k, k], rel=1e-6)
+        # stars beyond 2.5 FWHM are not free in a star's error: that much of its variance
+        assert after.variance[s, 0] == pytest.approx(covariance[k, k], rel=3e-3)
         k += width
     assert step.chi2 == pytest.approx((problem.rhs**2).sum(), rel=1e-12)
 
