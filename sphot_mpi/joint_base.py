@@ -6,6 +6,7 @@ import numpy as np
 
 from sphot_mpi.config import Config
 from sphot_mpi.joint import LAST_BLEND, Keep, State, at, descend, prune, settle, solve
+from sphot_mpi.joint_blends import split_blends
 from sphot_mpi.joint_core import with_central_stars
 from sphot_mpi.joint_galaxy import (
     Smooth,
@@ -139,6 +140,7 @@ def _find_galaxy(state: State, joint: Freedom, keep: Keep, config: Config) -> tu
     for index, threshold in enumerate((*steps, MEASURE_SNR)):
         caution = centre_caution(state, config)
         state = descend(state, (threshold,), joint, keep, caution, first_blend=2 + index)
+    state = split_blends(state)
     state = _descend_again(state, joint, keep, config)
     structured = False
     for _ in range(MOST_WIDENINGS):

@@ -1,10 +1,9 @@
-"""The galaxy's core: light there that one Sersic cannot make, whether it is the galaxy's or a star's.
+"""Bright stars before the galaxy's centre.
 
 No star is looked for within a radius of the centre, because what a Sersic model leaves there is the galaxy's. But a
-core may be lopsided, and a bright star before it would be taken for galaxy. So where a peak is left near the centre,
-a second component with a centre of its own is tried first. After that a star is, if the peak cannot be a piece of the
-galaxy: a wrong profile leaves a residual of both signs, a star one peak that towers over the dips around it. Either
-has to gain far more chi2 than chance.
+bright star there would be taken for galaxy. Two things tell them apart: a wrong profile leaves a residual of both
+signs, a star one peak that towers over the dips around it; and with the star the whole fit gains far more chi2 than
+chance.
 """
 
 from dataclasses import dataclass, replace
@@ -18,16 +17,12 @@ from sphot_mpi.joint_measure import chance
 from sphot_mpi.joint_render import Freedom
 from sphot_mpi.joint_scene import Stars
 
-#: S/N of a peak that is worth a trial; of a star's peak over the deepest dip's.
-PEAK_SNR, STAR_CONTRAST = 6.0, 2.5
-#: A star's least distance from the centre, and a component's least r_circ, in FWHM.
-NEAREST_FWHM, LEAST_SIZE_FWHM = 0.5, 0.5
-#: Components are looked for within this many r_eff.
-CORE = 0.5
-#: A component starts with this part of the galaxy's radius and of its light.
-START_SIZE, START_SHARE = 0.25, 0.1
-#: Most stars, and solves before a gain is judged: of a star and of a component.
-MOST_STARS, STAR_PASSES, COMPONENT_PASSES = 3, 5, 8
+#: S/N of a star's peak, and that over the deepest dip's.
+PEAK_SNR, PEAK_CONTRAST = 6.0, 2.5
+#: Nearer to the centre than this x FWHM, a star and a nucleus cannot be told apart.
+NEAREST_FWHM = 0.75
+#: Most stars, and solves before a star's gain is judged.
+MOST_STARS, TRIAL_PASSES = 3, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +54,7 @@ def with_central_stars(state: State, freedom: Freedom, keep: Keep, radius: float
     Parameters
     ----------
     state : State
-        With a galaxy that was solved beside the stars outside.
+        With a galaxy that was solved beside the stars outside its centre.
     freedom : Freedom
         What is free; the galaxy has to be.
     keep : Keep
@@ -71,10 +66,10 @@ def with_central_stars(state: State, freedom: Freedom, keep: Keep, radius: float
         star = _star(state, radius)
         if star is None:
             break
-        without = _settled(state, freedom, keep, STAR_PASSES)
+        without = _settled(state, freedom, keep)
         stars = without.scene.stars
         scene = without.scene.with_stars(stars.join(star))
-        found = _settled(replace(without, scene=scene), freedom, keep, STAR_PASSES)
+        found = _settled(replace(without, scene=scene), freedom, keep)
         if _chi2(without) - _chi2(found) < SECOND_COMPONENT_GAIN * chance(state):
             break
         state = found
@@ -102,16 +97,16 @@ def _star(state: State, radius: float) -> Stars | None:
         return None
     distance = centre_distance(galaxy, state.optics.frame.shape)
     peak = find_peak(state, distance < radius)
-    if peak is None or peak.snr < max(PEAK_SNR, -STAR_CONTRAST * peak.dip):
+    if peak is None or peak.snr < max(PEAK_SNR, -PEAK_CONTRAST * peak.dip):
         return None
     if distance[int(peak.y), int(peak.x)] < NEAREST_FWHM * state.optics.fwhm:
         return None
     return Stars.new(np.array([peak.x]), np.array([peak.y]), np.array([peak.flux]))
 
 
-def _settled(state: State, freedom: Freedom, keep: Keep, passes: int) -> State:
-    """Solve until a gain shows."""
-    for _ in range(passes):
+def _settled(state: State, freedom: Freedom, keep: Keep) -> State:
+    """Solve until a star's gain shows."""
+    for _ in range(TRIAL_PASSES):
         state = prune(solve(state, freedom), keep)
     return state
 

@@ -16,6 +16,7 @@ from sphot_mpi.joint_base import (
     hold_settled,
     kernel_area,
 )
+from sphot_mpi.joint_core import with_central_stars
 from sphot_mpi.joint_galaxy import galaxy_of, galaxy_radius, robust_sigma
 from sphot_mpi.joint_measure import Measurement, measure
 from sphot_mpi.joint_profile import with_own_profile
@@ -41,7 +42,7 @@ FREE_SNR, MOST_FREE = 30.0, 150
 #: Least part of the image that both filters must cover to measure kernel and shift there alone.
 LEAST_COMMON = 0.1
 #: Detection in this filter ends here: what is fainter is left to the anchors.
-LEAST_NEW_SNR = 4.5
+LEAST_NEW_SNR = 3.0
 #: Anchored stars below this S/N are dropped: a dark star only makes room for somebody else's light.
 LEAST_ANCHORED_SNR = 0.0
 #: Solves of the pinned stars: without, then with kernel and shift.
@@ -112,10 +113,13 @@ def fit_scaled_scene(
         joint, most = Freedom(kernel=calibrate, galaxy_flux=True, galaxy_shape=True), REFIT_PASSES
     else:
         joint, most = Freedom(kernel=calibrate, shift=True, galaxy_scale=True), SETTLE_PASSES
-    state, measurement = measure(state, joint, keep, most=most)
-    own_profile = False
-    if config.core.profile_by_filter and not config.core.allow_refit:
-        state, measurement, own_profile = with_own_profile(state, measurement, joint, keep)
+    state, measurement, own_profile = _measured(state, joint, keep, config, most)
+    if positions != "forced":
+        # a star that only this filter shows before the centre
+        radius = config.psf.center_mask_r_in_fwhm * state.optics.fwhm
+        starred = with_central_stars(state, joint, keep, radius)
+        if starred is not state:
+            state, measurement, own_profile = _measured(starred, joint, keep, config, most)
     # from here on the galaxy is held: its light must not hang on how deep the stars are fitted
     held, keep = Freedom(kernel=calibrate), Keep.beside_held_galaxy(config.psf.keep_snr)
     if positions != "free":
@@ -127,6 +131,14 @@ def fit_scaled_scene(
     return ScaledFit(
         state=state, measurement=measurement, converged=converged and measurement.quiet, own_profile=own_profile
     )
+
+
+def _measured(state: State, joint: Freedom, keep: Keep, config: Config, most: int) -> tuple[State, Measurement, bool]:
+    """Measure the galaxy, with a radial profile of its own where it needs one; returns whether it did."""
+    state, measurement = measure(state, joint, keep, most=most)
+    if not config.core.profile_by_filter or config.core.allow_refit:
+        return state, measurement, False
+    return with_own_profile(state, measurement, joint, keep)
 
 
 def _find_scale(

@@ -384,6 +384,20 @@ def test_a_bright_star_before_the_centre_is_not_taken_for_galaxy():
     assert abs(magnitude_error(fit, total_flux(GALAXY))) < 0.02
 
 
+def test_a_star_before_the_centre_that_only_another_filter_shows_is_found_there():
+    flux, blue = 2.0 * lone_error(BASE), 100.0 * lone_error(OTHER)
+    field = with_star(make_field(40, seed=3, clear=15.0), flux, 4.5)
+    field.ratio[-1] = blue / flux
+    base_image = make_cutout(field, with_error=True)
+    base = fit_base_joint(base_image, library(BASE), CONFIG)
+    fit = fit_scaled_joint(make_cutout(field, OTHER, with_error=True), library(OTHER), base, base_image, CONFIG)
+    assert near_centre(base, 6.0).size == 0
+    (star,) = near_centre(fit, 6.0)
+    assert star["flux_fit"] == pytest.approx(blue, rel=0.1)
+    flux = 10.0 ** (-0.4 * GALAXY_COLOUR) * total_flux(GALAXY)
+    assert abs(magnitude_error(fit, flux)) < 0.02
+
+
 def test_a_core_that_is_no_sersic_makes_no_star_before_the_centre():
     # a nucleus off the disk's centre: a residual of both signs
     nucleus = replace(BULGE, amplitude=1.0, x_0=GALAXY.x_0 + 1.0, ellip=0.6)
