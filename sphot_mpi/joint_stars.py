@@ -111,10 +111,10 @@ def star_system(stars: Stars, optics: Optics, residual: Image, columns: NDArray[
     size = int(width.sum())
     stamps = optics.stars.columns(stars.x[order], stars.y[order], stars.flux[order], sorted_first, sorted_width, radius)
     # the residual is one more dense image
-    m = columns.shape[2]
+    m = columns.shape[0]
     dense = np.zeros((*frame.shape, -(-(m + 1) // LANES) * LANES))
-    dense[:, :, :m] = columns
-    dense[:, :, m] = residual
+    for k, image in enumerate((*columns, residual)):
+        dense[:, :, k] = image
     band = np.empty((size, bands.band_width(place, sorted_first, sorted_width, 2 * radius + 1) + 1))
     products = np.empty((size, dense.shape[2]))
     bands.band_normal(

@@ -28,12 +28,12 @@ WIDEST_BAND = 1.25
 #: Lattice nodes a side of a star, oversampling of the band, and the kernel's shape for both: 3e-6 of a star.
 _WIDTH, _OVERSAMPLING = 7, 1.5
 _BETA = 0.97 * np.pi * _WIDTH * (1.0 - 0.5 / _OVERSAMPLING)
-#: Nodes of the quadrature for the kernel's transform.
-_QUADRATURE = 24
+#: Quadrature for the kernel's transform.
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 #: Stars further off the image than this, px, are left out.
 MARGIN = 16
 #: Half-size of the largest core stamp, and the room for the kernel around it, px.
-LARGEST_STAMP, CORE_ROOM = 12, 10
+LARGEST_STAMP, CORE_ROOM = 12, 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -225,6 +225,5 @@ class StarRenderer:
 
 def _kernel_transform(frequency: NDArray[np.float64]) -> NDArray[np.float64]:
     """Transform of the spreading kernel at frequencies in cycles per node."""
-    z, weight = np.polynomial.legendre.leggauss(_QUADRATURE)
-    profile = 0.5 * _WIDTH * weight * np.exp(_BETA * (np.sqrt(1.0 - z**2) - 1.0))
-    return np.asarray(np.cos(np.pi * _WIDTH * frequency[..., None] * z) @ profile)
+    profile = 0.5 * _WIDTH * _WEIGHTS * np.exp(_BETA * (np.sqrt(1.0 - _NODES**2) - 1.0))
+    return np.asarray(np.cos(np.pi * _WIDTH * frequency[..., None] * _NODES) @ profile)
