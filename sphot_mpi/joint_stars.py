@@ -57,10 +57,9 @@ class StarSystem:
 
     def solve(self, rhs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Solve for the columns of `rhs`."""
-        filled = np.zeros((rhs.shape[0], -(-rhs.shape[1] // LANES) * LANES))
-        filled[:, : rhs.shape[1]] = rhs
-        bands.band_solve(self.factor, filled)
-        return filled[:, : rhs.shape[1]]
+        rows = np.ascontiguousarray(rhs.T)
+        bands.band_solve(self.factor, rows)
+        return rows.T
 
     def damped(self, excess: Vector) -> "StarSystem":
         """Return the system with the positions of stars that step too far held back in proportion."""
