@@ -112,8 +112,7 @@ def star_system(stars: Stars, optics: Optics, residual: Image, columns: NDArray[
     # the residual is one more dense image
     m = columns.shape[0]
     dense = np.zeros((*frame.shape, -(-(m + 1) // LANES) * LANES))
-    for k, image in enumerate((*columns, residual)):
-        dense[:, :, k] = image
+    bands.interleave(dense, columns, residual)
     band = np.empty((size, bands.band_width(place, sorted_first, sorted_width, 2 * radius + 1) + 1))
     products = np.empty((size, dense.shape[2]))
     bands.band_normal(

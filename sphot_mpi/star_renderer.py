@@ -107,7 +107,7 @@ class StarRenderer:
         return psf.astype(np.complex64), box.slopes[:, rows, : fx.size].astype(np.float32)
 
     def _spread(self, x: Vector, y: Vector, flux: Vector) -> NDArray[np.complex64]:
-        """FFT of the stars on the lattice, the columns within the band."""
+        """FFT of the stars on the lattice, the columns within the band; fluxes of order 1."""
         (my, mx), (ly, lx) = self._lattice, self._period
         ny, nx = self.shape
         near = (x > -MARGIN) & (x < nx - 1 + MARGIN) & (y > -MARGIN) & (y < ny - 1 + MARGIN)
@@ -117,8 +117,11 @@ class StarRenderer:
         half = fft.rfft(lattice, axis=1, overwrite_x=True)[:, :columns]
         return np.asarray(fft.fft(half, axis=0))
 
-    def _images(self, spread: NDArray[np.complex64], *, shift: bool, slopes: bool) -> NDArray[np.float64]:
+    def _images(self, x: Vector, y: Vector, flux: Vector, *, shift: bool, slopes: bool) -> NDArray[np.float64]:
         """Stars, and the derivatives asked for, on the image."""
+        # single precision has no room for every unit of the data
+        unit = float(np.abs(flux).max()) or 1.0
+        spread = self._spread(x, y, flux / unit)
         psf, factors = self._factors
         factors = factors if slopes else factors[:0]
         (ly, lx), (ny, nx) = self._period, self.shape
@@ -129,7 +132,7 @@ class StarRenderer:
         images = np.empty((spectra.shape[0], ny, nx))
         for k, spectrum in enumerate(spectra):
             rows = fft.ifft(spectrum[:, :used], axis=0)[:ny]
-            images[k] = fft.irfft(rows, lx, axis=1)[:, :nx]
+            np.multiply(fft.irfft(rows, lx, axis=1)[:, :nx], unit, out=images[k], dtype=np.float64)
         return images
 
     def render(self, x: Vector, y: Vector, flux: Vector) -> Image:
@@ -149,7 +152,7 @@ class StarRenderer:
         """
         if x.size == 0:
             return np.zeros(self.shape)
-        image: Image = self._images(self._spread(x, y, flux), shift=False, slopes=False)[0]
+        image: Image = self._images(x, y, flux, shift=False, slopes=False)[0]
         return image
 
     def render_with_derivatives(
@@ -174,8 +177,7 @@ class StarRenderer:
         n_kernel = len(self.psf.kernel.coordinates) if kernel else 0
         images = np.zeros((1 + 2 * shift + n_kernel, *self.shape))
         if telling.any():
-            spread = self._spread(x[telling], y[telling], flux[telling])
-            images = self._images(spread, shift=shift, slopes=kernel)
+            images = self._images(x[telling], y[telling], flux[telling], shift=shift, slopes=kernel)
         others = self.render(x[~telling], y[~telling], flux[~telling])
         return StarImages(images[0] + others, images[1 : 1 + 2 * shift], images[1 + 2 * shift :])
 

@@ -126,3 +126,12 @@ def test_columns_are_the_stamps_of_the_star_field():
         np.testing.assert_allclose(columns[first[s]], stamps[s, 0], atol=1e-10)
         for c in range(1, width[s]):
             np.testing.assert_allclose(columns[first[s] + c], flux[s] * stamps[s, c], atol=1e-9)
+
+
+def test_images_are_put_side_by_side():
+    images, last = np.random.default_rng(6).normal(size=(3, 5, 7)), np.ones((5, 7))
+    out = np.zeros((5, 7, 8))
+    bands.interleave(out, images, last)
+    np.testing.assert_array_equal(out[..., :3], np.moveaxis(images, 0, -1))
+    np.testing.assert_array_equal(out[..., 3], last)
+    assert not out[..., 4:].any()

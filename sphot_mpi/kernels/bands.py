@@ -70,6 +70,28 @@ def star_columns(columns, first, width, planes, oversample, origin_y, origin_x, 
             )  # fmt: skip
 
 
+@jit
+def interleave(out, images, last):
+    """Put images side by side pixel by pixel.
+
+    Parameters
+    ----------
+    out : (ny, nx, >= m + 1) float64 ndarray
+        Its first elements of each pixel are overwritten.
+    images : (m, ny, nx) float64 ndarray
+        Images.
+    last : (ny, nx) float64 ndarray
+        One more.
+    """
+    m, ny, nx = images.shape
+    for y in range(ny):
+        for k in range(m):
+            for x in range(nx):
+                out[y, x, k] = images[k, y, x]
+        for x in range(nx):
+            out[y, x, m] = last[y, x]
+
+
 @jit_fast
 def weigh(out, columns, cross, oy, ox, weight, dense):
     """Multiply a star's stamps by the weights, and these with all dense images.
