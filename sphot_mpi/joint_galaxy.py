@@ -55,10 +55,10 @@ class Smooth:
 
 
 def galaxy_of(components: tuple[SersicParams, ...]) -> Galaxy:
-    """Galaxy of Sersic components; the centre is the first one's."""
+    """Galaxy of Sersic components."""
     vectors = [to_vector(c) for c in components]
     return Galaxy(
-        centre=vectors[0][:2].copy(),
+        centres=np.array([v[:2] for v in vectors]),
         shapes=np.array([v[2:] for v in vectors]),
         fluxes=np.array([total_flux(c) for c in components]),
     )
@@ -170,9 +170,9 @@ def local_median(image: Image, good: NDArray[np.bool_], block: int = BLOCK) -> I
 
 
 def centre_distance(galaxy: Galaxy, shape: tuple[int, int]) -> Image:
-    """Distance, px, of every frame pixel from the galaxy's centre."""
+    """Distance, px, of every frame pixel from the nearest centre of a component."""
     y, x = np.ogrid[: shape[0], : shape[1]]
-    return np.asarray(np.hypot(x - PAD - galaxy.centre[0], y - PAD - galaxy.centre[1]))
+    return np.asarray(np.min([np.hypot(x - PAD - x_0, y - PAD - y_0) for x_0, y_0 in galaxy.centres], axis=0))
 
 
 def start_galaxy(frame: Frame, optics: Optics, *, rounds: int = 3) -> Smooth:

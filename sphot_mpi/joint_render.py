@@ -13,7 +13,8 @@ Vector = NDArray[np.float64]
 
 #: Stars above this S/N, were they alone, tell kernel and shift; what the others say is nothing beside it.
 TELLING_SNR = 5.0
-#: Parameters of one component's shape, in the order of `Galaxy.shapes`.
+#: Parameters of one component's place and shape, in the order of `Galaxy.centres` and `Galaxy.shapes`.
+CENTRE_NAMES = ("x_0", "y_0")
 SHAPE_NAMES = ("ln_r", "ln_n", "eta_1", "eta_2")
 #: Derivatives by a common displacement.
 SHIFT_NAMES = ("shift_x", "shift_y")
@@ -53,7 +54,7 @@ class Rendered:
         The three components.
     names : tuple of str
         Dense unknowns: sky0..2, kernel (and kernel_shape), shift_x, shift_y,
-        scale, x_0, y_0, and for component c "c.flux", "c.ln_r" ...
+        scale, and for component c "c.flux", "c.x_0", "c.y_0", "c.ln_r" ...
     columns : (m, ny, nx) float64 ndarray
         Derivatives of the model by the dense unknowns.
     """
@@ -135,7 +136,7 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
         # where they are measured off the galaxy, its light says nothing about them
         x, y = (
             np.clip(round(v) + PAD, 0, side - 1)
-            for v, side in zip(galaxy.centre, optics.frame.shape[::-1], strict=True)
+            for v, side in zip(galaxy.centres[galaxy.main], optics.frame.shape[::-1], strict=True)
         )
         needs_derivatives |= bool(optics.frame.anchored_area[y, x])
     if not needs_derivatives and not freedom.galaxy_flux and not freedom.galaxy_scale:
@@ -146,7 +147,7 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
     ]
 
     def summed(k: int) -> Image:
-        # of all components, which have the centre and the kernel in common
+        # of all components, which have shift and kernel in common
         total = sum(flux * images[k] for flux, images in zip(galaxy.fluxes, unit, strict=True))
         return np.pad(np.asarray(total), PAD)
 
@@ -164,9 +165,11 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
         for c in range(galaxy.size):
             columns[f"{c}.flux"] = np.pad(unit[c][0], PAD)
     if freedom.galaxy_shape:
-        columns["x_0"], columns["y_0"] = summed(1), summed(2)
-    if freedom.galaxy_shape or freedom.galaxy_profile:
         for c in range(galaxy.size):
-            for k, name in enumerate(SHAPE_NAMES if freedom.galaxy_shape else SHAPE_NAMES[:2]):
+            for k, name in enumerate((*CENTRE_NAMES, *SHAPE_NAMES)):
+                columns[f"{c}.{name}"] = np.pad(galaxy.fluxes[c] * unit[c][1 + k], PAD)
+    elif freedom.galaxy_profile:
+        for c in range(galaxy.size):
+            for k, name in enumerate(SHAPE_NAMES[:2]):
                 columns[f"{c}.{name}"] = np.pad(galaxy.fluxes[c] * unit[c][3 + k], PAD)
     return image

@@ -183,7 +183,7 @@ class Stars:
     base_id : (n,) int64 ndarray
         The base filter's source that anchors it, or 0.
     base_flux : (n,) float64 ndarray
-        Its flux there, or 0.
+        Its flux there, or 0. In the base filter: its flux in the galaxy's measurement.
     prior_flux, prior_sigma : (n,) float64 ndarray
         Flux prior; sigma inf = none.
     free : (n,) bool ndarray
@@ -236,6 +236,11 @@ class Stars:
         """True for sources with a position prior."""
         return np.isfinite(self.anchor_sigma)
 
+    @property
+    def measured(self) -> NDArray[np.bool_]:
+        """True for sources that the base filter's galaxy was measured with."""
+        return self.base_flux > 0.0
+
     def take(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> "Stars":
         """Return the chosen sources."""
         return Stars(**{name: getattr(self, name)[chosen] for name in Stars.__dataclass_fields__})
@@ -254,19 +259,19 @@ class Stars:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Galaxy:
-    """Sersic components with one centre, in the cutout's coordinates (no margin).
+    """Sersic components, in the cutout's coordinates (no margin).
 
     Parameters
     ----------
-    centre : (2,) float64 ndarray
-        x_0, y_0, px.
+    centres : (c, 2) float64 ndarray
+        x_0, y_0 of each component, px.
     shapes : (c, 4) float64 ndarray
         ln r_circ, ln n, eta_1, eta_2 of each component.
     fluxes : (c,) float64 ndarray
         Total fluxes.
     """
 
-    centre: Vector
+    centres: NDArray[np.float64]
     shapes: NDArray[np.float64]
     fluxes: Vector
 
@@ -277,7 +282,12 @@ class Galaxy:
 
     def vector(self, component: int) -> Vector:
         """The renderer's vector (x_0, y_0, ln r_circ, ln n, eta_1, eta_2) of one component."""
-        return np.concatenate((self.centre, self.shapes[component]))
+        return np.concatenate((self.centres[component], self.shapes[component]))
+
+    @property
+    def main(self) -> int:
+        """The component with most of the light."""
+        return int(np.argmax(self.fluxes))
 
     def half_light_radius(self) -> float:
         """Semi-major axis, px, that is the flux-weighted mean of the components'."""
@@ -297,11 +307,11 @@ class Galaxy:
         x, y : ndarray
             Points in the cutout's coordinates, px.
         """
-        main = int(np.argmax(self.fluxes))
+        main = self.main
         eta = self.shapes[main, 2:]
         q = self.axis_ratios()[main]
         theta = 0.5 * np.arctan2(eta[1], eta[0])
-        dx, dy = x - self.centre[0], y - self.centre[1]
+        dx, dy = x - self.centres[main, 0], y - self.centres[main, 1]
         cos, sin = np.cos(theta), np.sin(theta)
         squared = (cos**2 + (sin / q) ** 2) * dx**2 + (sin**2 + (cos / q) ** 2) * dy**2
         squared = squared + 2.0 * cos * sin * (1.0 - q**-2) * dx * dy

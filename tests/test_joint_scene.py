@@ -96,7 +96,11 @@ def test_elliptical_radius_is_one_on_the_half_light_ellipse():
     c, s = np.cos(COMPONENT.theta), np.sin(COMPONENT.theta)
     x, y = COMPONENT.x_0 + along * c - across * s, COMPONENT.y_0 + along * s + across * c
     np.testing.assert_allclose(galaxy.elliptical_radius(x, y), 1.0, rtol=1e-12)
-    two = Galaxy(centre=galaxy.centre, shapes=np.repeat(galaxy.shapes, 2, axis=0), fluxes=np.array([1.0, 3.0]))
+    two = Galaxy(
+        centres=np.repeat(galaxy.centres, 2, axis=0),
+        shapes=np.repeat(galaxy.shapes, 2, axis=0),
+        fluxes=np.array([1.0, 3.0]),
+    )
     assert two.half_light_radius() == pytest.approx(COMPONENT.r_eff)
 
 
