@@ -26,7 +26,7 @@ CORE_FWHM = 2.0
 #: Residual scatter in the core over that outside, above which a second component is tried.
 CORE_SCATTER = 1.15
 #: Part of chi2 that a step of a fit without stars must gain: the joint fit goes on from there.
-SMOOTH_GAIN = 1e-5
+SMOOTH_GAIN = 1e-4
 #: Side, px, of the blocks whose medians tell stars from smooth light.
 BLOCK = 9
 #: A component with less than this share of the light is a star or a blemish.

@@ -14,7 +14,7 @@ from sphot_mpi.noise import correlation_factor, error_map, smooth_light
 from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import Cutout, FilterFit
-from sphot_mpi.star_field import StarField
+from sphot_mpi.star_renderer import StarRenderer
 
 #: Half-size, px, of the PSF stamp over which the noise's correlation counts.
 CORRELATION_RADIUS = 12
@@ -53,7 +53,7 @@ def make_frame(cutout: Cutout, library: LibraryPSF) -> Frame:
         raise DegenerateCutoutError(msg)
     error = np.hypot(error, PSF_ERROR * smooth_light(data, ~good, 1))
     psf = PSF(library, Kernel("gaussian", (KERNEL_START,)))
-    stamp = StarField(psf, (1, 1), 1.0).sampled(CORRELATION_RADIUS)
+    stamp = StarRenderer(psf, (1, 1)).sampled(CORRELATION_RADIUS)
     noise = float(np.nanmin(np.where(good & (error > 0.0), error, np.nan)))
     return Frame.from_image(data, error, ~good, noise, correlation_factor(data, error, ~good, stamp))
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.joint_kernel import KERNEL_NAMES
-from sphot_mpi.joint_scene import PAD, Galaxy, Optics, Scene, Stars, sky_basis
+from sphot_mpi.joint_scene import PAD, Galaxy, Optics, Scene, Stars, sky_axes, sky_basis
 from sphot_mpi.records import Image
 
 Vector = NDArray[np.float64]
@@ -55,7 +55,7 @@ class Rendered:
     names : tuple of str
         Dense unknowns: sky0..2, kernel (and kernel_shape), shift_x, shift_y,
         scale, and for component c "c.flux", "c.x_0", "c.y_0", "c.ln_r" ...
-    columns : (ny, nx, m) float64 ndarray
+    columns : (m, ny, nx) float64 ndarray
         Derivatives of the model by the dense unknowns.
     """
 
@@ -83,7 +83,8 @@ def render_stars(stars: Stars, optics: Optics) -> Image:
 
 def render_sky(sky: Vector, shape: tuple[int, int]) -> Image:
     """Image of the sky plane on the frame."""
-    return np.asarray(np.tensordot(sky, sky_basis(shape), axes=1))
+    along_y, along_x = sky_axes(shape)
+    return np.asarray((sky[0] + sky[2] * along_y)[:, None] + sky[1] * along_x)
 
 
 def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
@@ -124,7 +125,7 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
         galaxy=galaxy_image,
         sky=render_sky(scene.sky, shape),
         names=tuple(columns),
-        columns=np.ascontiguousarray(np.stack(list(columns.values()), axis=-1)),
+        columns=np.stack(list(columns.values())),
     )
 
 
@@ -140,34 +141,35 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
         needs_derivatives |= bool(optics.frame.anchored_area[y, x])
     if not needs_derivatives and not freedom.galaxy_flux and not freedom.galaxy_scale:
         return render_galaxy(galaxy, optics)
-    image = np.zeros(optics.frame.shape)
-    unit = []
-    for c in range(galaxy.size):
-        vector = galaxy.vector(c)
-        jacobian = optics.renderer.jacobian(vector) if needs_derivatives else optics.renderer.render(vector)[np.newaxis]
-        unit.append(np.pad(jacobian, ((0, 0), (PAD, PAD), (PAD, PAD))))
-        image += galaxy.fluxes[c] * unit[c][0]
+    unit = [
+        optics.renderer.jacobian(vector) if needs_derivatives else optics.renderer.render(vector)[np.newaxis]
+        for vector in (galaxy.vector(c) for c in range(galaxy.size))
+    ]
+
+    def summed(k: int) -> Image:
+        # of all components, which have shift and kernel in common
+        total = sum(flux * images[k] for flux, images in zip(galaxy.fluxes, unit, strict=True))
+        return np.pad(np.asarray(total), PAD)
+
+    image = summed(0)
     if needs_derivatives:
-        scaled = [flux * jacobian for flux, jacobian in zip(galaxy.fluxes, unit, strict=True)]
-        # shift and kernel are common to all components
-        common = np.sum(scaled, axis=0)
         if freedom.kernel:
-            for name, slope in zip(KERNEL_NAMES, common[7:], strict=False):
-                columns[name] = columns[name] + slope
+            for k, name in enumerate(name for name in KERNEL_NAMES if name in columns):
+                columns[name] = columns[name] + summed(7 + k)
         if freedom.shift:
-            columns["shift_x"] = columns["shift_x"] + common[1]
-            columns["shift_y"] = columns["shift_y"] + common[2]
+            columns["shift_x"] = columns["shift_x"] + summed(1)
+            columns["shift_y"] = columns["shift_y"] + summed(2)
     if freedom.galaxy_scale:
         columns["scale"] = image / galaxy.fluxes.sum()
     if freedom.galaxy_flux:
         for c in range(galaxy.size):
-            columns[f"{c}.flux"] = unit[c][0]
+            columns[f"{c}.flux"] = np.pad(unit[c][0], PAD)
     if freedom.galaxy_shape:
         for c in range(galaxy.size):
             for k, name in enumerate((*CENTRE_NAMES, *SHAPE_NAMES)):
-                columns[f"{c}.{name}"] = scaled[c][1 + k]
+                columns[f"{c}.{name}"] = np.pad(galaxy.fluxes[c] * unit[c][1 + k], PAD)
     elif freedom.galaxy_profile:
         for c in range(galaxy.size):
             for k, name in enumerate(SHAPE_NAMES[:2]):
-                columns[f"{c}.{name}"] = scaled[c][3 + k]
+                columns[f"{c}.{name}"] = np.pad(galaxy.fluxes[c] * unit[c][3 + k], PAD)
     return image

@@ -149,7 +149,7 @@ class Optics:
     @property
     def fwhm(self) -> float:
         """FWHM of the working PSF, px."""
-        return self.psf.fwhm
+        return self.stars.core.psf.fwhm
 
     @cached_property
     def core_radius(self) -> int:
@@ -312,9 +312,10 @@ class Galaxy:
         q = self.axis_ratios()[main]
         theta = 0.5 * np.arctan2(eta[1], eta[0])
         dx, dy = x - self.centres[main, 0], y - self.centres[main, 1]
-        along = dx * np.cos(theta) + dy * np.sin(theta)
-        across = dy * np.cos(theta) - dx * np.sin(theta)
-        return np.asarray(np.hypot(along, across / q) / self.half_light_radius())
+        cos, sin = np.cos(theta), np.sin(theta)
+        squared = (cos**2 + (sin / q) ** 2) * dx**2 + (sin**2 + (cos / q) ** 2) * dy**2
+        squared = squared + 2.0 * cos * sin * (1.0 - q**-2) * dx * dy
+        return np.asarray(np.sqrt(np.maximum(squared, 0.0)) / self.half_light_radius())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -351,8 +352,13 @@ def sky_basis(shape: tuple[int, int]) -> NDArray[np.float64]:
     (3, ny, nx) float64 ndarray
         The columns of `Scene.sky`.
     """
-    ny, nx = shape
-    out = np.ones((3, ny, nx))
-    out[1] = ((np.arange(nx) - (nx - 1) / 2) / (nx / 2))[None, :]
-    out[2] = ((np.arange(ny) - (ny - 1) / 2) / (ny / 2))[:, None]
+    along_y, along_x = sky_axes(shape)
+    out = np.ones((3, *shape))
+    out[1], out[2] = along_x, along_y[:, None]
     return out
+
+
+def sky_axes(shape: tuple[int, int]) -> tuple[Vector, Vector]:
+    """Return the profiles along y (ny,) and x (nx,) of the sky's tilts: -1 to 1 from edge to edge."""
+    along_y, along_x = (np.asarray((np.arange(side) - (side - 1) / 2) / (side / 2)) for side in shape)
+    return along_y, along_x

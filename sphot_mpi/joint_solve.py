@@ -161,9 +161,9 @@ def _dense_normal(rendered: Rendered, frame: Frame, residual: Image) -> tuple[ND
     if not frame.good.any():
         msg = "the image has no usable pixel; give data that are finite and not zero"
         raise FitError(msg)
-    columns = rendered.columns.reshape(-1, len(rendered.names))
-    weighted = columns * frame.weight.reshape(-1, 1)
-    return columns.T @ weighted, weighted.T @ residual.ravel()
+    columns = rendered.columns.reshape(len(rendered.names), -1)
+    weighted = columns * frame.weight.ravel()
+    return weighted @ columns.T, weighted @ residual.ravel()
 
 
 def _move_stars(stars: Stars, system: StarSystem, solution: _Solution) -> Stars:

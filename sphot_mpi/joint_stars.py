@@ -57,10 +57,9 @@ class StarSystem:
 
     def solve(self, rhs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Solve for the columns of `rhs`."""
-        filled = np.zeros((rhs.shape[0], -(-rhs.shape[1] // LANES) * LANES))
-        filled[:, : rhs.shape[1]] = rhs
-        bands.band_solve(self.factor, filled)
-        return filled[:, : rhs.shape[1]]
+        rows = np.ascontiguousarray(rhs.T)
+        bands.band_solve(self.factor, rows)
+        return rows.T
 
     def damped(self, excess: Vector) -> "StarSystem":
         """Return the system with the positions of stars that step too far held back in proportion."""
@@ -111,10 +110,9 @@ def star_system(stars: Stars, optics: Optics, residual: Image, columns: NDArray[
     size = int(width.sum())
     stamps = optics.stars.columns(stars.x[order], stars.y[order], stars.flux[order], sorted_first, sorted_width, radius)
     # the residual is one more dense image
-    m = columns.shape[2]
+    m = columns.shape[0]
     dense = np.zeros((*frame.shape, -(-(m + 1) // LANES) * LANES))
-    dense[:, :, :m] = columns
-    dense[:, :, m] = residual
+    bands.interleave(dense, columns, residual)
     band = np.empty((size, bands.band_width(place, sorted_first, sorted_width, 2 * radius + 1) + 1))
     products = np.empty((size, dense.shape[2]))
     bands.band_normal(

@@ -225,9 +225,9 @@ def fit_gaussian_size(data: Image, sigma_guess: float) -> tuple[float, float, fl
         return np.asarray(model - scaled)
 
     best, lowest = np.array([0.0, *middle, sigma_guess]), np.inf
-    peak = _brightest(x, y, scaled, sigma_guess)
     # the galaxy is expected in the middle; a brighter clump elsewhere counts only if nothing is there
-    for (cx, cy), sigma in ((middle, sigma_guess), (middle, 3.0 * sigma_guess), (peak, sigma_guess)):
+    for place, sigma in ((middle, sigma_guess), (middle, 3.0 * sigma_guess), (None, sigma_guess)):
+        cx, cy = _brightest(x, y, scaled, sigma_guess) if place is None else place
         near = np.hypot(x - cx, y - cy) < 1.5 * sigma
         height = max(float(np.median(scaled[near])), 1.0) if near.any() else 1.0
         first = np.clip([height, cx, cy, sigma, 0.0, 0.0, 0.0], low + 1e-9, high - 1e-9)

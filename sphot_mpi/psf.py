@@ -123,11 +123,18 @@ class PSF:
             (library.array.shape[0] - 1) / 2 + (shape[0] - library.array.shape[0]) // 2,
             (library.array.shape[1] - 1) / 2 + (shape[1] - library.array.shape[1]) // 2,
         )
-        self.library_spectrum = library_spectrum(library) if spectrum is None else spectrum
+        self._spectrum = spectrum
+
+    @property
+    def library_spectrum(self) -> NDArray[np.complex128]:
+        """Transform of the library PSF, made when it is first needed."""
+        if self._spectrum is None:
+            self._spectrum = library_spectrum(self.library)
+        return self._spectrum
 
     def with_kernel(self, kernel: Kernel) -> "PSF":
         """Return the same library PSF under another kernel."""
-        return PSF(self.library, kernel, spectrum=self.library_spectrum)
+        return PSF(self.library, kernel, spectrum=self._spectrum)
 
     def frequencies(self) -> tuple[Image, Image]:
         """Frequencies (fy, fx) of `library_spectrum`, cycles per data px, to broadcast."""

@@ -16,7 +16,7 @@ from sphot_mpi.kernels import sersic as kernels
 from sphot_mpi.psf import PSF
 from sphot_mpi.records import SersicParams
 from sphot_mpi.sersic_grid import RING, Box, LibraryGrids, keep, kernel_envelope, working_box
-from sphot_mpi.sersic_hankel import N_MAX, N_MIN, hankel_table
+from sphot_mpi.sersic_hankel import N_MAX, N_MIN, hankel_cells, hankel_table
 from sphot_mpi.sersic_profile import (
     amplitude_of,
     b_n,
@@ -50,6 +50,8 @@ _DIRECTIONS = 32
 #: Room between the cutout's far edge and the nearest periodic image: in sides of the cutout for a small galaxy,
 #: for one of r_eff beyond a sixth of the side, and in half-light extents for a very large one.
 _ROOM_SMALL, _ROOM_LARGE, _ROOM_EXTENTS = 1.1, 1.5, 4.2
+#: Images of a renderer that are kept: a galaxy is asked for again as long as neither it nor the kernel changes.
+_MOST_IMAGES = 4
 #: Periods are even and FFT-friendly, on a ladder of this ratio above the smallest, so that a fit meets few of them.
 _PERIODS = np.array(sorted(2**a * 3**b * 5**c for a in range(1, 13) for b in range(4) for c in range(3)))
 _LADDER = 1.12
@@ -131,6 +133,7 @@ class SersicRenderer:
         self.kernel_slopes = kernel_slopes
         self.grids = LibraryGrids(psf.library) if grids is None else grids
         self._boxes: dict[tuple[int, int], Box] = {}
+        self._images: dict[bytes, Array] = {}
         self._rings = self.grids.ring_area * kernel_envelope(psf, self.grids.ring_radius)
         self._nodes = [_chebyshev(side) for side in shape]
 
@@ -146,10 +149,16 @@ class SersicRenderer:
         return required_size(vector, self.shape) if self.size is None else (self.size, self.size)
 
     def render(self, vector: Array) -> Array:
-        """Image of unit total flux, (ny, nx)."""
-        spectra, grid = self._spectra(vector, 1)
-        image: Array = self._finish(spectra, vector, grid, 1)[0]
-        return image
+        """Image of unit total flux, (ny, nx), not to be written to: the last few are kept."""
+        key = vector.tobytes()
+        if key not in self._images:
+            spectra, grid = self._spectra(vector, 1)
+            image = self._finish(spectra, vector, grid, 1)[0]
+            image.setflags(write=False)
+            if len(self._images) == _MOST_IMAGES:
+                del self._images[next(iter(self._images))]
+            self._images[key] = image
+        return self._images[key]
 
     def render_params(self, components: Sequence[SersicParams]) -> Array:
         """Image (ny, nx) of a model of one or more components, data unit."""
@@ -198,7 +207,7 @@ class SersicRenderer:
             msg = f"a Sersic index must lie between {N_MIN} and {N_MAX} and all parameters be finite: {vector}"
             raise ValueError(msg)
         table = hankel_table()
-        cells = table.cells(n)
+        cells = hankel_cells(n)
         # kappa^2 = (2 pi r_circ)^2 f^T H f
         forms = (2.0 * np.pi * np.exp(vector[2])) ** 2 * shape_forms(vector[4], vector[5])
         grid = self.period(vector)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from sphot_mpi.psf import PSF, LibraryPSF
+from sphot_mpi.psf import PSF, LibraryPSF, padded_shape
 
 Array = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
@@ -124,13 +124,15 @@ def working_box(psf: PSF, grids: LibraryGrids, grid: tuple[int, int], f_max: flo
 
 def _ring_sums(library: LibraryPSF) -> tuple[Array, Array, Array]:
     """Mid-radii (cycles per px) of rings over the band, and the integrals of |spectrum| and of its square over them."""
-    psf = PSF(library)
-    fy, fx = psf.frequencies()
-    size = np.abs(psf.library_spectrum)
+    # half the array's period shows every other frequency, which is enough for sums
+    os = library.oversample
+    shape = tuple(side // 2 for side in padded_shape(library))
+    size = np.abs(fft.rfft2(_wrap(_wrap(library.array, shape[0], 0), shape[1], 1), shape))
+    fy, fx = fft.fftfreq(shape[0], 1.0 / os)[:, None], fft.rfftfreq(shape[1], 1.0 / os)[None, :]
     twice = np.full(size.shape[1], 2.0)
     twice[0] = 1.0
     index = (np.hypot(fy, fx) / RING).astype(np.int64).ravel()
-    cell = (psf.oversample / psf.padded_shape[0]) * (psf.oversample / psf.padded_shape[1])
+    cell = (os / shape[0]) * (os / shape[1])
     area = np.bincount(index, (size * twice).ravel()) * cell
     power = np.bincount(index, (size**2 * twice).ravel()) * cell
     return np.asarray(RING * (np.arange(area.size) + 0.5)), np.asarray(area), np.asarray(power)

@@ -84,6 +84,14 @@ def _lagrange(t: float) -> Array:
     return np.array([powers, slopes]) @ _TO_POWERS
 
 
+@lru_cache(maxsize=8)
+def hankel_cells(n: float) -> Array:
+    """Return `HankelTable.cells` of the shipped table, the last few kept: a pinned profile asks for the same again."""
+    cells = hankel_table().cells(n)
+    cells.setflags(write=False)
+    return cells
+
+
 @lru_cache(maxsize=1)
 def hankel_table() -> HankelTable:
     """Read the shipped table, once a process."""

@@ -28,12 +28,12 @@ WIDEST_BAND = 1.25
 #: Lattice nodes a side of a star, oversampling of the band, and the kernel's shape for both: 3e-6 of a star.
 _WIDTH, _OVERSAMPLING = 7, 1.5
 _BETA = 0.97 * np.pi * _WIDTH * (1.0 - 0.5 / _OVERSAMPLING)
-#: Nodes of the quadrature for the kernel's transform.
-_QUADRATURE = 24
+#: Quadrature for the kernel's transform.
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 #: Stars further off the image than this, px, are left out.
 MARGIN = 16
 #: Half-size of the largest core stamp, and the room for the kernel around it, px.
-LARGEST_STAMP, CORE_ROOM = 12, 10
+LARGEST_STAMP, CORE_ROOM = 12, 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,7 +107,7 @@ class StarRenderer:
         return psf.astype(np.complex64), box.slopes[:, rows, : fx.size].astype(np.float32)
 
     def _spread(self, x: Vector, y: Vector, flux: Vector) -> NDArray[np.complex64]:
-        """FFT of the stars on the lattice, the columns within the band."""
+        """FFT of the stars on the lattice, the columns within the band; fluxes of order 1."""
         (my, mx), (ly, lx) = self._lattice, self._period
         ny, nx = self.shape
         near = (x > -MARGIN) & (x < nx - 1 + MARGIN) & (y > -MARGIN) & (y < ny - 1 + MARGIN)
@@ -117,8 +117,11 @@ class StarRenderer:
         half = fft.rfft(lattice, axis=1, overwrite_x=True)[:, :columns]
         return np.asarray(fft.fft(half, axis=0))
 
-    def _images(self, spread: NDArray[np.complex64], *, shift: bool, slopes: bool) -> NDArray[np.float64]:
+    def _images(self, x: Vector, y: Vector, flux: Vector, *, shift: bool, slopes: bool) -> NDArray[np.float64]:
         """Stars, and the derivatives asked for, on the image."""
+        # single precision has no room for every unit of the data
+        unit = float(np.abs(flux).max()) or 1.0
+        spread = self._spread(x, y, flux / unit)
         psf, factors = self._factors
         factors = factors if slopes else factors[:0]
         (ly, lx), (ny, nx) = self._period, self.shape
@@ -129,7 +132,7 @@ class StarRenderer:
         images = np.empty((spectra.shape[0], ny, nx))
         for k, spectrum in enumerate(spectra):
             rows = fft.ifft(spectrum[:, :used], axis=0)[:ny]
-            images[k] = fft.irfft(rows, lx, axis=1)[:, :nx]
+            np.multiply(fft.irfft(rows, lx, axis=1)[:, :nx], unit, out=images[k], dtype=np.float64)
         return images
 
     def render(self, x: Vector, y: Vector, flux: Vector) -> Image:
@@ -149,7 +152,7 @@ class StarRenderer:
         """
         if x.size == 0:
             return np.zeros(self.shape)
-        image: Image = self._images(self._spread(x, y, flux), shift=False, slopes=False)[0]
+        image: Image = self._images(x, y, flux, shift=False, slopes=False)[0]
         return image
 
     def render_with_derivatives(
@@ -174,8 +177,7 @@ class StarRenderer:
         n_kernel = len(self.psf.kernel.coordinates) if kernel else 0
         images = np.zeros((1 + 2 * shift + n_kernel, *self.shape))
         if telling.any():
-            spread = self._spread(x[telling], y[telling], flux[telling])
-            images = self._images(spread, shift=shift, slopes=kernel)
+            images = self._images(x[telling], y[telling], flux[telling], shift=shift, slopes=kernel)
         others = self.render(x[~telling], y[~telling], flux[~telling])
         return StarImages(images[0] + others, images[1 : 1 + 2 * shift], images[1 + 2 * shift :])
 
@@ -225,6 +227,5 @@ class StarRenderer:
 
 def _kernel_transform(frequency: NDArray[np.float64]) -> NDArray[np.float64]:
     """Transform of the spreading kernel at frequencies in cycles per node."""
-    z, weight = np.polynomial.legendre.leggauss(_QUADRATURE)
-    profile = 0.5 * _WIDTH * weight * np.exp(_BETA * (np.sqrt(1.0 - z**2) - 1.0))
-    return np.asarray(np.cos(np.pi * _WIDTH * frequency[..., None] * z) @ profile)
+    profile = 0.5 * _WIDTH * _WEIGHTS * np.exp(_BETA * (np.sqrt(1.0 - _NODES**2) - 1.0))
+    return np.asarray(np.cos(np.pi * _WIDTH * frequency[..., None] * _NODES) @ profile)

@@ -69,17 +69,17 @@ def test_no_star_is_an_empty_band():
     bands.band_normal(
         band, cross, np.zeros((0, SIDE, SIDE)), none, none, none, none, none, np.ones(SHAPE), np.ones((*SHAPE, 3))
     )
-    bands.band_solve(band, cross)
+    bands.band_solve(band, cross.T)
 
 
 @pytest.mark.parametrize("b", [0, 1, 6, 30])
 def test_the_band_solves_as_the_matrix_does(b):
     rng = np.random.default_rng(b)
     lower = np.tril(np.triu(rng.normal(size=(31, 31)), -b)) + 3.0 * np.eye(31)
-    rhs = rng.normal(size=(31, 8))
+    rhs = rng.normal(size=(5, 31))
     got = rhs.copy()
     bands.band_solve(band_of(lower, b), got)
-    np.testing.assert_allclose(lower @ lower.T @ got, rhs, atol=1e-11)
+    np.testing.assert_allclose(lower @ lower.T @ got.T, rhs.T, atol=1e-11)
 
 
 def test_variances_with_all_neighbours_are_the_inverse():
@@ -126,3 +126,12 @@ def test_columns_are_the_stamps_of_the_star_field():
         np.testing.assert_allclose(columns[first[s]], stamps[s, 0], atol=1e-10)
         for c in range(1, width[s]):
             np.testing.assert_allclose(columns[first[s] + c], flux[s] * stamps[s, c], atol=1e-9)
+
+
+def test_images_are_put_side_by_side():
+    images, last = np.random.default_rng(6).normal(size=(3, 5, 7)), np.ones((5, 7))
+    out = np.zeros((5, 7, 8))
+    bands.interleave(out, images, last)
+    np.testing.assert_array_equal(out[..., :3], np.moveaxis(images, 0, -1))
+    np.testing.assert_array_equal(out[..., 3], last)
+    assert not out[..., 4:].any()

@@ -117,7 +117,7 @@ def test_columns_are_the_derivatives_of_the_model(freedom):
     inside = slice(PAD, -PAD), slice(PAD, -PAD)
     h = 0.01  # the renderer is good to 1e-5 of the peak, and so the difference to 1e-5 / h
     for k, name in enumerate(rendered.names):
-        got = rendered.columns[..., k][inside]
+        got = rendered.columns[k][inside]
         want = (perturbed(scene, KERNEL, name, h) - perturbed(scene, KERNEL, name, -h))[inside] / (2 * h)
         # stamps end where a star is a tenth of the noise
         np.testing.assert_allclose(got, want, atol=2e-3 * np.abs(want).max() + STAMP_EDGE * NOISE, err_msg=name)
@@ -134,10 +134,10 @@ def test_kernel_and_shift_are_measured_in_the_anchored_area_only():
         scene, optics_on(replace(frame, anchored_area=area)), Freedom(kernel=True, shift=True, galaxy_scale=True)
     )
     for name in ("kernel", "shift_x", "shift_y"):
-        column = rendered.columns[..., rendered.names.index(name)]
+        column = rendered.columns[rendered.names.index(name)]
         assert not column[:, 50:].any()
         assert column[:, :50].any()
-    assert rendered.columns[..., rendered.names.index("scale")][:, 50:].any()
+    assert rendered.columns[rendered.names.index("scale")][:, 50:].any()
 
 
 # --- the step against dense linear algebra
@@ -170,7 +170,7 @@ class DenseProblem:
                     rows.append((k, 1.0 / STAR_DAMPING, 0.0))
         self.n_stars = len(columns)
         for k in range(len(rendered.names)):
-            columns.append(rendered.columns[..., k][frame.good] * root)
+            columns.append(rendered.columns[k][frame.good] * root)
         self.names = rendered.names
         self.design = np.column_stack(columns)
         self.rhs = root * residual

@@ -53,6 +53,17 @@ def test_one_star_keeps_its_flux_and_nothing_wraps(psf):
     assert np.abs(image[:, 130:]).max() < 1e-6
 
 
+@pytest.mark.parametrize("unit", [1e-33, 1e30])
+def test_any_unit_of_the_data_will_do(psf, unit):
+    x, y, flux = crowd(SHAPES[1], 20)
+    renderer, telling = StarRenderer(psf, SHAPES[1]), flux > 2.0
+    one, other = (
+        renderer.render_with_derivatives(x, y, scale * flux, telling, shift=True, kernel=True) for scale in (1.0, unit)
+    )
+    for got, expected in ((other.model, one.model), (other.shift, one.shift), (other.kernel, one.kernel)):
+        np.testing.assert_allclose(got / unit, expected, atol=1e-6 * np.abs(expected).max())
+
+
 def test_stars_out_of_reach_are_left_out(psf):
     image = StarRenderer(psf, SHAPES[0]).render(np.array([-1e4, 1e7]), np.array([50.0, -1e8]), np.array([1.0, 1e3]))
     assert not image.any()

@@ -70,6 +70,28 @@ def star_columns(columns, first, width, planes, oversample, origin_y, origin_x, 
             )  # fmt: skip
 
 
+@jit
+def interleave(out, images, last):
+    """Put images side by side pixel by pixel.
+
+    Parameters
+    ----------
+    out : (ny, nx, >= m + 1) float64 ndarray
+        Its first elements of each pixel are overwritten.
+    images : (m, ny, nx) float64 ndarray
+        Images.
+    last : (ny, nx) float64 ndarray
+        One more.
+    """
+    m, ny, nx = images.shape
+    for y in range(ny):
+        for k in range(m):
+            for x in range(nx):
+                out[y, x, k] = images[k, y, x]
+        for x in range(nx):
+            out[y, x, m] = last[y, x]
+
+
 @jit_fast
 def weigh(out, columns, cross, oy, ox, weight, dense):
     """Multiply a star's stamps by the weights, and these with all dense images.
@@ -204,31 +226,28 @@ def band_solve(factor, rhs):
     ----------
     factor : (n, b + 1) float64 ndarray
         Lower triangle L with ``A = L L^T``, stored as `band`.
-    rhs : (n, m) float64 ndarray
-        Overwritten with the solutions.
+    rhs : (m, n) float64 ndarray
+        One a row; overwritten with the solutions.
     """
     n, b = factor.shape[0], factor.shape[1] - 1
-    m = rhs.shape[1]
     for i in range(n):
-        own = rhs[i]
-        for j in range(max(0, i - b), i):
-            f = factor[i, b - i + j]
-            other = rhs[j]
-            for d in range(m):
-                own[d] -= f * other[d]
-        f = 1.0 / factor[i, b]
-        for d in range(m):
-            own[d] *= f
+        low = max(0, i - b)
+        row, inverse = factor[i, b - i + low : b], 1.0 / factor[i, b]
+        for d in range(rhs.shape[0]):
+            x = rhs[d, low:i]
+            total = 0.0
+            for k in range(i - low):
+                total += row[k] * x[k]
+            rhs[d, i] = (rhs[d, i] - total) * inverse
     for i in range(n - 1, -1, -1):
-        own = rhs[i]
-        f = 1.0 / factor[i, b]
-        for d in range(m):
-            own[d] *= f
-        for j in range(max(0, i - b), i):
-            f = factor[i, b - i + j]
-            other = rhs[j]
-            for d in range(m):
-                other[d] -= f * own[d]
+        low = max(0, i - b)
+        row, inverse = factor[i, b - i + low : b], 1.0 / factor[i, b]
+        for d in range(rhs.shape[0]):
+            v = rhs[d, i] * inverse
+            rhs[d, i] = v
+            x = rhs[d, low:i]
+            for k in range(i - low):
+                x[k] -= row[k] * v
 
 
 @jit_fast
