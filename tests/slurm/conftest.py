@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from slurm_files import ARGUMENTS
+from same_results import ARGUMENTS
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTBED = ROOT / "slurm" / "testbed"
