@@ -94,17 +94,18 @@ test-slow: $(READY)
 # starts the test Slurm, and stops it whatever happens
 test-slurm: mpi
 	slurm/testbed/setup.sh
-	@$(MPI_ENV); $(VENV)/bin/python -m pytest tests/slurm -m "slurm and not image"
+	@$(MPI_ENV); SPHOT_TEST_SLURM=1 $(VENV)/bin/python -m pytest tests/slurm -m "slurm and not image"
 
 image:
 	container/build_image.sh $(IMAGE) $(MPI) $(BASE)
 
 # the hosts' launchers as well: mpirun of both MPIs, and srun
 test-image: mpi
+	command -v apptainer >/dev/null || container/setup_apptainer.sh
 	[ -s $(IMAGE) ] || $(MAKE) image
 	slurm/testbed/setup.sh
 	command -v mpirun.mpich >/dev/null || apt-get -q install -y --no-install-recommends mpich
-	@$(MPI_ENV); SPHOT_IMAGE=$(abspath $(IMAGE)) $(VENV)/bin/python -m pytest tests/image tests/slurm -m image
+	@$(MPI_ENV); SPHOT_TEST_SLURM=1 SPHOT_IMAGE=$(abspath $(IMAGE)) $(VENV)/bin/python -m pytest tests/image tests/slurm -m image
 	container/first_fit.sh $(IMAGE) 2
 
 lock: $(READY)
