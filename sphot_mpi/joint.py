@@ -170,22 +170,23 @@ def kernel_is_told(step: Step, correlation: float) -> bool:
 
 
 def prune(state: State, keep: Keep) -> State:
-    """Drop stars that are not significant, merged or off the image; anchored stars stay."""
+    """Drop stars that are not significant, merged or off the image; anchored and measured stars stay."""
     stars = state.scene.stars
     if stars.size == 0:
         return state
+    held = stars.anchored | stars.measured
     needed = np.full(stars.size, keep.field)
     if state.scene.galaxy is not None:
         inside = at(galaxy_radius(state.scene.galaxy, state.optics.frame.shape), stars) < 1.0
         needed[inside] = keep.galaxy
     good = (stars.snr(state.optics.frame.correlation) > needed) & at(state.matched.covered, stars)
-    present = (good | stars.anchored) & _on_frame(stars, state.optics.frame.shape)
-    order = np.argsort(-np.where(stars.anchored, np.inf, stars.flux), kind="stable")
+    present = (good | held) & _on_frame(stars, state.optics.frame.shape)
+    order = np.argsort(-np.where(held, np.inf, stars.flux), kind="stable")
     order = order[present[order]]
     limit = MERGE_FWHM * state.optics.fwhm
     none = np.zeros(0)
     apart = kernels.keep_apart(stars.x[order], stars.y[order], none, none, limit, limit)
-    chosen = np.sort(order[apart | stars.anchored[order]])
+    chosen = np.sort(order[apart | held[order]])
     return replace(state, scene=state.scene.with_stars(stars.take(chosen)))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from sphot_mpi.config import Config
 from sphot_mpi.joint import LAST_BLEND, Keep, State, at, descend, prune, settle, solve
+from sphot_mpi.joint_core import with_central_stars
 from sphot_mpi.joint_galaxy import (
     Smooth,
     centre_distance,
@@ -97,7 +98,7 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
     bright = tuple(th for th in ladder if th > JOINT_FROM) or (JOINT_FROM,)
     for index, threshold in enumerate(bright):
         state = _bright_step(state, threshold, index, Freedom(kernel=calibrate), keep, config)
-    state, two_components = _choose_components(state, config)
+    state = _choose_components(state, config)
     joint = Freedom(kernel=calibrate, galaxy_flux=True, galaxy_shape=True)
     # what is not Sersic is measured before any star may explain it
     state = with_structure_noise(solve(state, joint))
@@ -119,7 +120,7 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
         state=state,
         measurement=measurement,
         converged=converged and measurement.quiet,
-        two_components=two_components,
+        two_components=state.scene.galaxy is not None and state.scene.galaxy.size > 1,
         structured=structured,
         faint_limits=limits,
     )
@@ -145,7 +146,8 @@ def _find_galaxy(state: State, joint: Freedom, keep: Keep, config: Config) -> tu
             break
         structured = True
         state = _descend_again(with_wider_errors(state, WIDENING), joint, keep, config)
-    return state, structured
+    radius = config.psf.center_mask_r_in_fwhm * state.optics.fwhm
+    return with_central_stars(state, joint, keep, radius), structured
 
 
 def _descend_again(state: State, freedom: Freedom, keep: Keep, config: Config) -> State:
@@ -226,12 +228,12 @@ def with_smooth(state: State, smooth: Smooth) -> State:
     return replace(state, scene=replace(state.scene, galaxy=smooth.galaxy, sky=smooth.sky))
 
 
-def _choose_components(state: State, config: Config) -> tuple[State, bool]:
+def _choose_components(state: State, config: Config) -> State:
     """Give the galaxy a second component where the data ask for it."""
     if config.core.max_components < 2:
-        return state, False
+        return state
     two = second_component(state.optics.frame, state.optics, star_image(state), smooth_of(state))
-    return (state, False) if two is None else (with_smooth(state, two), True)
+    return state if two is None else with_smooth(state, two)
 
 
 def purge(state: State, freedom: Freedom, keep: Keep) -> State:

@@ -25,6 +25,8 @@ CLIP = 4.0
 CORE_FWHM = 2.0
 #: Residual scatter in the core over that outside, above which a second component is tried.
 CORE_SCATTER = 1.15
+#: Part of chi2 that a step of a fit without stars must gain: the joint fit goes on from there.
+SMOOTH_GAIN = 1e-5
 #: Side, px, of the blocks whose medians tell stars from smooth light.
 BLOCK = 9
 #: A component with less than this share of the light is a star or a blemish.
@@ -53,10 +55,10 @@ class Smooth:
 
 
 def galaxy_of(components: tuple[SersicParams, ...]) -> Galaxy:
-    """Galaxy of Sersic components; the centre is the first one's."""
+    """Galaxy of Sersic components."""
     vectors = [to_vector(c) for c in components]
     return Galaxy(
-        centre=vectors[0][:2].copy(),
+        centres=np.array([v[:2] for v in vectors]),
         shapes=np.array([v[2:] for v in vectors]),
         fluxes=np.array([total_flux(c) for c in components]),
     )
@@ -89,6 +91,7 @@ def fit_smooth(frame: Frame, optics: Optics, components: tuple[SersicParams, ...
         n_components=len(components),
         max_evaluations=most,
         retry=False,
+        relative=SMOOTH_GAIN,
         bounds=bounds_of(frame, len(components)),
     )
     return Smooth(galaxy=galaxy_of(fit.components), sky=sky_vector(fit.sky, frame.shape), chi2=fit.chi2)
@@ -167,9 +170,9 @@ def local_median(image: Image, good: NDArray[np.bool_], block: int = BLOCK) -> I
 
 
 def centre_distance(galaxy: Galaxy, shape: tuple[int, int]) -> Image:
-    """Distance, px, of every frame pixel from the galaxy's centre."""
+    """Distance, px, of every frame pixel from the nearest centre of a component."""
     y, x = np.ogrid[: shape[0], : shape[1]]
-    return np.asarray(np.hypot(x - PAD - galaxy.centre[0], y - PAD - galaxy.centre[1]))
+    return np.asarray(np.min([np.hypot(x - PAD - x_0, y - PAD - y_0) for x_0, y_0 in galaxy.centres], axis=0))
 
 
 def start_galaxy(frame: Frame, optics: Optics, *, rounds: int = 3) -> Smooth:

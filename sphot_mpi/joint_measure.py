@@ -99,9 +99,15 @@ def measure(state: State, freedom: Freedom, keep: Keep, *, most: int, weigh: boo
     weight = np.divide(frame.weight, 1.0 + frame.weight * noise.variance) if weigh else frame.weight
     settled, quiet = settle(state.with_frame(replace(frame, weight=weight)), freedom, keep, most=most)
     assert settled.step is not None
-    unit = correlated_unit(state, noise.share) / (1.0 if weigh else 1.0 - noise.share)
+    unit = correlated_unit(state, noise.share) if weigh else chance(state)
     measurement = Measurement(names=settled.step.names, covariance=settled.step.covariance * unit, quiet=quiet)
     return settled.with_frame(replace(settled.optics.frame, weight=frame.weight)), measurement
+
+
+def chance(state: State) -> float:
+    """Chi2 that one degree of freedom gains by chance under weights that do not know of the confusion."""
+    share = confusion(state).share
+    return correlated_unit(state, share) / (1.0 - share)
 
 
 def correlated_unit(state: State, share: float) -> float:

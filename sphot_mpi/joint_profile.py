@@ -13,8 +13,9 @@ from sphot_mpi.joint_scene import Galaxy
 
 #: Chi2 of a filter's free profile against the base filter's, above which it has its own.
 PROFILE_CHANGE = 20.0
-#: Radius of the core, r_eff, and the share of the galaxy's light by which such a profile may grow outside of it.
-CORE, MOST_IN_WINGS = 1.5, 0.05
+#: Radius of the core, r_eff, and the share of the galaxy's light by which such a profile may grow outside of it: with
+#: r_eff and n of its own, and with no more than the components' shares.
+CORE, MOST_IN_WINGS, MOST_BY_SHARES = 1.5, 0.05, 0.15
 #: Most solves of a profile.
 PROFILE_PASSES = 6
 
@@ -48,15 +49,20 @@ def with_own_profile(
     galaxy = state.scene.galaxy
     if galaxy is None or not galaxy.fluxes.sum() > 0.0:
         return state, measurement, False
-    own = replace(freedom, galaxy_scale=False, galaxy_flux=True, galaxy_profile=True)
-    trial, trial_measurement = measure(state, own, keep, most=PROFILE_PASSES)
-    found = trial.scene.galaxy
-    assert found is not None
-    needed = (found.fluxes > 0.0).all() and profile_change(galaxy, found, trial_measurement) > PROFILE_CHANGE
-    # a colour gradient shows in the core; wings that grow take the field's light or the sky's tilt
+    shares = replace(freedom, galaxy_scale=False, galaxy_flux=True)
+    trials = [(replace(shares, galaxy_profile=True), MOST_IN_WINGS)]
+    if galaxy.size > 1:
+        # disk and bulge have colours of their own, with nothing else that could run away
+        trials.append((shares, MOST_BY_SHARES))
     core = galaxy_radius(galaxy, state.optics.frame.shape) < CORE
-    if needed and wing_light(trial, core) - wing_light(state, core) < MOST_IN_WINGS * galaxy.fluxes.sum():
-        return trial, trial_measurement, True
+    for own, most_in_wings in trials:
+        trial, trial_measurement = measure(state, own, keep, most=PROFILE_PASSES)
+        found = trial.scene.galaxy
+        assert found is not None
+        needed = (found.fluxes > 0.0).all() and profile_change(galaxy, found, trial_measurement) > PROFILE_CHANGE
+        # a colour gradient shows in the core; wings that grow take the field's light or the sky's tilt
+        if needed and wing_light(trial, core) - wing_light(state, core) < most_in_wings * galaxy.fluxes.sum():
+            return trial, trial_measurement, True
     return state, measurement, False
 
 
@@ -67,22 +73,21 @@ def wing_light(state: State, core: NDArray[np.bool_]) -> float:
 
 
 def profile_change(expected: Galaxy, found: Galaxy, measurement: Measurement) -> float:
-    """Wald's chi2 of a free profile against the expected one: by r_eff, n and the components' shares of the flux.
+    """Wald's chi2 of a free profile against the expected one: by the components' shares of the flux, r_eff and n.
 
     Parameters
     ----------
     expected, found : Galaxy
         The pinned profile and the free one.
     measurement : Measurement
-        Of the free one.
+        Of the free one; r_eff and n count if they were free.
     """
     size = found.size
-    names = [f"{c}.{name}" for c in range(size) for name in SHAPE_NAMES[:2]]
+    names = [f"{c}.{name}" for c in range(size) for name in SHAPE_NAMES[:2] if f"{c}.{name}" in measurement.names]
     fluxes = [f"{c}.flux" for c in range(size)]
     share = expected.fluxes / expected.fluxes[0]
-    change = np.concatenate(
-        ((found.shapes - expected.shapes)[:, :2].ravel(), found.fluxes[1:] - share[1:] * found.fluxes[0])
-    )
+    shapes = (found.shapes - expected.shapes)[:, :2].ravel()[: len(names)]
+    change = np.concatenate((shapes, found.fluxes[1:] - share[1:] * found.fluxes[0]))
     turn = np.zeros((change.size, len(names) + size))
     turn[: len(names), : len(names)] = np.eye(len(names))
     turn[len(names) :, len(names)] = -share[1:]

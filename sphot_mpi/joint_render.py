@@ -13,8 +13,11 @@ Vector = NDArray[np.float64]
 
 #: Stars above this S/N, were they alone, tell kernel and shift; what the others say is nothing beside it.
 TELLING_SNR = 5.0
-#: Parameters of one component's shape, in the order of `Galaxy.shapes`.
+#: Parameters of one component's place and shape, in the order of `Galaxy.centres` and `Galaxy.shapes`.
+CENTRE_NAMES = ("x_0", "y_0")
 SHAPE_NAMES = ("ln_r", "ln_n", "eta_1", "eta_2")
+#: Derivatives by a common displacement.
+SHIFT_NAMES = ("shift_x", "shift_y")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +54,7 @@ class Rendered:
         The three components.
     names : tuple of str
         Dense unknowns: sky0..2, kernel (and kernel_shape), shift_x, shift_y,
-        scale, x_0, y_0, and for component c "c.flux", "c.ln_r" ...
+        scale, and for component c "c.flux", "c.x_0", "c.y_0", "c.ln_r" ...
     columns : (ny, nx, m) float64 ndarray
         Derivatives of the model by the dense unknowns.
     """
@@ -101,19 +104,18 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
     columns: dict[str, Image] = {f"sky{k}": basis[k] for k in range(3)}
     if freedom.kernel or freedom.shift:
         telling = stars.flux > TELLING_SNR * optics.star_error
-        bright, faint = stars.take(telling), stars.take(~telling)
-        planes = optics.kernel_planes if freedom.kernel else optics.psf.planes[np.newaxis][:0]
-        images = optics.stars.render_with_derivatives(bright.x, bright.y, bright.flux, planes)
-        star_image = images.model + render_stars(faint, optics)
-        columns |= dict(zip(KERNEL_NAMES, images.dkernel, strict=False))
-        if freedom.shift:
-            columns["shift_x"], columns["shift_y"] = images.dx, images.dy
+        images = optics.stars.render_with_derivatives(
+            stars.x, stars.y, stars.flux, telling, shift=freedom.shift, kernel=freedom.kernel
+        )
+        star_image = images.model
+        columns |= dict(zip(KERNEL_NAMES, images.kernel, strict=False))
+        columns |= dict(zip(SHIFT_NAMES, images.shift, strict=False))
     else:
         star_image = render_stars(stars, optics)
     galaxy_image = np.zeros(shape)
     if scene.galaxy is not None:
         galaxy_image = _galaxy_columns(scene.galaxy, optics, freedom, columns)
-    for name in (*KERNEL_NAMES, "shift_x", "shift_y"):
+    for name in (*KERNEL_NAMES, *SHIFT_NAMES):
         if name in columns:
             # where the base filter has no data, the stars are not known well enough to tell the PSF
             columns[name] = np.where(optics.frame.anchored_area, columns[name], 0.0)
@@ -133,7 +135,7 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
         # where they are measured off the galaxy, its light says nothing about them
         x, y = (
             np.clip(round(v) + PAD, 0, side - 1)
-            for v, side in zip(galaxy.centre, optics.frame.shape[::-1], strict=True)
+            for v, side in zip(galaxy.centres[galaxy.main], optics.frame.shape[::-1], strict=True)
         )
         needs_derivatives |= bool(optics.frame.anchored_area[y, x])
     if not needs_derivatives and not freedom.galaxy_flux and not freedom.galaxy_scale:
@@ -147,7 +149,7 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
         image += galaxy.fluxes[c] * unit[c][0]
     if needs_derivatives:
         scaled = [flux * jacobian for flux, jacobian in zip(galaxy.fluxes, unit, strict=True)]
-        # the centre and the kernel are common to all components
+        # shift and kernel are common to all components
         common = np.sum(scaled, axis=0)
         if freedom.kernel:
             for name, slope in zip(KERNEL_NAMES, common[7:], strict=False):
@@ -161,10 +163,9 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
         for c in range(galaxy.size):
             columns[f"{c}.flux"] = unit[c][0]
     if freedom.galaxy_shape:
-        columns["x_0"], columns["y_0"] = common[1], common[2]
         for c in range(galaxy.size):
-            for k, name in enumerate(SHAPE_NAMES):
-                columns[f"{c}.{name}"] = scaled[c][3 + k]
+            for k, name in enumerate((*CENTRE_NAMES, *SHAPE_NAMES)):
+                columns[f"{c}.{name}"] = scaled[c][1 + k]
     elif freedom.galaxy_profile:
         for c in range(galaxy.size):
             for k, name in enumerate(SHAPE_NAMES[:2]):

@@ -10,7 +10,7 @@ from sphot_mpi.joint_base import BaseFit
 from sphot_mpi.joint_galaxy import components_of, galaxy_radius
 from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_measure import Measurement
-from sphot_mpi.joint_render import render_galaxy, render_sky, render_stars
+from sphot_mpi.joint_render import CENTRE_NAMES, SHAPE_NAMES, render_galaxy, render_sky, render_stars
 from sphot_mpi.joint_scaled import ScaledFit
 from sphot_mpi.joint_scene import LARGEST_COMPONENT, PAD, Galaxy, Stars
 from sphot_mpi.joint_solve import ETA_MAX, LN_N_RANGE, SMALLEST_R
@@ -211,8 +211,7 @@ class _Summary:
     def _free_covariance(self) -> tuple[Image, float]:
         """Covariance of the Sersic parameters, and the error of the total flux, where the shape was free."""
         size = self.galaxy.size
-        centre = ["x_0", "y_0"]
-        names = [[f"{c}.flux", *centre, f"{c}.ln_r", f"{c}.ln_n", f"{c}.eta_1", f"{c}.eta_2"] for c in range(size)]
+        names = [[f"{c}.{name}" for name in ("flux", *CENTRE_NAMES, *SHAPE_NAMES)] for c in range(size)]
         turn = [params_jacobian(self.galaxy.vector(c), float(self.galaxy.fluxes[c])) for c in range(size)]
         covariance = self._turned(names, turn)
         return covariance, self.measurement.spread([f"{c}.flux" for c in range(size)])
@@ -232,13 +231,15 @@ class _Summary:
         return self._scaled_covariance(base)
 
     def _profile_covariance(self, base: FilterFit) -> tuple[Image, float]:
-        """As `_pinned_covariance`, where flux, r_eff and n were free and centre and ellipse the base filter's."""
+        """As `_pinned_covariance`, where fluxes, and perhaps r_eff and n, were free and the rest the base filter's."""
         size = self.galaxy.size
-        names = [[f"{c}.flux", f"{c}.ln_r", f"{c}.ln_n"] for c in range(size)]
-        turn = [params_jacobian(self.galaxy.vector(c), float(self.galaxy.fluxes[c]))[:, [0, 3, 4]] for c in range(size)]
+        own = ("flux", *(name for name in SHAPE_NAMES[:2] if f"0.{name}" in self.measurement.names))
+        names = [[f"{c}.{name}" for name in own] for c in range(size)]
+        free = [0, 3, 4][: len(own)]
+        turn = [params_jacobian(self.galaxy.vector(c), float(self.galaxy.fluxes[c]))[:, free] for c in range(size)]
         covariance = self._turned(names, turn)
-        geometry = [7 * c + k for c in range(size) for k in (3, 4, 5, 6)]
-        covariance[np.ix_(geometry, geometry)] += base.covariance[np.ix_(geometry, geometry)]
+        pinned = [7 * c + k for c in range(size) for k in range(len(own), 7)]
+        covariance[np.ix_(pinned, pinned)] += base.covariance[np.ix_(pinned, pinned)]
         return covariance, self.measurement.spread([one[0] for one in names])
 
     def _scaled_covariance(self, base: FilterFit) -> tuple[Image, float]:

@@ -246,14 +246,13 @@ def _with_anchors(state: State, base: FilterFit, *, measured: bool) -> State:
 
     If there are too many to be told apart, it is the brightest.
     """
-    table = _sources_above(base, -np.inf if measured else ANCHOR_SNR)
+    table = _sources_above(base, -np.inf)
     known = table["flux_init"] > 0.0
-    table = table[known if measured else ~known]
-    stem = "init" if measured else "fit"
     # a position's error is in inverse proportion to the flux; one law for all, since single errors hang on the depth
-    scatter = (
-        np.median(np.hypot(table["x_err"], table["y_err"]) / np.sqrt(2.0) * table["flux_fit"]) if table.size else 0.0
-    )
+    errors = np.hypot(table["x_err"], table["y_err"])[known] / np.sqrt(2.0) * table["flux_init"][known]
+    scatter = np.median(errors) if known.any() else 0.0
+    table = table[known if measured else ~known & (table["snr"] > ANCHOR_SNR)]
+    stem = "init" if measured else "fit"
     order = np.argsort(-table[f"flux_{stem}"], kind="stable")
     stamp = state.optics.stars.sampled(state.optics.core_radius)
     most = int(ANCHORS_PER_PSF * state.optics.frame.good.sum() * (stamp**2).sum()) - state.scene.stars.size

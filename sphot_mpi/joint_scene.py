@@ -17,7 +17,7 @@ from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import Image
 from sphot_mpi.sersic import SersicRenderer
-from sphot_mpi.star_field import StarField
+from sphot_mpi.star_renderer import LARGEST_STAMP, StarRenderer
 
 Vector = NDArray[np.float64]
 Pixel = TypeVar("Pixel", bound=np.generic)
@@ -26,8 +26,6 @@ Pixel = TypeVar("Pixel", bound=np.generic)
 LARGEST_COMPONENT = 0.27
 #: Half-size, in FWHM, of the stars' core stamps; the residual is that of whole stars, so it is no bias.
 CORE_FWHM = 1.5
-#: Change of the kernel's width, px, up to which the PSF's derivatives by it are kept.
-PLANES_TOLERANCE = 0.05
 #: Margin of the frame around the cutout, px.
 PAD = 12
 
@@ -126,8 +124,7 @@ class Optics:
             if renderer is None
             else renderer.with_psf(psf)
         )
-        self.stars = StarField(psf, frame.shape, frame.noise * frame.correlation)
-        self._planes_kernel = psf.kernel
+        self.stars = StarRenderer(psf, frame.shape, self.renderer.grids)
 
     @classmethod
     def start(cls, library: LibraryPSF, sigma: float, frame: Frame, family: str = "gaussian") -> "Optics":
@@ -136,12 +133,7 @@ class Optics:
 
     def with_kernel(self, kernel: Kernel) -> "Optics":
         """Return the optics under another kernel."""
-        other = Optics(self.psf.with_kernel(kernel), self.frame, self.renderer)
-        # derivatives from nearby lead to the same kernel
-        if "kernel_planes" in self.__dict__ and not kernel.differs(self._planes_kernel, PLANES_TOLERANCE):
-            other.__dict__["kernel_planes"] = self.kernel_planes
-            other._planes_kernel = self._planes_kernel
-        return other
+        return Optics(self.psf.with_kernel(kernel), self.frame, self.renderer)
 
     def on(self, frame: Frame) -> "Optics":
         """Return the optics for other data or weights on the same frame."""
@@ -154,11 +146,6 @@ class Optics:
         """Kernel of the working PSF."""
         return self.psf.kernel
 
-    @cached_property
-    def kernel_planes(self) -> NDArray[np.float64]:
-        """Spline coefficients of the PSF's derivatives by the kernel's coordinates, here or nearby."""
-        return self.psf.kernel_planes
-
     @property
     def fwhm(self) -> float:
         """FWHM of the working PSF, px."""
@@ -167,13 +154,13 @@ class Optics:
     @cached_property
     def core_radius(self) -> int:
         """Half-size, px, of the stamps that carry the stars' equations."""
-        return int(np.clip(np.ceil(CORE_FWHM * self.fwhm), 4, 12))
+        return int(np.clip(np.ceil(CORE_FWHM * self.fwhm), 4, LARGEST_STAMP))
 
     @cached_property
     def star_error(self) -> float:
         """Flux error of an isolated star in the emptiest part."""
         stamp = self.stars.sampled(self.core_radius)
-        return self.stars.noise / float(np.sqrt((stamp**2).sum()))
+        return self.frame.noise * self.frame.correlation / float(np.sqrt((stamp**2).sum()))
 
     @cached_property
     def peak(self) -> float:
@@ -196,7 +183,7 @@ class Stars:
     base_id : (n,) int64 ndarray
         The base filter's source that anchors it, or 0.
     base_flux : (n,) float64 ndarray
-        Its flux there, or 0.
+        Its flux there, or 0. In the base filter: its flux in the galaxy's measurement.
     prior_flux, prior_sigma : (n,) float64 ndarray
         Flux prior; sigma inf = none.
     free : (n,) bool ndarray
@@ -249,6 +236,11 @@ class Stars:
         """True for sources with a position prior."""
         return np.isfinite(self.anchor_sigma)
 
+    @property
+    def measured(self) -> NDArray[np.bool_]:
+        """True for sources that the base filter's galaxy was measured with."""
+        return self.base_flux > 0.0
+
     def take(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> "Stars":
         """Return the chosen sources."""
         return Stars(**{name: getattr(self, name)[chosen] for name in Stars.__dataclass_fields__})
@@ -267,19 +259,19 @@ class Stars:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Galaxy:
-    """Sersic components with one centre, in the cutout's coordinates (no margin).
+    """Sersic components, in the cutout's coordinates (no margin).
 
     Parameters
     ----------
-    centre : (2,) float64 ndarray
-        x_0, y_0, px.
+    centres : (c, 2) float64 ndarray
+        x_0, y_0 of each component, px.
     shapes : (c, 4) float64 ndarray
         ln r_circ, ln n, eta_1, eta_2 of each component.
     fluxes : (c,) float64 ndarray
         Total fluxes.
     """
 
-    centre: Vector
+    centres: NDArray[np.float64]
     shapes: NDArray[np.float64]
     fluxes: Vector
 
@@ -290,7 +282,12 @@ class Galaxy:
 
     def vector(self, component: int) -> Vector:
         """The renderer's vector (x_0, y_0, ln r_circ, ln n, eta_1, eta_2) of one component."""
-        return np.concatenate((self.centre, self.shapes[component]))
+        return np.concatenate((self.centres[component], self.shapes[component]))
+
+    @property
+    def main(self) -> int:
+        """The component with most of the light."""
+        return int(np.argmax(self.fluxes))
 
     def half_light_radius(self) -> float:
         """Semi-major axis, px, that is the flux-weighted mean of the components'."""
@@ -310,11 +307,11 @@ class Galaxy:
         x, y : ndarray
             Points in the cutout's coordinates, px.
         """
-        main = int(np.argmax(self.fluxes))
+        main = self.main
         eta = self.shapes[main, 2:]
         q = self.axis_ratios()[main]
         theta = 0.5 * np.arctan2(eta[1], eta[0])
-        dx, dy = x - self.centre[0], y - self.centre[1]
+        dx, dy = x - self.centres[main, 0], y - self.centres[main, 1]
         along = dx * np.cos(theta) + dy * np.sin(theta)
         across = dy * np.cos(theta) - dx * np.sin(theta)
         return np.asarray(np.hypot(along, across / q) / self.half_light_radius())

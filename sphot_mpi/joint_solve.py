@@ -2,7 +2,7 @@
 
 The unknowns fall into two kinds: three columns a star (flux, x, y), each on a
 small stamp, and a dozen dense columns (sky plane, kernel, common shift, galaxy).
-The stars' normal matrix G is sparse and factorised once; the dense unknowns are
+The stars' normal matrix G is a band and factorised once; the dense unknowns are
 solved in its Schur complement, whose inverse is their covariance marginal over
 all stars. The stars' equations use core stamps, but the residual is that of the
 full model: ``A_core^T W (data - model) = 0`` has no bias from cut wings
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sphot_mpi.errors import FitError
 from sphot_mpi.joint_kernel import prior_terms, shape_limit, stepped
-from sphot_mpi.joint_render import SHAPE_NAMES, Freedom, Rendered, render_columns
+from sphot_mpi.joint_render import CENTRE_NAMES, SHAPE_NAMES, Freedom, Rendered, render_columns
 from sphot_mpi.joint_scene import LARGEST_COMPONENT, Frame, Galaxy, Optics, Scene, Stars
 from sphot_mpi.joint_stars import STAR_STEP, StarSystem, star_system
 from sphot_mpi.psf_kernel import Kernel
@@ -27,6 +27,8 @@ Vector = NDArray[np.float64]
 #: Longest steps of the galaxy's parameters, and the damping scales of those steps.
 GALAXY_STEP = {"x_0": 1.0, "y_0": 1.0, "ln_r": 0.4, "ln_n": 0.3, "eta_1": 0.3, "eta_2": 0.3}
 GALAXY_DAMPING = {"x_0": 1.0, "y_0": 1.0, "ln_r": 0.5, "ln_n": 0.5, "eta_1": 0.5, "eta_2": 0.5}
+#: Components of one galaxy are not farther apart than this x its half-light radius.
+MOST_APART = 0.3
 #: Smallest r_circ, px, and range of ln n and of the length of eta (ellip <= 0.95).
 SMALLEST_R = 0.15
 LN_N_RANGE = (np.log(0.3), np.log(8.0))
@@ -53,7 +55,7 @@ class Step:
         Of `residual`.
     names : tuple of str
         Dense unknowns: sky0..2, kernel (and kernel_shape), shift_x, shift_y,
-        x_0, y_0, and for component c "c.flux", "c.ln_r" ...
+        and for component c "c.flux", "c.x_0", "c.y_0", "c.ln_r" ...
     covariance : (m, m) float64 ndarray
         Of the dense unknowns, marginal over all stars.
     """
@@ -139,14 +141,10 @@ class _Solution:
 
 def _solve_dense(system: StarSystem, dense: _Dense) -> _Solution:
     """Solve the dense unknowns in the stars' Schur complement, then the stars."""
-    if system.factor is None:
-        response, alone = np.zeros((0, len(dense.names))), np.zeros(0)
-        schur, reduced = dense.gram, dense.rhs
-    else:
-        both = system.factor.solve(np.column_stack((system.cross, system.rhs)))
-        response, alone = both[:, :-1], both[:, -1]
-        schur = dense.gram - system.cross.T @ response
-        reduced = dense.rhs - system.cross.T @ alone
+    both = system.solve(np.column_stack((system.cross, system.rhs)))
+    response, alone = both[:, :-1], both[:, -1]
+    schur = dense.gram - system.cross.T @ response
+    reduced = dense.rhs - system.cross.T @ alone
     matrix = schur + np.diag(dense.damping)
     step = _invert(matrix) @ reduced
     limit = shape_limit(step, dense.names, dense.kernel)
@@ -163,9 +161,9 @@ def _dense_normal(rendered: Rendered, frame: Frame, residual: Image) -> tuple[ND
     if not frame.good.any():
         msg = "the image has no usable pixel; give data that are finite and not zero"
         raise FitError(msg)
-    root = np.sqrt(frame.weight[frame.good])
-    weighted = rendered.columns[frame.good] * root[:, None]
-    return weighted.T @ weighted, weighted.T @ (root * residual[frame.good])
+    columns = rendered.columns.reshape(-1, len(rendered.names))
+    weighted = columns * frame.weight.reshape(-1, 1)
+    return columns.T @ weighted, weighted.T @ residual.ravel()
 
 
 def _move_stars(stars: Stars, system: StarSystem, solution: _Solution) -> Stars:
@@ -227,8 +225,9 @@ def _apply_dense(scene: Scene, stars: Stars, step: dict[str, float], largest: fl
 
 def _step_galaxy(galaxy: Galaxy, step: dict[str, float], shift: Vector, largest: float) -> Galaxy:
     """Apply the galaxy's steps within their ranges."""
-    shapes = galaxy.shapes.copy()
+    shapes, centres = galaxy.shapes.copy(), galaxy.centres + shift
     for c in range(galaxy.size):
+        centres[c] += [step.get(f"{c}.{name}", 0.0) for name in CENTRE_NAMES]
         for k, name in enumerate(SHAPE_NAMES):
             shapes[c, k] += step.get(f"{c}.{name}", 0.0)
         length = np.hypot(shapes[c, 2], shapes[c, 3])
@@ -238,10 +237,18 @@ def _step_galaxy(galaxy: Galaxy, step: dict[str, float], shift: Vector, largest:
         shapes[c, 0] = np.clip(shapes[c, 0], np.log(SMALLEST_R), np.log(largest) - 0.5 * min(length, ETA_MAX))
         shapes[c, 1] = np.clip(shapes[c, 1], *LN_N_RANGE)
     return Galaxy(
-        centre=galaxy.centre + shift + np.array([step.get("x_0", 0.0), step.get("y_0", 0.0)]),
+        centres=_tied(centres, galaxy),
         shapes=shapes,
         fluxes=_step_fluxes(galaxy.fluxes, step),
     )
+
+
+def _tied(centres: NDArray[np.float64], galaxy: Galaxy) -> NDArray[np.float64]:
+    """Centres that are not farther from the main component's than a part of the galaxy's size."""
+    offset = centres - centres[galaxy.main]
+    most = MOST_APART * galaxy.half_light_radius()
+    length = np.hypot(offset[:, 0], offset[:, 1])[:, np.newaxis]
+    return np.asarray(centres[galaxy.main] + offset * np.minimum(1.0, most / np.maximum(length, most)))
 
 
 def _step_fluxes(fluxes: Vector, step: dict[str, float]) -> Vector:

@@ -8,7 +8,7 @@ from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import Cutout, FilterFit, Image
 from sphot_mpi.sersic import SersicRenderer
-from sphot_mpi.star_field import StarField
+from sphot_mpi.star_renderer import StarRenderer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,9 +82,7 @@ def working_psf(fit: FilterFit, library: LibraryPSF) -> PSF:
 
 def render_sources(fit: FilterFit, psf: PSF, shape: tuple[int, int]) -> Image:
     """Render all point sources of a fit on its cutout of `shape` (ny, nx)."""
-    # the noise only decides how far out a star is rendered exactly; without one, go far
-    noise = fit.noise * fit.correlation if np.isfinite(fit.noise) and fit.noise > 0.0 else 1e-12
     table = fit.sources
     found = table[np.isfinite(table["x_fit"]) & np.isfinite(table["y_fit"]) & np.isfinite(table["flux_fit"])]
     x, y, flux = (np.ascontiguousarray(found[name]) for name in ("x_fit", "y_fit", "flux_fit"))
-    return StarField(psf, shape, noise).render(x, y, flux)
+    return StarRenderer(psf, shape).render(x, y, flux)

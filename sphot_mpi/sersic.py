@@ -104,6 +104,11 @@ class SersicRenderer:
     grids : LibraryGrids, optional
         Spectra of the same library, as `with_psf` hands them on.
 
+    Attributes
+    ----------
+    psf, shape, size, tolerance, kernel_slopes, grids
+        As given.
+
     Notes
     -----
     Valid for 0.28 <= n <= 8.4. The periodic images' light is taken unconvolved, and not at all for the kernel's slopes.
@@ -124,14 +129,14 @@ class SersicRenderer:
         self.size = size
         self.tolerance = tolerance
         self.kernel_slopes = kernel_slopes
-        self._grids = LibraryGrids(psf.library) if grids is None else grids
+        self.grids = LibraryGrids(psf.library) if grids is None else grids
         self._boxes: dict[tuple[int, int], Box] = {}
-        self._rings = self._grids.ring_area * kernel_envelope(psf, self._grids.ring_radius)
+        self._rings = self.grids.ring_area * kernel_envelope(psf, self.grids.ring_radius)
         self._nodes = [_chebyshev(side) for side in shape]
 
     def with_psf(self, psf: PSF) -> "SersicRenderer":
         """Return a renderer for another PSF; all that does not depend on the kernel is kept."""
-        grids = self._grids if psf.library is self.psf.library else None
+        grids = self.grids if psf.library is self.psf.library else None
         return SersicRenderer(
             psf, self.shape, size=self.size, tolerance=self.tolerance, kernel_slopes=self.kernel_slopes, grids=grids
         )
@@ -153,13 +158,15 @@ class SersicRenderer:
             image += total_flux(component) * self.render(to_vector(component))
         return image
 
-    def jacobian(self, vector: Array) -> Array:
+    def jacobian(self, vector: Array, *, kernel_slopes: bool | None = None) -> Array:
         """Image of unit total flux with its derivatives.
 
         Parameters
         ----------
         vector : (6,) float64 ndarray
             (x_0, y_0, ln r_circ, ln n, eta_1, eta_2).
+        kernel_slopes : bool, optional
+            Whether those by the kernel are wanted; default: the renderer's.
 
         Returns
         -------
@@ -167,7 +174,8 @@ class SersicRenderer:
             The image, its derivatives by the six components of `vector`, then those by the kernel's coordinates,
             if `kernel_slopes`. In single precision inside: 1e-6 of each one's maximum.
         """
-        n_slopes = len(self.psf.kernel.coordinates) if self.kernel_slopes else 0
+        wanted = self.kernel_slopes if kernel_slopes is None else self.kernel_slopes and kernel_slopes
+        n_slopes = len(self.psf.kernel.coordinates) if wanted else 0
         spectra, grid = self._spectra(vector, 7 + n_slopes)
         return self._finish(spectra, vector, grid, 7)
 
@@ -197,7 +205,7 @@ class SersicRenderer:
         f_cut = self._cut_off(cells, 2.0 * np.pi * float(np.exp(vector[2])), float(np.hypot(vector[4], vector[5])))
         box = self._boxes.get(grid)
         if box is None or box.f_max < f_cut:
-            box = working_box(self.psf, self._grids, grid, f_cut, slopes=self.kernel_slopes)
+            box = working_box(self.psf, self.grids, grid, f_cut, slopes=self.kernel_slopes)
             keep(self._boxes, grid, box)
         rows, columns = box.psf.shape
         fy, fx = (np.arange(rows) - rows // 2) / grid[0], np.arange(columns) / grid[1]
@@ -216,7 +224,7 @@ class SersicRenderer:
         2 pi r_circ; the spectrum of a flat galaxy is a narrow wedge about its minor axis, hence directions with
         ``tan phi = q tan psi``, psi evenly spaced.
         """
-        radius, area = self._grids.ring_radius, self._rings
+        radius, area = self.grids.ring_radius, self._rings
         q = np.exp(-eta)
         psi = 0.5 * np.pi * (np.arange(_DIRECTIONS) + 0.5) / _DIRECTIONS
         norm = np.cos(psi) ** 2 + (q * np.sin(psi)) ** 2

@@ -83,6 +83,7 @@ def fit_sersic(
     max_evaluations: int | None = None,
     n_starts: int = 1,
     retry: bool = True,
+    relative: float = 0.0,
 ) -> SersicFit:
     """Fit one or two Sersic components (one centre) and a sky plane.
 
@@ -112,6 +113,8 @@ def fit_sersic(
     retry : bool
         "lm": start again at n = 1 and 4 where the outcome looks poor (reduced chi2 above 2, a bound touched, S/N
         below 30, not converged), and try all three ways to split one component. Without it one start is made.
+    relative : float
+        "lm": part of chi2 that a step must gain to be worth another.
 
     Returns
     -------
@@ -131,7 +134,7 @@ def fit_sersic(
     starts = _starts(problem, given, n_components, bounds)
     if method == "lm":
         best, converged, count = _several_starts(
-            problem, starts, bounds, max_evaluations or 60, np.random.default_rng(seed), n_starts, retry
+            problem, starts, bounds, max_evaluations or 60, np.random.default_rng(seed), n_starts, retry, relative
         )
     elif method in METHODS:
         first = _positive(problem.evaluate(bounds.project(starts[0], problem.shape)))
@@ -180,16 +183,19 @@ def _several_starts(
     rng: np.random.Generator,
     n_starts: int,
     retry: bool,
+    relative: float,
 ) -> tuple[Evaluation, bool, int]:
     """Run Levenberg-Marquardt from the first start and, where wanted or needed, from others; keep the lowest chi2."""
-    best, converged, count = levenberg_marquardt(problem, starts[0], bounds, max_evaluations=max_evaluations)
+    best, converged, count = levenberg_marquardt(
+        problem, starts[0], bounds, max_evaluations=max_evaluations, relative=relative
+    )
     others = starts[1:] if retry else []
     if not others:
         poor = retry and (not converged or _looks_poor(problem, best, bounds))
         others = _more_starts(starts[0], n_starts - 1, 2 if poor else 0, rng)
     for trial in others:
         other, other_converged, evaluations = levenberg_marquardt(
-            problem, trial, bounds, max_evaluations=max_evaluations
+            problem, trial, bounds, max_evaluations=max_evaluations, relative=relative
         )
         count += evaluations
         if other.chi2 < best.chi2:

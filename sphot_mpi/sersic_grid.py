@@ -91,7 +91,7 @@ class LibraryGrids:
 
     def __init__(self, library: LibraryPSF) -> None:
         self.library = library
-        self.ring_radius, self.ring_area = _ring_sums(library)
+        self.ring_radius, self.ring_area, self.ring_power = _ring_sums(library)
         self._boxes: dict[tuple[int, int], Box] = {}
 
     def get(self, grid: tuple[int, int], f_max: float) -> Box:
@@ -122,16 +122,18 @@ def working_box(psf: PSF, grids: LibraryGrids, grid: tuple[int, int], f_max: flo
     return Box(box.f_max, spectrum, np.concatenate((halves[:, :0:-1], halves), axis=1))
 
 
-def _ring_sums(library: LibraryPSF) -> tuple[Array, Array]:
-    """Mid-radii (cycles per px) of rings to the corner of the band, and the integrals of |spectrum| over them."""
+def _ring_sums(library: LibraryPSF) -> tuple[Array, Array, Array]:
+    """Mid-radii (cycles per px) of rings over the band, and the integrals of |spectrum| and of its square over them."""
     psf = PSF(library)
     fy, fx = psf.frequencies()
     size = np.abs(psf.library_spectrum)
-    size[:, 1:] *= 2.0
-    index = (np.hypot(fy, fx) / RING).astype(np.int64)
+    twice = np.full(size.shape[1], 2.0)
+    twice[0] = 1.0
+    index = (np.hypot(fy, fx) / RING).astype(np.int64).ravel()
     cell = (psf.oversample / psf.padded_shape[0]) * (psf.oversample / psf.padded_shape[1])
-    area = np.bincount(index.ravel(), size.ravel()) * cell
-    return np.asarray(RING * (np.arange(area.size) + 0.5)), np.asarray(area, dtype=np.float64)
+    area = np.bincount(index, (size * twice).ravel()) * cell
+    power = np.bincount(index, (size**2 * twice).ravel()) * cell
+    return np.asarray(RING * (np.arange(area.size) + 0.5)), np.asarray(area), np.asarray(power)
 
 
 def kernel_envelope(psf: PSF, radius: Array) -> Array:

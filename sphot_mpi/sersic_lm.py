@@ -18,7 +18,13 @@ _LAMBDA_START, _LAMBDA_LEAST, _LAMBDA_MOST = 1e-3, 1e-9, 1e9
 
 
 def levenberg_marquardt(
-    problem: SersicProblem, theta: Array, bounds: SersicBounds, *, max_evaluations: int, tolerance: float = 1e-3
+    problem: SersicProblem,
+    theta: Array,
+    bounds: SersicBounds,
+    *,
+    max_evaluations: int,
+    tolerance: float = 1e-3,
+    relative: float = 0.0,
 ) -> tuple[Evaluation, bool, int]:
     """Minimise chi2 from `theta`.
 
@@ -32,8 +38,8 @@ def levenberg_marquardt(
         Ranges.
     max_evaluations : int
         Most Jacobians.
-    tolerance : float
-        Stop where a step gains less chi2 than this.
+    tolerance, relative : float
+        Stop where a step gains less chi2 than the first, or than the second times chi2.
 
     Returns
     -------
@@ -47,21 +53,24 @@ def levenberg_marquardt(
     best = problem.evaluate(bounds.project(theta, problem.shape))
     damping = _LAMBDA_START
     count = 1
+    least = tolerance
     while count < max_evaluations:
+        if np.isfinite(best.chi2):
+            least = max(tolerance, relative * best.chi2)
         step, predicted = _step(best, bounds, problem.shape, damping)
         # nothing to gain, or nowhere to go
-        if predicted < 1e-2 * tolerance and np.isfinite(best.chi2):
+        if predicted < 1e-2 * least and np.isfinite(best.chi2):
             return best, True, count
         trial = problem.evaluate(bounds.project(best.theta + step, problem.shape))
         count += 1
         gain = best.chi2 - trial.chi2
         if trial.chi2 < best.chi2:
             best = trial
-            if gain < tolerance and damping <= 1.0:
+            if gain < least and damping <= 1.0:
                 return best, True, count
             damping = max(0.1 * damping, _LAMBDA_LEAST)
             continue
-        if abs(gain) < tolerance and predicted < tolerance:
+        if abs(gain) < least and predicted < least:
             return best, True, count
         damping = max(8.0 * damping, 1e-3)
         if damping > _LAMBDA_MOST:

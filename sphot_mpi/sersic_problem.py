@@ -201,7 +201,9 @@ class SersicProblem:
     def evaluate(self, theta: Array, flux: Array | None = None) -> Evaluation:
         """Solve fluxes (or take those given) and sky exactly at `theta`, and give the derivatives there."""
         vectors = split_theta(theta)
-        images = np.concatenate([self.renderer.jacobian(v)[:7] for v in vectors]).reshape(7 * len(vectors), -1)
+        images = np.concatenate([self.renderer.jacobian(v, kernel_slopes=False) for v in vectors]).reshape(
+            7 * len(vectors), -1
+        )
         weighted = images * self.weight
         k = len(vectors)
         values = 7 * np.arange(k)

@@ -5,7 +5,6 @@ below a small part of the noise. What lies beyond, tiny for one star and not for
 five hundred, is smooth: it is convolved on a coarse grid and added.
 """
 
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -26,26 +25,6 @@ STAMP_EDGE = 0.1
 
 #: Pixels of the image along one side of a pixel of the coarse grid.
 COARSE = 4
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StarImages:
-    """Sum of all stars and its derivatives.
-
-    Parameters
-    ----------
-    model : (ny, nx) float64 ndarray
-        All stars.
-    dx, dy : (ny, nx) float64 ndarray
-        Derivative by a common displacement of all stars, per px.
-    dkernel : (k, ny, nx) float64 ndarray
-        Derivatives by the kernel's coordinates.
-    """
-
-    model: Image
-    dx: Image
-    dy: Image
-    dkernel: NDArray[np.float64]
 
 
 class StarField:
@@ -148,37 +127,6 @@ class StarField:
         index = self.classes(flux)
         self._render(image, self.psf.planes, x, y, flux, self.radii[index])
         return image + self._render_wings(x, y, flux, index)
-
-    def render_with_derivatives(
-        self, x: Vector, y: Vector, flux: Vector, kernel_planes: NDArray[np.float64]
-    ) -> StarImages:
-        """Image of point sources, and its derivatives by a common shift and by the kernel.
-
-        Parameters
-        ----------
-        x, y, flux : (n,) float64 ndarray
-            As in `render`.
-        kernel_planes : (k, os, os, J, I) float64 ndarray
-            `PSF.kernel_planes`, or none of them.
-
-        Returns
-        -------
-        StarImages
-            Derivatives without the wings beyond each star's stamp, where they vanish.
-        """
-        dkernel = np.zeros((kernel_planes.shape[0], *self.shape))
-        if x.size == 0:
-            zeros = np.zeros(self.shape)
-            return StarImages(zeros, zeros, zeros, dkernel)
-        index = self.classes(flux)
-        radius = self.radii[index]
-        images = np.zeros((3, *self.shape))
-        kernels.render_stars_derivatives(
-            images, self.psf.planes, self.psf.oversample, *self.psf.origin, x, y, flux, radius
-        )
-        for image, planes in zip(dkernel, kernel_planes, strict=True):
-            self._render(image, planes, x, y, flux, radius)
-        return StarImages(images[0] + self._render_wings(x, y, flux, index), images[1], images[2], dkernel)
 
     def _render_wings(self, x: Vector, y: Vector, flux: Vector, index: NDArray[np.int64]) -> Image:
         """Light beyond the stars' stamps, from the coarse grid."""

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from analytic import stamp_on
-from scipy import sparse
 
 from sphot_mpi.joint_galaxy import galaxy_of
 from sphot_mpi.joint_render import render_sky
@@ -23,18 +22,6 @@ def random_stamps(columns=3, n=30, side=7, seed=0):
     corner_y, corner_x = rng.integers(-9, SHAPE[0] + 3, n), rng.integers(-9, SHAPE[1] + 3, n)
     weight = rng.uniform(0.5, 2.0, SHAPE) * (rng.uniform(size=SHAPE) > 0.3)
     return stamps, corner_y, corner_x, weight
-
-
-@pytest.mark.parametrize("columns", [1, 3])
-def test_cross_products_are_those_of_whole_images(columns):
-    stamps, corner_y, corner_x, weight = random_stamps()
-    dense = np.random.default_rng(1).normal(size=(*SHAPE, 5))
-    out = np.full((30, columns, 5), np.nan)
-    kernels.cross_products(out, stamps, corner_y, corner_x, weight, dense)
-    for s in range(30):
-        for c in range(columns):
-            image = stamp_on(SHAPE, stamps[s, c], corner_y[s], corner_x[s]) * weight
-            np.testing.assert_allclose(out[s, c], np.tensordot(image, dense, 2), atol=1e-12)
 
 
 def test_good_fraction_and_quality_are_sums_over_usable_pixels():
@@ -69,44 +56,6 @@ def test_nearest_neighbours_are_those_of_brute_force(reach, count):
 def test_a_lone_star_has_no_neighbour():
     one = np.zeros(1)
     np.testing.assert_array_equal(kernels.nearest_neighbours(one, one, 5.0, 2), [[-1, -1]])
-
-
-def test_variances_with_all_neighbours_are_the_inverse():
-    rng = np.random.default_rng(4)
-    width = np.array([3, 1, 3, 3, 1, 3])
-    first = np.concatenate(([0], np.cumsum(width)[:-1]))
-    design = rng.normal(size=(60, width.sum()))
-    matrix = design.T @ design
-    matrix[first[0] : first[0] + 3, first[5] : first[5] + 3] = 0.0
-    matrix[first[5] : first[5] + 3, first[0] : first[0] + 3] = 0.0
-    csc = sparse.csc_array(matrix)
-    csc.sort_indices()
-    arguments = csc.indptr.astype(np.int64), csc.indices.astype(np.int64), csc.data, first, width
-    everyone = np.array([[t for t in range(6) if t != s] for s in range(6)])
-    variance = kernels.local_variances(*arguments, everyone)
-    inverse = np.diag(np.linalg.inv(matrix))
-    for s in range(6):
-        np.testing.assert_allclose(variance[s, : width[s]], inverse[first[s] : first[s] + width[s]], rtol=1e-10)
-        assert np.isnan(variance[s, width[s] :]).all()
-    # the fewer parameters are free, the smaller a variance
-    alone = kernels.local_variances(*arguments, np.full((6, 2), -1))
-    for s in range(6):
-        block = matrix[first[s] : first[s] + width[s], first[s] : first[s] + width[s]]
-        np.testing.assert_allclose(alone[s, : width[s]], np.diag(np.linalg.inv(block)), rtol=1e-10)
-        assert (alone[s, : width[s]] <= variance[s, : width[s]]).all()
-
-
-def test_a_singular_neighbourhood_has_no_variance():
-    csc = sparse.csc_array(np.array([[1.0, 2.0], [2.0, 1.0]]))
-    variance = kernels.local_variances(
-        csc.indptr.astype(np.int64),
-        csc.indices.astype(np.int64),
-        csc.data,
-        np.array([0, 1]),
-        np.array([1, 1]),
-        np.array([[1], [0]]),
-    )
-    assert np.isnan(variance).all()
 
 
 def test_a_frame_is_the_image_with_a_blind_margin():
@@ -147,7 +96,11 @@ def test_elliptical_radius_is_one_on_the_half_light_ellipse():
     c, s = np.cos(COMPONENT.theta), np.sin(COMPONENT.theta)
     x, y = COMPONENT.x_0 + along * c - across * s, COMPONENT.y_0 + along * s + across * c
     np.testing.assert_allclose(galaxy.elliptical_radius(x, y), 1.0, rtol=1e-12)
-    two = Galaxy(centre=galaxy.centre, shapes=np.repeat(galaxy.shapes, 2, axis=0), fluxes=np.array([1.0, 3.0]))
+    two = Galaxy(
+        centres=np.repeat(galaxy.centres, 2, axis=0),
+        shapes=np.repeat(galaxy.shapes, 2, axis=0),
+        fluxes=np.array([1.0, 3.0]),
+    )
     assert two.half_light_radius() == pytest.approx(COMPONENT.r_eff)
 
 

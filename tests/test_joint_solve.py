@@ -73,11 +73,14 @@ def perturbed(scene, sigma, name, h):
         scene = replace(scene, sky=scene.sky + h * np.eye(3)[int(name[3])])
     elif name == "kernel":
         variance += h
-    elif name in ("shift_x", "shift_y", "x_0", "y_0"):
-        step = h * np.array([name.endswith(("shift_x", "x_0")), name.endswith(("shift_y", "y_0"))])
-        scene = replace(scene, galaxy=replace(galaxy, centre=galaxy.centre + step))
-        if name.startswith("shift"):
-            scene = replace(scene, stars=replace(stars, x=stars.x + step[0], y=stars.y + step[1]))
+    elif name in ("shift_x", "shift_y"):
+        step = h * np.array([name == "shift_x", name == "shift_y"])
+        scene = replace(scene, galaxy=replace(galaxy, centres=galaxy.centres + step))
+        scene = replace(scene, stars=replace(stars, x=stars.x + step[0], y=stars.y + step[1]))
+    elif name.endswith(("x_0", "y_0")):
+        centres = galaxy.centres.copy()
+        centres[int(name[0]), ["x_0", "y_0"].index(name[2:])] += h
+        scene = replace(scene, galaxy=replace(galaxy, centres=centres))
     elif name == "scale":
         scene = replace(scene, galaxy=replace(galaxy, fluxes=galaxy.fluxes * (1 + h / galaxy.fluxes.sum())))
     elif name.endswith("flux"):
@@ -102,7 +105,9 @@ def test_columns_are_the_derivatives_of_the_model(freedom):
     scene = replace(
         scene,
         galaxy=Galaxy(
-            centre=disk.centre, shapes=np.array([disk.shapes[0], bulge]), fluxes=disk.fluxes[0] * np.array([1, 0.3])
+            centres=disk.centres + np.array([[0.0, 0.0], [0.4, -0.3]]),
+            shapes=np.array([disk.shapes[0], bulge]),
+            fluxes=disk.fluxes[0] * np.array([1, 0.3]),
         ),
     )
     optics = optics_on(frame_of(np.zeros(SHAPE)))
@@ -117,7 +122,7 @@ def test_columns_are_the_derivatives_of_the_model(freedom):
         # stamps end where a star is a tenth of the noise
         np.testing.assert_allclose(got, want, atol=2e-3 * np.abs(want).max() + STAMP_EDGE * NOISE, err_msg=name)
     count = 3 + freedom.kernel + 2 * freedom.shift + freedom.galaxy_scale + 2 * freedom.galaxy_flux
-    assert len(rendered.names) == len(set(rendered.names)) == count + 10 * freedom.galaxy_shape
+    assert len(rendered.names) == len(set(rendered.names)) == count + 12 * freedom.galaxy_shape
 
 
 def test_kernel_and_shift_are_measured_in_the_anchored_area_only():
@@ -210,7 +215,7 @@ def nearby(scene, seed=9, size=1.0):
     if galaxy is not None:
         galaxy = replace(
             galaxy,
-            centre=galaxy.centre + size * 0.05,
+            centres=galaxy.centres + size * 0.05,
             shapes=galaxy.shapes + size * np.array([0.02, -0.03, 0.02, 0.01]),
             fluxes=galaxy.fluxes * (1 - size * 0.03),
         )
@@ -223,9 +228,10 @@ def dense_values(scene, kernel, names):
     values |= {"shift_x": scene.shift[0], "shift_y": scene.shift[1]}
     if scene.galaxy is not None:
         galaxy = scene.galaxy
-        values |= {"x_0": galaxy.centre[0], "y_0": galaxy.centre[1], "scale": galaxy.fluxes.sum()}
+        values["scale"] = galaxy.fluxes.sum()
         for c in range(galaxy.size):
             values[f"{c}.flux"] = galaxy.fluxes[c]
+            values[f"{c}.x_0"], values[f"{c}.y_0"] = galaxy.centres[c]
             for k, name in enumerate(("ln_r", "ln_n", "eta_1", "eta_2")):
                 values[f"{c}.{name}"] = galaxy.shapes[c, k]
     return np.array([values[name] for name in names])
@@ -294,8 +300,8 @@ def test_a_step_is_the_dense_least_squares_solution(case):
         rows = slice(k, k + width)
         np.testing.assert_allclose(got[:width] / error_bars[rows], solution[rows] / error_bars[rows], atol=1e-5)
         np.testing.assert_allclose(got[width:], 0.0, atol=1e-12)
-        # all 12 stars are each other's neighbours here, so the marginal error of a flux is exact
-        assert after.variance[s, 0] == pytest.approx(covariance[k, k], rel=1e-6)
+        # stars beyond 2.5 FWHM are not free in a star's error: that much of its variance
+        assert after.variance[s, 0] == pytest.approx(covariance[k, k], rel=3e-3)
         k += width
     assert step.chi2 == pytest.approx((problem.rhs**2).sum(), rel=1e-12)
 
@@ -403,7 +409,7 @@ def test_a_shift_moves_galaxy_stars_and_anchors_alike():
     start = replace(
         truth,
         stars=replace(stars, x=stars.x - 0.3, y=stars.y + 0.2, anchor_x=stars.x - 0.3, anchor_y=stars.y + 0.2),
-        galaxy=replace(truth.galaxy, centre=truth.galaxy.centre + np.array([-0.3, 0.2])),
+        galaxy=replace(truth.galaxy, centres=truth.galaxy.centres + np.array([-0.3, 0.2])),
     )
     scene, optics = start, optics_on(observed(truth))
     for _ in range(4):
@@ -411,7 +417,7 @@ def test_a_shift_moves_galaxy_stars_and_anchors_alike():
     np.testing.assert_allclose(scene.shift, [0.3, -0.2], atol=2e-3)
     np.testing.assert_allclose(scene.stars.x - start.stars.x, scene.shift[0], atol=1e-12)
     np.testing.assert_allclose(scene.stars.anchor_y - start.stars.anchor_y, scene.shift[1], atol=1e-12)
-    np.testing.assert_allclose(scene.galaxy.centre - start.galaxy.centre, scene.shift, atol=1e-12)
+    np.testing.assert_allclose(scene.galaxy.centres[0] - start.galaxy.centres[0], scene.shift, atol=1e-12)
 
 
 def test_a_scaled_galaxy_keeps_its_shape_and_may_be_negative():

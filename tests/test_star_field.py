@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from analytic import gaussian_library, gaussian_stars, telescope_psfs
+from analytic import telescope_psfs
 
 from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.psf_kernel import Kernel
@@ -109,29 +109,6 @@ def test_no_stars_are_a_black_image(psf):
     field = StarField(psf, SHAPE, NOISE)
     assert field.render(none, none, none).shape == SHAPE
     assert not field.render(none, none, none).any()
-    images = field.render_with_derivatives(none, none, none, psf.kernel_planes)
-    for image in (images.model, images.dx, images.dy, *images.dkernel):
-        assert image.shape == SHAPE
-        assert not image.any()
-
-
-def test_derivatives_are_central_differences():
-    library, v = gaussian_library(0.8, (101, 90)), 1.1
-    psf = PSF(library, Kernel("gaussian", (np.sqrt(v),)))
-    x, y, flux = crowd(40, seed=3, margin=5)
-    field = StarField(psf, SHAPE, NOISE)
-    images = field.render_with_derivatives(x, y, flux, psf.kernel_planes)
-    np.testing.assert_array_equal(images.model, field.render(x, y, flux))
-
-    def exact(dx=0.0, dy=0.0, dv=0.0):
-        return gaussian_stars(SHAPE, x + dx, y + dy, flux, np.sqrt(0.8**2 + v + dv))
-
-    h = 1e-4
-    for got, step in ((images.dx, {"dx": h}), (images.dy, {"dy": h}), (images.dkernel[0], {"dv": h})):
-        difference = (exact(**step) - exact(**{k: -s for k, s in step.items()})) / (2 * h)
-        # the spline's derivative is good to 1e-3 of its largest value, and a stamp is cut at its edge
-        limit = 2e-3 * np.abs(difference).max() + 2.0 * STAMP_EDGE * NOISE
-        np.testing.assert_allclose(got, difference, atol=limit)
 
 
 def test_the_sampled_star_is_the_star_on_a_pixel(psf):

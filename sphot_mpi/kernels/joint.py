@@ -1,43 +1,8 @@
-"""Kernels of the joint solve: star stamps against dense images, local errors, peaks."""
+"""Kernels of the joint fit: stamps against images, neighbours, peaks."""
 
 import numpy as np
 
 from sphot_mpi.kernels._jit import jit, jit_fast
-
-
-@jit_fast
-def cross_products(out, stamps, corner_y, corner_x, weight, dense):
-    """Weighted products of every stamp with every dense column.
-
-    Parameters
-    ----------
-    out : (n, c, m) float64 ndarray
-        Overwritten with ``sum_p stamp[c, p] weight[p] dense[p, m]``.
-    stamps : (n, c, k, k) float64 ndarray
-        Stamps, of which the first `c` columns are used.
-    corner_y, corner_x : (n,) int64 ndarray
-        Frame coordinates of each stamp's first pixel; may be off the frame.
-    weight : (ny, nx) float64 ndarray
-        1 / variance, 0 = masked.
-    dense : (ny, nx, m) float64 ndarray
-        Images, the last axis contiguous.
-    """
-    ny, nx, m = dense.shape
-    n, columns, k = out.shape[0], out.shape[1], stamps.shape[2]
-    out[:] = 0.0
-    for s in range(n):
-        y0, y1 = max(0, -corner_y[s]), min(k, ny - corner_y[s])
-        x0, x1 = max(0, -corner_x[s]), min(k, nx - corner_x[s])
-        for j in range(y0, y1):
-            for i in range(x0, x1):
-                y, x = j + corner_y[s], i + corner_x[s]
-                w = weight[y, x]
-                if w == 0.0:
-                    continue
-                for c in range(columns):
-                    v = w * stamps[s, c, j, i]
-                    for d in range(m):
-                        out[s, c, d] += v * dense[y, x, d]
 
 
 @jit_fast
@@ -49,7 +14,7 @@ def good_fraction(stamps, corner_y, corner_x, weight):
     stamps : (n, 3, k, k) float64 ndarray
         Unit-flux stamps in column 0.
     corner_y, corner_x : (n,) int64 ndarray
-        As in `cross_products`.
+        Frame coordinates of each stamp's first pixel; may be off the frame.
     weight : (ny, nx) float64 ndarray
         0 = masked.
 
@@ -145,91 +110,6 @@ def nearest_neighbours(x, y, reach, count):
                     distance[slot] = d
                     out[i, slot] = j
                     found = min(found + 1, count)
-    return out
-
-
-@jit
-def local_variances(indptr, indices, data, first, width, neighbours):
-    """Marginal variances of each star's parameters from its neighbourhood's inverse.
-
-    Parameters
-    ----------
-    indptr, indices, data : ndarray
-        Symmetric normal matrix in CSC form, indices sorted in each column.
-    first, width : (n,) int64 ndarray
-        First column, and number of columns, of each star.
-    neighbours : (n, k) int64 ndarray
-        Stars whose parameters are free together with each star's; -1 = none.
-
-    Returns
-    -------
-    (n, 3) float64 ndarray
-        Variances of each star's parameters; nan where the block is not positive definite.
-    """
-    n, k = neighbours.shape
-    out = np.full((n, 3), np.nan)
-    position = np.full(indptr.size - 1, -1, np.int64)
-    for s in range(n):
-        size = 0
-        columns = np.empty(3 * (k + 1), np.int64)
-        for c in range(width[s]):
-            columns[size] = first[s] + c
-            size += 1
-        for q in range(k):
-            t = neighbours[s, q]
-            if t < 0:
-                break
-            for c in range(width[t]):
-                columns[size] = first[t] + c
-                size += 1
-        for a in range(size):
-            position[columns[a]] = a
-        block = np.zeros((size, size))
-        for a in range(size):
-            column = columns[a]
-            for p in range(indptr[column], indptr[column + 1]):
-                b = position[indices[p]]
-                if b >= 0:
-                    block[b, a] = data[p]
-        for a in range(size):
-            position[columns[a]] = -1
-        # Cholesky in reversed order: the star's own parameters come last, so that
-        # the last diagonal elements of the factor hold their marginal precision
-        ok = True
-        reverse = np.empty((size, size))
-        for a in range(size):
-            for b in range(size):
-                reverse[a, b] = block[size - 1 - a, size - 1 - b]
-        for a in range(size):
-            for b in range(a + 1):
-                total = reverse[a, b]
-                for q in range(b):
-                    total -= reverse[a, q] * reverse[b, q]
-                if a == b:
-                    if total <= 0.0:
-                        ok = False
-                        break
-                    reverse[a, a] = np.sqrt(total)
-                else:
-                    reverse[a, b] = total / reverse[b, b]
-            if not ok:
-                break
-        if not ok:
-            continue
-        w = width[s]
-        base = size - w
-        v = np.zeros(w)
-        for c in range(w):
-            # column c of the trailing triangle's inverse; its squares add up to the variance
-            v[c] = 1.0 / reverse[base + c, base + c]
-            total_variance = v[c] * v[c]
-            for a in range(c + 1, w):
-                total = 0.0
-                for b in range(c, a):
-                    total -= reverse[base + a, base + b] * v[b]
-                v[a] = total / reverse[base + a, base + a]
-                total_variance += v[a] * v[a]
-            out[s, w - 1 - c] = total_variance
     return out
 
 
@@ -339,7 +219,7 @@ def stamp_quality(stamps, corner_y, corner_x, residual, weight):
     stamps : (n, k, k) float64 ndarray
         Unit-flux stamps; only their size is used.
     corner_y, corner_x : (n,) int64 ndarray
-        As in `cross_products`.
+        As in `good_fraction`.
     residual, weight : (ny, nx) float64 ndarray
         Data minus model, and 1 / variance (0 = masked).
 

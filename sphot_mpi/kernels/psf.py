@@ -157,33 +157,6 @@ def fill_stamps(stamps, planes, oversample, origin_y, origin_x, x, y, radius):
 
 
 @jit
-def render_stars_derivatives(images, planes, oversample, origin_y, origin_x, x, y, flux, radius):
-    """Add point sources, and their sum's derivatives by a common displacement, to three images.
-
-    Parameters
-    ----------
-    images : (3, ny, nx) float64 ndarray
-        Added to in place: the stars, d/dx and d/dy.
-    planes, oversample, origin_y, origin_x, x, y, flux, radius
-        As in `render_stars`.
-    """
-    ny, nx = images.shape[1:]
-    wy, wx, dy, dx = np.empty(4), np.empty(4), np.empty(4), np.empty(4)
-    ay, ax = np.empty(4, np.int64), np.empty(4, np.int64)
-    sy, sx = np.empty(4, np.int64), np.empty(4, np.int64)
-    for s in range(x.size):
-        axis_nodes(y[s], origin_y, oversample, wy, dy, ay, sy)
-        axis_nodes(x[s], origin_x, oversample, wx, dx, ax, sx)
-        cy, cx = int(np.rint(y[s])), int(np.rint(x[s]))
-        r = radius[s]
-        y0, y1 = max(0, cy - r), min(ny, cy + r + 1)
-        x0, x1 = max(0, cx - r), min(nx, cx + r + 1)
-        add_stamp(images[0], planes, wy, wx, ay, ax, sy, sx, flux[s], y0, y1, x0, x1, 0, 0)
-        add_stamp(images[1], planes, wy, dx, ay, ax, sy, sx, flux[s], y0, y1, x0, x1, 0, 0)
-        add_stamp(images[2], planes, dy, wx, ay, ax, sy, sx, flux[s], y0, y1, x0, x1, 0, 0)
-
-
-@jit
 def spread(grid, u, v, value):
     """Share values among the four nearest nodes of a grid, in proportion to nearness.
 

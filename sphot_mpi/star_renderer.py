@@ -1,0 +1,230 @@
+"""Images of all point sources of a frame with derivatives, rendered in Fourier space.
+
+The sum of the stars' phase factors comes from a nonuniform FFT, the PSF and its kernel are factors, and sampling at
+pixel centres folds the spectrum. All stars cost as much as one, no light is cut off, and another kernel needs no new
+spline. What is cut is the spectrum, where the PSF has nothing left.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+from sphot_mpi.kernels import bands
+from sphot_mpi.kernels import stars as kernels
+from sphot_mpi.psf import PSF, LibraryPSF
+from sphot_mpi.sersic_grid import LibraryGrids, frequencies, kernel_envelope, working_box
+from sphot_mpi.star_field import StarField
+
+Image = NDArray[np.float64]
+Vector = NDArray[np.float64]
+
+#: Rms of what the cut spectrum leaves out of a star, relative to the star's own; models of PSFs are worse by far.
+BAND_TOLERANCE = 1e-4
+#: Widest band, cycles per px: what a library has beyond it is left of its making.
+WIDEST_BAND = 1.25
+#: Lattice nodes a side of a star, oversampling of the band, and the kernel's shape for both: 3e-6 of a star.
+_WIDTH, _OVERSAMPLING = 7, 1.5
+_BETA = 0.97 * np.pi * _WIDTH * (1.0 - 0.5 / _OVERSAMPLING)
+#: Nodes of the quadrature for the kernel's transform.
+_QUADRATURE = 24
+#: Stars further off the image than this, px, are left out.
+MARGIN = 16
+#: Half-size of the largest core stamp, and the room for the kernel around it, px.
+LARGEST_STAMP, CORE_ROOM = 12, 10
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StarImages:
+    """Sum of all stars and its derivatives.
+
+    Parameters
+    ----------
+    model : (ny, nx) float64 ndarray
+        All stars.
+    shift : (2 or 0, ny, nx) float64 ndarray
+        Derivatives by a common displacement along x and y, per px.
+    kernel : (k or 0, ny, nx) float64 ndarray
+        Derivatives by the kernel's coordinates.
+    """
+
+    model: Image
+    shift: NDArray[np.float64]
+    kernel: NDArray[np.float64]
+
+
+class StarRenderer:
+    """Renders point sources of one PSF on one image.
+
+    Parameters
+    ----------
+    psf : PSF
+        Working PSF.
+    shape : (int, int)
+        (ny, nx) of the image.
+    grids : LibraryGrids, optional
+        Spectra of the same library, where they are at hand.
+    """
+
+    def __init__(self, psf: PSF, shape: tuple[int, int], grids: LibraryGrids | None = None) -> None:
+        self.psf = psf
+        self.shape = shape
+        self._grids = LibraryGrids(psf.library) if grids is None else grids
+        reach = max(psf.library.array.shape) // (2 * psf.oversample) + 1
+        # nothing may wrap onto the image
+        ly, lx = (2 * fft.next_fast_len((side + reach + MARGIN + 1) // 2) for side in shape)
+        self._period = ly, lx
+
+    @cached_property
+    def _band(self) -> float:
+        """Radius, cycles per px, beyond which the PSF has less than `BAND_TOLERANCE` of its power's root."""
+        radius, power = self._grids.ring_radius, self._grids.ring_power
+        light = np.cumsum((power * kernel_envelope(self.psf, radius) ** 2)[::-1])[::-1]
+        return min(float(radius[np.flatnonzero(light >= BAND_TOLERANCE**2 * light[0])[-1]]), WIDEST_BAND)
+
+    @cached_property
+    def _lattice(self) -> tuple[int, int]:
+        """Nodes (my, mx) of the lattice that stars are spread on."""
+        my, mx = (
+            fft.next_fast_len(max(int(np.ceil(2.0 * _OVERSAMPLING * self._band * length)), 2 * _WIDTH), real=True)
+            for length in self._period
+        )
+        return my, mx
+
+    @cached_property
+    def _factors(self) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
+        """The PSF's spectrum over the spreading kernel's transform, and the kernel's slopes."""
+        box = working_box(self.psf, self._grids, self._period, self._band, slopes=True)
+        fy, fx = frequencies(self._period, self._band, self.psf.oversample)
+        rows = slice(box.psf.shape[0] // 2 - fy.size // 2, box.psf.shape[0] // 2 + fy.size // 2 + 1)
+        spreads = [
+            _kernel_transform(f * length / nodes)
+            for f, length, nodes in zip((fy, fx), self._period, self._lattice, strict=True)
+        ]
+        psf = box.psf[rows, : fx.size] / spreads[0] / spreads[1]
+        return psf.astype(np.complex64), box.slopes[:, rows, : fx.size].astype(np.float32)
+
+    def _spread(self, x: Vector, y: Vector, flux: Vector) -> NDArray[np.complex64]:
+        """FFT of the stars on the lattice, the columns within the band."""
+        (my, mx), (ly, lx) = self._lattice, self._period
+        ny, nx = self.shape
+        near = (x > -MARGIN) & (x < nx - 1 + MARGIN) & (y > -MARGIN) & (y < ny - 1 + MARGIN)
+        lattice = np.zeros((my, mx), np.float32)
+        kernels.spread_stars(lattice, x[near] * (mx / lx), y[near] * (my / ly), flux[near], _WIDTH, _BETA)
+        columns = self._factors[0].shape[1]
+        half = fft.rfft(lattice, axis=1, overwrite_x=True)[:, :columns]
+        return np.asarray(fft.fft(half, axis=0))
+
+    def _images(self, spread: NDArray[np.complex64], *, shift: bool, slopes: bool) -> NDArray[np.float64]:
+        """Stars, and the derivatives asked for, on the image."""
+        psf, factors = self._factors
+        factors = factors if slopes else factors[:0]
+        (ly, lx), (ny, nx) = self._period, self.shape
+        spectra = np.zeros((1 + 2 * shift + factors.shape[0], ly, lx // 2 + 1), np.complex64)
+        kernels.fold_star_spectra(spectra, spread, psf, factors, ly, lx, self._band, shift)
+        # beyond the band nothing was filled
+        used = min(psf.shape[1], lx // 2 + 1)
+        images = np.empty((spectra.shape[0], ny, nx))
+        for k, spectrum in enumerate(spectra):
+            rows = fft.ifft(spectrum[:, :used], axis=0)[:ny]
+            images[k] = fft.irfft(rows, lx, axis=1)[:, :nx]
+        return images
+
+    def render(self, x: Vector, y: Vector, flux: Vector) -> Image:
+        """Image of point sources.
+
+        Parameters
+        ----------
+        x, y : (n,) float64 ndarray
+            Positions, px; what lies more than `MARGIN` off the image is left out.
+        flux : (n,) float64 ndarray
+            Total fluxes, data unit * px.
+
+        Returns
+        -------
+        (ny, nx) float64 ndarray
+            Sum of all sources, in the data's unit.
+        """
+        if x.size == 0:
+            return np.zeros(self.shape)
+        image: Image = self._images(self._spread(x, y, flux), shift=False, slopes=False)[0]
+        return image
+
+    def render_with_derivatives(
+        self, x: Vector, y: Vector, flux: Vector, telling: NDArray[np.bool_], *, shift: bool, kernel: bool
+    ) -> StarImages:
+        """Image of point sources, and the derivatives of some of them.
+
+        Parameters
+        ----------
+        x, y, flux : (n,) float64 ndarray
+            As in `render`.
+        telling : (n,) bool ndarray
+            Sources whose derivatives are summed.
+        shift, kernel : bool
+            Which derivatives are wanted.
+
+        Returns
+        -------
+        StarImages
+            Of all sources, and of the telling ones' derivatives.
+        """
+        n_kernel = len(self.psf.kernel.coordinates) if kernel else 0
+        images = np.zeros((1 + 2 * shift + n_kernel, *self.shape))
+        if telling.any():
+            spread = self._spread(x[telling], y[telling], flux[telling])
+            images = self._images(spread, shift=shift, slopes=kernel)
+        others = self.render(x[~telling], y[~telling], flux[~telling])
+        return StarImages(images[0] + others, images[1 : 1 + 2 * shift], images[1 + 2 * shift :])
+
+    @cached_property
+    def core(self) -> StarField:
+        """Stamps and samples of the PSF's core, from a library cut around it: a fraction of the cost."""
+        library, os = self.psf.library, self.psf.oversample
+        cut = [max((side - 1) // 2 - (LARGEST_STAMP + CORE_ROOM) * os, 0) for side in library.array.shape]
+        # the same on both sides, so that the origin stays the array's centre
+        inner = library.array[cut[0] : library.array.shape[0] - cut[0], cut[1] : library.array.shape[1] - cut[1]]
+        return StarField(PSF(LibraryPSF(inner, os), self.psf.kernel), self.shape, np.inf)
+
+    def stamps(
+        self, x: Vector, y: Vector, radius: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+        """Unit-flux stamps with derivatives, and their corners; see `StarField.stamps`."""
+        return self.core.stamps(x, y, radius)
+
+    def columns(
+        self, x: Vector, y: Vector, flux: Vector, first: NDArray[np.int64], width: NDArray[np.int64], radius: int
+    ) -> NDArray[np.float64]:
+        """Stamps of the stars' columns in a fit.
+
+        Parameters
+        ----------
+        x, y, flux : (n,) float64 ndarray
+            Positions, px, and total fluxes.
+        first, width : (n,) int64 ndarray
+            First column of each star, and their number: 1 (flux) or 3 (flux, x, y).
+        radius : int
+            Half-size, px.
+
+        Returns
+        -------
+        (columns, 2 radius + 1, 2 radius + 1) float64 ndarray
+            Derivatives of the stars' images by each unknown.
+        """
+        columns = np.empty((int(width.sum()), 2 * radius + 1, 2 * radius + 1))
+        psf = self.core.psf
+        bands.star_columns(columns, first, width, psf.planes, psf.oversample, *psf.origin, x, y, flux)
+        return columns
+
+    def sampled(self, radius: int) -> Image:
+        """Unit-flux star centred on a pixel, cut to a half-size of `radius` px."""
+        return self.core.sampled(radius)
+
+
+def _kernel_transform(frequency: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Transform of the spreading kernel at frequencies in cycles per node."""
+    z, weight = np.polynomial.legendre.leggauss(_QUADRATURE)
+    profile = 0.5 * _WIDTH * weight * np.exp(_BETA * (np.sqrt(1.0 - z**2) - 1.0))
+    return np.asarray(np.cos(np.pi * _WIDTH * frequency[..., None] * z) @ profile)
