@@ -121,6 +121,14 @@ def test_it_gives_what_the_bare_program_gives(folder, serial):
     close_results(folder / "bare.h5", serial[0])
 
 
+def test_packages_of_the_host_do_not_reach_the_program(folder):
+    """Modules of a cluster set PYTHONPATH, and Apptainer hands on the environment."""
+    package = folder / "host" / "sphot_mpi"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise ImportError('that of the host')")
+    assert "sphot-mpi, version" in apptainer("run", IMAGE, "--version", folder=folder, PYTHONPATH=folder / "host")
+
+
 def test_mpirun_in_the_image(folder, serial):
     apptainer(
         *("exec", IMAGE, "mpirun", "-n", "2", "sphot-mpi", "campaign/catalogue.csv", "-o", "inside.h5", *CHOICE),
