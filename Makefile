@@ -7,7 +7,7 @@
 #   make test-slow  the tests that take minutes
 #   make test-slurm every job script of slurm/, submitted to a Slurm on this machine (Debian, as root)
 #   make image      sphot-mpi-mpich.sif; with MPI=openmpi sphot-mpi-openmpi.sif (Debian, as root)
-#   make test-image the image, in every way of running it
+#   make test-image the image, in every way of running it, and how soon it begins to fit
 #   make lock       new versions into the image's lock files
 #   make bench      accuracy on simulated galaxies, as in docs/accuracy.md
 #   make browser    headless Chromium, in which the tests open the report (Debian, as root)
@@ -30,7 +30,7 @@ export MPLBACKEND ?= agg
 MPI ?= mpich
 BASE ?= local
 IMAGE := sphot-mpi-$(MPI).sif
-SCRIPTS := container/*.sh slurm/*.sh slurm/*.sbatch slurm/testbed/*.sh
+SCRIPTS := .ci/run container/*.sh slurm/*.sh slurm/*.sbatch slurm/testbed/*.sh
 
 .PHONY: venv mpi browser slurm demo test check test-slow test-slurm image test-image lock bench clean
 
@@ -94,17 +94,19 @@ test-slow: $(READY)
 # starts the test Slurm, and stops it whatever happens
 test-slurm: mpi
 	slurm/testbed/setup.sh
-	@$(MPI_ENV); $(VENV)/bin/python -m pytest tests/slurm -m "slurm and not image"
+	@$(MPI_ENV); SPHOT_TEST_SLURM=1 $(VENV)/bin/python -m pytest tests/slurm -m "slurm and not image"
 
 image:
 	container/build_image.sh $(IMAGE) $(MPI) $(BASE)
 
 # the hosts' launchers as well: mpirun of both MPIs, and srun
 test-image: mpi
+	command -v apptainer >/dev/null || container/setup_apptainer.sh
 	[ -s $(IMAGE) ] || $(MAKE) image
 	slurm/testbed/setup.sh
 	command -v mpirun.mpich >/dev/null || apt-get -q install -y --no-install-recommends mpich
-	@$(MPI_ENV); SPHOT_IMAGE=$(abspath $(IMAGE)) $(VENV)/bin/python -m pytest tests/image tests/slurm -m image
+	@$(MPI_ENV); SPHOT_TEST_SLURM=1 SPHOT_IMAGE=$(abspath $(IMAGE)) $(VENV)/bin/python -m pytest tests/image tests/slurm -m image
+	container/first_fit.sh $(IMAGE) 2
 
 lock: $(READY)
 	$(VENV)/bin/python container/lock.py

@@ -12,10 +12,18 @@ venv=$(cd "$1" && pwd)
 h5py_version=${H5PY_VERSION:-$("$venv/bin/python" -c 'import importlib.metadata as m; print(m.version("h5py"))')}
 cache=${SPHOT_WHEEL_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sphot-mpi/wheels}
 
+header=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h
+packages=()
 if ! pkg-config --exists hdf5-openmpi 2>/dev/null || ! command -v mpirun.openmpi >/dev/null; then
+  packages+=(gcc libc6-dev pkg-config openmpi-bin libopenmpi-dev libhdf5-openmpi-dev)
+fi
+# Debian has the headers of its own Python in a package apart, by the version's name
+if [ ! -e "$header" ] && [[ $header == /usr/include/* ]]; then
+  packages+=("$(basename "$(dirname "$header")")-dev")
+fi
+if [ ${#packages[@]} -gt 0 ]; then
   apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-    gcc libc6-dev pkg-config openmpi-bin libopenmpi-dev libhdf5-openmpi-dev >/dev/null
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
 fi
 
 # one folder a combination: the wheel's file name tells neither the MPI nor the HDF5 it was built on

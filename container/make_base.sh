@@ -15,15 +15,21 @@ trap 'rm -rf "$work"' EXIT
 
 mirror=$(sed -n 's/^URIs: *//p; s/^deb \(\[[^]]*\] \)\?\([^ ]*\) .*/\2/p' \
   /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null | head -n 1 || true)
-if ! debootstrap --variant=minbase --include=ca-certificates "$suite" "$work/root" \
-  "${mirror:?no Debian mirror in the sources of apt}" >"$work/log" 2>&1; then
-  tail -n 20 "$work/log" >&2
-  exit 1
-fi
+# quietly COMMAND...: what it says is of interest only if it fails
+quietly() {
+  "$@" >"$work/log" 2>&1 || {
+    tail -n 20 "$work/log" >&2
+    echo "make_base.sh: ${1##*/} has failed" >&2
+    exit 1
+  }
+}
+quietly debootstrap --variant=minbase --include=ca-certificates "$suite" "$work/root" \
+  "${mirror:?no Debian mirror in the sources of apt}"
 authorities=/usr/local/share/ca-certificates
 if compgen -G "$authorities/*.crt" >/dev/null; then
   cp "$authorities"/*.crt "$work/root$authorities/"
-  chroot "$work/root" update-ca-certificates >/dev/null 2>&1
+  # this machine's TMPDIR need not be a folder in there
+  quietly env -u TMPDIR chroot "$work/root" update-ca-certificates
 fi
 printf '[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n' >"$work/root/etc/pip.conf"
 # device nodes cannot be unpacked in a user namespace; Apptainer brings the machine's own

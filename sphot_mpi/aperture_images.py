@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, signal
 
-from sphot_mpi.background import elliptical_radius, outlier_mask
+from sphot_mpi.background import outlier_mask
 from sphot_mpi.config import ApertureConfig, PsfConfig, Stage
 from sphot_mpi.ellipses import Ellipse, EllipseFamily
 from sphot_mpi.model_images import render_sources
@@ -15,6 +15,7 @@ from sphot_mpi.noise import error_map
 from sphot_mpi.psf_correction import View
 from sphot_mpi.records import Cutout, FilterFit, Image, SersicParams
 from sphot_mpi.sersic import total_flux
+from sphot_mpi.sersic_profile import elliptical_radius
 from sphot_mpi.star_field import StarField
 
 Mask = NDArray[np.bool_]

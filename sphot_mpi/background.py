@@ -10,6 +10,7 @@ from scipy import signal
 
 from sphot_mpi.config import PsfConfig
 from sphot_mpi.records import SersicParams, SkyPlane
+from sphot_mpi.sersic_profile import elliptical_radius
 
 Image = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -123,15 +124,6 @@ def outlier_mask(residual: Image, mask: Mask, galaxy: SersicParams | None, confi
     if galaxy is not None:
         outlier &= elliptical_radius(residual.shape, galaxy) > config.mask_aper_size_in_r_eff * galaxy.r_eff
     return np.asarray(~good | outlier)
-
-
-def elliptical_radius(shape: tuple[int, ...], galaxy: SersicParams) -> Image:
-    """Semi-major axis, px, of the galaxy's ellipse through each pixel of an image of `shape` (ny, nx)."""
-    y, x = np.ogrid[: shape[0], : shape[1]]
-    dx, dy = x - galaxy.x_0, y - galaxy.y_0
-    cos, sin = np.cos(galaxy.theta), np.sin(galaxy.theta)
-    q = max(1.0 - galaxy.ellip, 1e-3)
-    return np.asarray(np.hypot(dx * cos + dy * sin, (dy * cos - dx * sin) / q))
 
 
 def ring_kernel(inner: float = RING_INNER, width: float = RING_WIDTH) -> Image:

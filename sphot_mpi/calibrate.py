@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sphot_mpi.background import elliptical_radius
 from sphot_mpi.calibrate_bootstrap import bootstrap_kernel
 from sphot_mpi.calibrate_stamps import Misfit, Stamp, cut_stamps, misfit, recentred
 from sphot_mpi.config import PsfCalibConfig
@@ -13,6 +12,7 @@ from sphot_mpi.flags import FitFlag, SourceFlag
 from sphot_mpi.psf import PSF
 from sphot_mpi.psf_kernel import FAMILIES, Kernel
 from sphot_mpi.records import Image, KernelFit, SersicParams
+from sphot_mpi.sersic_profile import elliptical_radius
 from sphot_mpi.source_cuts import quality_passing
 
 Vector = NDArray[np.float64]

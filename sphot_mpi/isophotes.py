@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
-from sphot_mpi.background import elliptical_radius
 from sphot_mpi.prepare import block_medians, fit_gaussian_size
 from sphot_mpi.records import SersicParams
+from sphot_mpi.sersic_profile import elliptical_radius
 
 Image = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from photutils.detection import DAOStarFinder
 from photutils.utils.exceptions import NoDetectionsWarning
 
-from sphot_mpi.background import elliptical_radius, outlier_mask
+from sphot_mpi.background import outlier_mask
 from sphot_mpi.config import PsfConfig
 from sphot_mpi.errors import FitError
 from sphot_mpi.flags import FitFlag, SourceFlag
@@ -24,6 +24,7 @@ from sphot_mpi.ladder_refit import Scene, final_refit, lies_on, unrelated
 from sphot_mpi.point_fit import fit_points, group_sources
 from sphot_mpi.psf import PSF
 from sphot_mpi.records import SOURCE_DTYPE, SersicParams
+from sphot_mpi.sersic_profile import elliptical_radius
 from sphot_mpi.source_cuts import mark_cut, quality_passing
 
 Image = NDArray[np.float64]

@@ -1,12 +1,14 @@
-"""Dispatch: one galaxy, one filter, by the configured method."""
+"""Dispatch: one galaxy, one filter, by the configured method.
+
+What only some campaigns need (photutils and half of scipy come with it) is imported when it is asked for: a thousand
+ranks read it from one file system before the first of them fits.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from sphot_mpi.aperture import measure_galaxy
-from sphot_mpi.background import elliptical_radius
 from sphot_mpi.config import Config
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.joint_pipeline import fit_base_joint, fit_scaled_joint
@@ -14,7 +16,7 @@ from sphot_mpi.photometry_record import AperturePhotometry
 from sphot_mpi.prepare import apply_crop, find_crop, prepare_galaxy
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import SOURCE_DTYPE, Cutout, FilterFit, KernelFit, SkyPlane
-from sphot_mpi.seed_pipeline import fit_base_seed, fit_scaled_seed
+from sphot_mpi.sersic_profile import elliptical_radius
 
 __all__ = ["apply_crop", "find_crop", "fit_base", "fit_scaled", "photometry", "prepare_galaxy"]
 
@@ -45,8 +47,11 @@ def fit_base(cutout: Cutout, library: LibraryPSF, config: Config) -> FilterFit:
     """
     if cutout.mask.all():
         return no_data(cutout)
-    fit_one = fit_base_joint if config.psf.method == "joint" else fit_base_seed
-    return flagged(fit_one(cutout, library, config), cutout)
+    if config.psf.method == "joint":
+        return flagged(fit_base_joint(cutout, library, config), cutout)
+    from sphot_mpi.seed_pipeline import fit_base_seed
+
+    return flagged(fit_base_seed(cutout, library, config), cutout)
 
 
 def fit_scaled(cutout: Cutout, library: LibraryPSF, base: FilterFit, base_cutout: Cutout, config: Config) -> FilterFit:
@@ -77,8 +82,11 @@ def fit_scaled(cutout: Cutout, library: LibraryPSF, base: FilterFit, base_cutout
     """
     if cutout.mask.all():
         return no_data(cutout)
-    fit_one = fit_scaled_joint if config.psf.method == "joint" else fit_scaled_seed
-    return flagged(fit_one(cutout, library, base, base_cutout, config), cutout)
+    if config.psf.method == "joint":
+        return flagged(fit_scaled_joint(cutout, library, base, base_cutout, config), cutout)
+    from sphot_mpi.seed_pipeline import fit_scaled_seed
+
+    return flagged(fit_scaled_seed(cutout, library, base, base_cutout, config), cutout)
 
 
 def photometry(
@@ -110,6 +118,8 @@ def photometry(
     FitError
         If the aperture that the configuration asks for is far larger than the cutout.
     """
+    from sphot_mpi.aperture import measure_galaxy
+
     return measure_galaxy(fits, cutouts, libraries, config)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sphot_mpi.background import elliptical_radius, plane_covariance
+from sphot_mpi.background import plane_covariance
 from sphot_mpi.calibrate import sound_sources
 from sphot_mpi.config import Config, CoreConfig
 from sphot_mpi.errors import FitError
@@ -32,6 +32,7 @@ from sphot_mpi.seed_stages import (
 from sphot_mpi.sersic import to_vector, total_flux
 from sphot_mpi.sersic_fit import fit_scale, fit_sersic
 from sphot_mpi.sersic_problem import SersicBounds
+from sphot_mpi.sersic_profile import elliptical_radius
 from sphot_mpi.sersic_result import SersicFit
 
 HEALTHY_STAR_DENSITY = (0.8, 1.3)

@@ -155,3 +155,12 @@ def shape_forms(eta_1: float, eta_2: float) -> Array:
             form(sinhc * eta_2, cross, sinhc + slope * eta_2**2),
         ]
     )
+
+
+def elliptical_radius(shape: tuple[int, ...], galaxy: SersicParams) -> Array:
+    """Semi-major axis, px, of the galaxy's ellipse through each pixel of an image of `shape` (ny, nx)."""
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    dx, dy = x - galaxy.x_0, y - galaxy.y_0
+    cos, sin = np.cos(galaxy.theta), np.sin(galaxy.theta)
+    q = max(1.0 - galaxy.ellip, 1e-3)
+    return np.asarray(np.hypot(dx * cos + dy * sin, (dy * cos - dx * sin) / q))

@@ -6,7 +6,6 @@ import pytest
 from sphot_mpi.background import (
     background_stats,
     background_std,
-    elliptical_radius,
     fit_sky,
     outlier_mask,
     plane_covariance,
@@ -14,6 +13,7 @@ from sphot_mpi.background import (
 )
 from sphot_mpi.config import load_config
 from sphot_mpi.records import SersicParams, SkyPlane
+from sphot_mpi.sersic_profile import elliptical_radius
 
 SHAPE = (81, 131)
 SIGMA = 0.01

@@ -8,7 +8,6 @@ import pytest
 from scipy.special import erf
 
 from sphot_mpi import seed_kernel, seed_pipeline, seed_stages
-from sphot_mpi.background import elliptical_radius
 from sphot_mpi.calibrate import Calibration
 from sphot_mpi.config import load_config
 from sphot_mpi.errors import FitError
@@ -37,6 +36,7 @@ from sphot_mpi.seed_stages import (
     with_sources,
 )
 from sphot_mpi.sersic import total_flux
+from sphot_mpi.sersic_profile import elliptical_radius
 from sphot_mpi.sersic_result import SersicFit
 
 SHAPE = (101, 131)

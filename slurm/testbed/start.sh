@@ -23,6 +23,13 @@ memory=$(awk -v n="$nodes" '/MemTotal/ {print int($2 / 1024 / n * 0.9)}' /proc/m
 sed "s#@BASE@#$base#g; s#@HOST@#$(hostname -s)#g; s#@MPI@#$mpi#; s#@NODES@#$nodes#g; s#@MEMORY@#$memory#
   s#@PORT@#$port#; s#@FIRST@#$((port + 101))#; s#@LAST@#$((port + 100 + nodes))#" "$here/slurm.conf.in" >"$base/slurm.conf"
 export SLURM_CONF="$base/slurm.conf"
+# Slurm sets what this prints in the environment of each rank.  Open MPI 5 asks the kernel for a route to the other node,
+# and takes that to the machine's own address for none.
+cat >"$base/task-prolog" <<'PROLOG'
+#!/bin/sh
+echo export OMPI_MCA_reachable=weighted
+PROLOG
+chmod 755 "$base/task-prolog"
 
 # whatever fails from here on, no daemon stays behind
 trap '[ $? = 0 ] || { tail -n 20 "$base"/log/*.log >&2; "$here/stop.sh" "$base"; }' EXIT

@@ -29,7 +29,7 @@ for file in "$base"/run/slurmd-*.pid "$base"/run/slurmctld.pid "$base"/run/munge
 done
 # what a job left behind: steps that write into this folder's logs, and the processes below them
 for process in /proc/[0-9]*; do
-  [[ $(tr '\0' ' ' <"$process/cmdline" 2>/dev/null) == slurmstepd* ]] || continue
+  [[ $({ tr '\0' ' ' <"$process/cmdline"; } 2>/dev/null) == slurmstepd* ]] || continue
   [ -n "$(find "$process/fd" -lname "$base/*" 2>/dev/null | head -n 1)" ] || continue
   for child in $(ps -o pid= --ppid "${process##*/}"); do kill -KILL "$child" 2>/dev/null; done
   kill -KILL "${process##*/}" 2>/dev/null

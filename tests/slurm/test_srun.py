@@ -3,7 +3,7 @@
 import h5py
 import numpy as np
 import pytest
-from slurm_files import ARGUMENTS, same_results
+from same_results import ARGUMENTS, same_results
 
 pytestmark = pytest.mark.slurm
 

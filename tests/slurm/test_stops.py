@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fakes import write_campaign
-from slurm_files import same_results
+from same_results import same_results
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(900)]
 

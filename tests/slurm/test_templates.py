@@ -6,7 +6,7 @@ import subprocess
 
 import h5py
 import pytest
-from slurm_files import ARGUMENTS, same_results
+from same_results import ARGUMENTS, close_results, same_results
 
 from sphot_mpi.kernels._jit import CACHE
 
@@ -101,12 +101,11 @@ def image():
 
 @pytest.mark.image
 def test_apptainer(slurm, campaign, image):
-    """Another compiler, other versions of numpy: test_image compares the numbers with those of the bare program."""
     options = ("--nodes=2", *SMALL)
     number = slurm.sbatch(*options, "slurm/apptainer.sbatch", image, *ARGUMENTS, "-o", "box.h5", folder=campaign)
     finished(slurm, number)
     types = subprocess.run(["apptainer", "run", image, "launcher"], capture_output=True, text=True, check=True).stdout
     assert f"srun --mpi={types.split()[0]}" in log_of(slurm.job(number))
-    same_results(campaign / "alone.h5", campaign / "box.h5", tables=("galaxies",))
+    close_results(campaign / "alone.h5", campaign / "box.h5")
     with h5py.File(campaign / "box.h5") as file:
         assert file.attrs["ranks"] == 2
