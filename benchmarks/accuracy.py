@@ -7,8 +7,12 @@ are of all stars of all galaxies together; a star's S/N is that of an isolated s
 with the true PSF and noise.
 """
 
-import argparse
 import os
+
+# one core a process; to be said before numpy is loaded
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+
+import argparse
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor

@@ -26,7 +26,6 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from real_tables import FilterRow, GalaxyRun, References, render, robust_sigma
 
-from sphot_mpi.background import elliptical_radius
 from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.config import Config, load_config
@@ -39,7 +38,7 @@ from sphot_mpi.qa.draw import draw_galaxy, figure_for
 from sphot_mpi.qa.panels import Panel, kernel_text
 from sphot_mpi.records import Cutout, FilterFit, Image
 from sphot_mpi.schedule import Task, TaskKind
-from sphot_mpi.sersic_profile import total_flux
+from sphot_mpi.sersic_profile import elliptical_radius, total_flux
 from sphot_mpi.simulate import simulate_galaxy
 from sphot_mpi.simulate_psf import synthetic_library
 from sphot_mpi.tasks import Fitters, TaskRunner

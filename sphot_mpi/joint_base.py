@@ -29,7 +29,7 @@ KERNEL_START = 1.0
 #: Above this signal-to-noise the galaxy is refitted by itself; from it on, together with the stars.
 JOINT_FROM = 10.0
 #: The galaxy is solved with the stars above this signal-to-noise, whatever the ladder's end, and held afterwards.
-MEASURE_SNR = 6.0
+MEASURE_SNR = 4.5
 #: Stars below this signal-to-noise are forgotten once, when the galaxy has become right.
 PURGE_SNR = 10.0
 #: Detections at `MEASURE_SNR` after that.
@@ -136,7 +136,8 @@ def with_measured_stars(state: State) -> State:
 
 def _find_galaxy(state: State, joint: Freedom, keep: Keep, config: Config) -> tuple[State, bool]:
     """Solve the galaxy with the stars above `MEASURE_SNR`; returns whether it has structure."""
-    steps = tuple(th for th in config.psf.snr_ladder if MEASURE_SNR < th <= JOINT_FROM)
+    # each step once, so that a ladder that ends above does not lead here on another path
+    steps = dict.fromkeys(th for th in config.psf.snr_ladder if MEASURE_SNR < th <= JOINT_FROM)
     for index, threshold in enumerate((*steps, MEASURE_SNR)):
         caution = centre_caution(state, config)
         state = descend(state, (threshold,), joint, keep, caution, first_blend=2 + index)

@@ -11,8 +11,8 @@ from sphot_mpi.joint_measure import Measurement, measure
 from sphot_mpi.joint_render import SHAPE_NAMES, Freedom, render_galaxy
 from sphot_mpi.joint_scene import Galaxy
 
-#: Chi2 of a filter's free profile against the base filter's, above which it has its own.
-PROFILE_CHANGE = 20.0
+#: Chi2 of a filter's free profile against the base filter's, above which it has its own; and that of its shares alone.
+PROFILE_CHANGE, SHARES_CHANGE = 20.0, 10.0
 #: Radius of the core, r_eff, and the share of the galaxy's light by which such a profile may grow outside of it: with
 #: r_eff and n of its own, and with no more than the components' shares.
 CORE, MOST_IN_WINGS, MOST_BY_SHARES = 1.5, 0.05, 0.15
@@ -50,16 +50,16 @@ def with_own_profile(
     if galaxy is None or not galaxy.fluxes.sum() > 0.0:
         return state, measurement, False
     shares = replace(freedom, galaxy_scale=False, galaxy_flux=True)
-    trials = [(replace(shares, galaxy_profile=True), MOST_IN_WINGS)]
+    trials = [(replace(shares, galaxy_profile=True), PROFILE_CHANGE, MOST_IN_WINGS)]
     if galaxy.size > 1:
         # disk and bulge have colours of their own, with nothing else that could run away
-        trials.append((shares, MOST_BY_SHARES))
+        trials.append((shares, SHARES_CHANGE, MOST_BY_SHARES))
     core = galaxy_radius(galaxy, state.optics.frame.shape) < CORE
-    for own, most_in_wings in trials:
+    for own, least_change, most_in_wings in trials:
         trial, trial_measurement = measure(state, own, keep, most=PROFILE_PASSES)
         found = trial.scene.galaxy
         assert found is not None
-        needed = (found.fluxes > 0.0).all() and profile_change(galaxy, found, trial_measurement) > PROFILE_CHANGE
+        needed = (found.fluxes > 0.0).all() and profile_change(galaxy, found, trial_measurement) > least_change
         # a colour gradient shows in the core; wings that grow take the field's light or the sky's tilt
         if needed and wing_light(trial, core) - wing_light(state, core) < most_in_wings * galaxy.fluxes.sum():
             return trial, trial_measurement, True

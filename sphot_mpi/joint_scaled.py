@@ -238,7 +238,7 @@ def _ladders(config: Config, positions: Positions) -> tuple[tuple[float, ...], t
     Free stars take all of them; where faint stars are anchored it is every other one, to `LEAST_NEW_SNR`.
     """
     steps = config.psf.snr_ladder
-    above = (*(th for th in steps if th > MEASURE_SNR), MEASURE_SNR)
+    above = (*dict.fromkeys(th for th in steps if th > MEASURE_SNR), MEASURE_SNR)
     below = tuple(th for th in steps if th < MEASURE_SNR)
     if positions == "free":
         return above, below
