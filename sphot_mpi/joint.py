@@ -169,8 +169,8 @@ def kernel_is_told(step: Step, correlation: float) -> bool:
     return 0.0 < error < LEAST_KNOWN_SIZE
 
 
-def prune(state: State, keep: Keep) -> State:
-    """Drop stars that are not significant, merged or off the image; anchored and measured stars stay."""
+def prune(state: State, keep: Keep, *, merge: bool = True) -> State:
+    """Drop stars that are not significant, merged (if asked) or off the image; anchored and measured stars stay."""
     stars = state.scene.stars
     if stars.size == 0:
         return state
@@ -181,6 +181,8 @@ def prune(state: State, keep: Keep) -> State:
         needed[inside] = keep.galaxy
     good = (stars.snr(state.optics.frame.correlation) > needed) & at(state.matched.covered, stars)
     present = (good | held) & _on_frame(stars, state.optics.frame.shape)
+    if not merge:
+        return replace(state, scene=state.scene.with_stars(stars.take(present)))
     order = np.argsort(-np.where(held, np.inf, stars.flux), kind="stable")
     order = order[present[order]]
     limit = MERGE_FWHM * state.optics.fwhm
@@ -214,10 +216,13 @@ def descend(
 
 
 def settle(state: State, freedom: Freedom, keep: Keep, *, most: int) -> tuple[State, bool]:
-    """Solve without detection until chi2 is quiet, by `QUIET_CHI2`; returns whether it became so."""
+    """Solve without detection until chi2 is quiet, by `QUIET_CHI2`; returns whether it became so.
+
+    Nothing is merged any more: of what detection made in vain little is left, and a real pair would be missed.
+    """
     for _ in range(most):
         before = state.step.chi2 if state.step is not None else np.inf
-        state = prune(solve(state, freedom), keep)
+        state = prune(solve(state, freedom), keep, merge=False)
         assert state.step is not None
         if abs(before - state.step.chi2) < max(1.0, QUIET_CHI2 * state.step.chi2):
             return state, True

@@ -1,9 +1,11 @@
-"""Bright stars before the galaxy's centre.
+"""The galaxy's core once the stars around it are known: stars before it, and a second component that was none.
 
 No star is looked for within a radius of the centre, because what a Sersic model leaves there is the galaxy's. But a
 bright star there would be taken for galaxy. Two things tell them apart: a wrong profile leaves a residual of both
 signs, a star one peak that towers over the dips around it; and with the star the whole fit gains far more chi2 than
 chance.
+
+A second component was chosen when only bright stars were known. It may have stood for what turned out to be stars.
 """
 
 from dataclasses import dataclass, replace
@@ -15,14 +17,14 @@ from sphot_mpi.joint import Keep, State, prune, residual_of, solve
 from sphot_mpi.joint_galaxy import SECOND_COMPONENT_GAIN, centre_distance
 from sphot_mpi.joint_measure import chance
 from sphot_mpi.joint_render import Freedom
-from sphot_mpi.joint_scene import Stars
+from sphot_mpi.joint_scene import Galaxy, Stars
 
 #: S/N of a star's peak, and that over the deepest dip's.
 PEAK_SNR, PEAK_CONTRAST = 6.0, 2.5
 #: Nearer to the centre than this x FWHM, a star and a nucleus cannot be told apart.
 NEAREST_FWHM = 0.75
-#: Most stars, and solves before a star's gain is judged.
-MOST_STARS, TRIAL_PASSES = 3, 5
+#: Most stars, and solves before a gain is judged: of a star, of a component.
+MOST_STARS, STAR_PASSES, COMPONENT_PASSES = 3, 5, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +68,36 @@ def with_central_stars(state: State, freedom: Freedom, keep: Keep, radius: float
         star = _star(state, radius)
         if star is None:
             break
-        without = _settled(state, freedom, keep)
+        without = _settled(state, freedom, keep, STAR_PASSES)
         stars = without.scene.stars
         scene = without.scene.with_stars(stars.join(star))
-        found = _settled(replace(without, scene=scene), freedom, keep)
+        found = _settled(replace(without, scene=scene), freedom, keep, STAR_PASSES)
         if _chi2(without) - _chi2(found) < SECOND_COMPONENT_GAIN * chance(state):
             break
         state = found
     return state
+
+
+def without_needless_component(state: State, freedom: Freedom, keep: Keep) -> State:
+    """Return the state with one component where two gain no more than chance does.
+
+    Parameters
+    ----------
+    state : State
+        With the stars that the galaxy is to be measured with.
+    freedom : Freedom
+        What is free; the galaxy has to be.
+    keep : Keep
+        Which stars stay.
+    """
+    galaxy = state.scene.galaxy
+    if galaxy is None or galaxy.size < 2:
+        return state
+    main = slice(galaxy.main, galaxy.main + 1)
+    single = Galaxy(centres=galaxy.centres[main], shapes=galaxy.shapes[main], fluxes=galaxy.fluxes.sum(keepdims=True))
+    two = _settled(state, freedom, keep, COMPONENT_PASSES)
+    one = _settled(replace(state, scene=replace(state.scene, galaxy=single)), freedom, keep, COMPONENT_PASSES)
+    return state if _chi2(one) - _chi2(two) > SECOND_COMPONENT_GAIN * chance(state) else one
 
 
 def find_peak(state: State, area: NDArray[np.bool_]) -> Peak | None:
@@ -104,10 +128,10 @@ def _star(state: State, radius: float) -> Stars | None:
     return Stars.new(np.array([peak.x]), np.array([peak.y]), np.array([peak.flux]))
 
 
-def _settled(state: State, freedom: Freedom, keep: Keep) -> State:
-    """Solve until a star's gain shows."""
-    for _ in range(TRIAL_PASSES):
-        state = prune(solve(state, freedom), keep)
+def _settled(state: State, freedom: Freedom, keep: Keep, passes: int) -> State:
+    """Solve until a gain shows."""
+    for _ in range(passes):
+        state = prune(solve(state, freedom), keep, merge=False)
     return state
 
 

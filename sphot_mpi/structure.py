@@ -186,6 +186,11 @@ def with_faint_stars(state: State, limits: tuple[float, ...]) -> State:
     -------
     State
         With `Frame.faint` renewed.
+
+    Notes
+    -----
+    Counts in an annulus scatter. What is missing is therefore shrunk towards none by its own uncertainty, as the
+    positive-part estimator of James & Stein (1961) does; cut off at zero alone, it would dim every galaxy.
     """
     frame, stars, galaxy = state.optics.frame, state.scene.stars, state.scene.galaxy
     if galaxy is None or not limits or stars.size == 0:
@@ -203,8 +208,11 @@ def with_faint_stars(state: State, limits: tuple[float, ...]) -> State:
             continue
         present = stars.take(at(ring, stars))
         own = np.where(present.base_flux > 0.0, present.base_flux, present.flux)
-        missing = chosen.flux[measure < limit].sum() / field.sum() - present.flux[own < limit].sum() / ring.sum()
-        faint[ring] = max(missing, 0.0)
+        few = chosen.flux[measure < limit]
+        missing = few.sum() / field.sum() - present.flux[own < limit].sum() / ring.sum()
+        # by how much the light of as many stars as expected there varies by chance
+        chance = (few**2).sum() / (field.sum() * ring.sum())
+        faint[ring] = missing * max(1.0 - chance / missing**2, 0.0) if missing > 0.0 else 0.0
     return replace(state, optics=state.optics.on(replace(frame, faint=faint)))
 
 

@@ -8,6 +8,7 @@ import pytest
 from analytic import gaussian_library, gaussian_stars
 
 from sphot_mpi.joint import Keep, State, add_stars, at, prune, residual_of, settle, solve
+from sphot_mpi.joint_core import without_needless_component
 from sphot_mpi.joint_galaxy import (
     centre_distance,
     clipped,
@@ -26,7 +27,7 @@ from sphot_mpi.joint_render import Freedom, render_galaxy, render_sky
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
 from sphot_mpi.records import SersicParams, SkyPlane
 from sphot_mpi.sersic import total_flux
-from sphot_mpi.structure import negative_tail, structure_factor, with_structure_noise
+from sphot_mpi.structure import negative_tail, structure_factor, with_faint_stars, with_structure_noise
 
 SHAPE = (133, 150)
 NOISE, SIGMA, KERNEL = 0.01, 0.9, 1.0
@@ -126,6 +127,23 @@ def test_twins_merge_faint_stars_go_and_anchors_stay():
     # without an error there is no significance
     unknown = replace(stars, variance=np.full((stars.size, 3), np.inf))
     assert prune(state_of(SKY + noise(), unknown), Keep(1.5, 5.0)).scene.stars.size == 1
+
+
+def test_settling_merges_nothing_and_a_measured_star_always_stays():
+    truth = stars_at(6, low=4.0)
+    state = state_of(SKY + image_of(truth) + noise())
+    # a real pair, nearer than detection would allow
+    pair = Stars.new(truth.x[:1] + 0.28 * state.optics.fwhm, truth.y[:1], np.array([60.0]))
+    both = replace(truth, flux=20.0 * truth.flux).join(pair)
+    state = state_of(SKY + image_of(both) + noise(), both)
+    settled, _ = settle(state, Freedom(), Keep(3.0, 3.0), most=5)
+    assert settled.scene.stars.size == 7
+    assert prune(settled, Keep(3.0, 3.0)).scene.stars.size == 6
+    # what the galaxy was measured with is kept for the other filters, however faint a deeper fit makes it
+    dim = replace(settled.scene.stars, flux=np.full(7, 1e-3), base_flux=np.array([1.0, 0, 0, 0, 0, 0, 1.0]))
+    kept = prune(replace(settled, scene=settled.scene.with_stars(dim)), Keep(3.0, 3.0)).scene.stars
+    assert (kept.base_flux > 0.0).sum() == 2
+    assert kept.size == 2
 
 
 def test_values_at_stars_are_those_of_the_nearest_pixel():
@@ -235,6 +253,60 @@ def test_a_second_component_is_given_to_those_who_need_it(two):
 
 
 # --- structure
+
+
+@pytest.mark.parametrize("two", [False, True])
+def test_a_component_goes_when_the_stars_explain_its_light(two):
+    # the true galaxy, and one more component that may be right or a piece of it
+    components = (GALAXY, BULGE) if two else (GALAXY,)
+    stars = stars_at(20)
+    data = SKY + image_of(stars) + galaxy_image(*components) + noise()
+    first = galaxy_of((GALAXY, BULGE) if two else (GALAXY, replace(GALAXY, amplitude=0.1, r_eff=4.0)))
+    state = state_of(data, stars, first)
+    free = Freedom(galaxy_flux=True, galaxy_shape=True)
+    for _ in range(3):
+        state = solve(state, free)
+    state = without_needless_component(state, free, Keep(3.0, 5.0))
+    galaxy = state.scene.galaxy
+    assert galaxy.size == 1 + two
+    # the noise of the data is 0.3 % of the flux
+    assert galaxy.fluxes.sum() == pytest.approx(sum(total_flux(c) for c in components), rel=0.02)
+
+
+def field_with_hole(n_inside, seed=0):
+    """Stars of one flux: 0.1 a pixel off the galaxy, `n_inside` of them within 2.5 r_eff of it."""
+    rng = np.random.default_rng(seed)
+    state = state_of(SKY + noise(), galaxy=galaxy_of((GALAXY,)))
+    radius = galaxy_radius(state.scene.galaxy, NEVER.shape)
+    y, x = (v.ravel() for v in np.indices(NEVER.shape))
+    chosen = []
+    for area, n in ((state.optics.frame.good & (radius > 2.5), None), (radius < 2.5, n_inside)):
+        pixels = np.flatnonzero(area)
+        chosen.append(rng.choice(pixels, pixels.size // 10 if n is None else n, replace=False))
+    index = np.concatenate(chosen)
+    stars = Stars.new(x[index].astype(float), y[index].astype(float), np.ones(index.size))
+    return replace(state, scene=state.scene.with_stars(stars)), radius
+
+
+def test_the_light_of_stars_that_only_the_field_shows_is_expected_on_the_galaxy_too():
+    state, radius = field_with_hole(0)
+    faint = with_faint_stars(state, (np.inf,) * 5).optics.frame.faint
+    # all of it, but for the part that chance could have made: one over the number of stars expected
+    assert faint[radius < 2.5].mean() == pytest.approx(0.1, rel=0.1)
+    assert faint[radius < 2.5].mean() < 0.1
+    assert not faint[radius > 2.5].any()
+    # stars that would be found even on the galaxy are not missing there, but absent
+    assert not with_faint_stars(state, (0.5,) * 5).optics.frame.faint.any()
+
+
+def test_chance_takes_no_light_off_the_galaxy():
+    inside = int((field_with_hole(0)[1] < 2.5).sum())
+    means = []
+    for seed in range(30):
+        state, radius = field_with_hole(np.random.default_rng(seed).poisson(0.1 * inside), seed)
+        means.append(with_faint_stars(state, (np.inf,) * 5).optics.frame.faint[radius < 2.5].mean())
+    # cut off at zero instead of shrunk, the mean would be 0.4 of an annulus' scatter (0.4 x 0.015)
+    assert np.mean(means) < 0.003
 
 
 def lumps(seed=0):
