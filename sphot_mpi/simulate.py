@@ -224,7 +224,9 @@ def simulate_galaxy(
     frame = (settings.side, settings.side) if shape is None else shape
     rng = np.random.default_rng([seed, index, zlib.crc32(kind.encode())])
     galaxy = draw_galaxy(rng, settings, frame)
-    sigmas = {name: 0.0 if exact_psf else FILTERS[name].kernel * rng.normal(1.0, 0.08) for name in FILTERS}
+    # drawn in any case: galaxy and stars are the same whether the PSF is told or not
+    drawn = {name: FILTERS[name].kernel * rng.normal(1.0, 0.08) for name in FILTERS}
+    sigmas = dict.fromkeys(FILTERS, 0.0) if exact_psf else drawn
     reference = "F150W" if "F150W" in library else next(iter(library))
     three_sigma = 3.0 * FILTERS[reference].noise * np.sqrt(library[reference].blurred(sigmas[reference]).noise_area())
     stars = draw_stars(rng, settings, frame, three_sigma)
