@@ -36,7 +36,10 @@ COLOUR_SNR, COLOUR_STARS = 10.0, 8
 #: Range of the scatter of ln(flux ratio) that the colour prior allows.
 COLOUR_SCATTER = (0.3, 1.0)
 #: Stars within this many r_eff of a galaxy with structure keep to the typical colour this closely.
-STRUCTURE_RADIUS, HELD_SCATTER = 1.5, 0.002
+STRUCTURE_RADIUS, HELD_SCATTER = 2.0, 0.002
+#: Light of anchored stars on the galaxy over that expected, and the sigmas of that, above which it is the galaxy's;
+#: and the largest scatter of colours with which anything is expected.
+MOST_EXCESS, SIGNIFICANT, MOST_SCATTER = 1.3, 3.0, 0.4
 #: An anchored star above this S/N is free to move within its prior; most of them.
 FREE_SNR, MOST_FREE = 30.0, 150
 #: Least part of the image that both filters must cover to measure kernel and shift there alone.
@@ -114,7 +117,7 @@ def fit_scaled_scene(
     else:
         joint, most = Freedom(kernel=calibrate, shift=True, galaxy_scale=True), SETTLE_PASSES
     state, measurement, own_profile = _measured(state, joint, keep, config, most)
-    if positions != "forced":
+    if positions != "forced" and not held_to_colour(state.scene.stars).any():
         # a star that only this filter shows before the centre
         radius = config.psf.center_mask_r_in_fwhm * state.optics.fwhm
         starred = with_central_stars(state, joint, keep, radius)
@@ -177,7 +180,7 @@ def _with_prior(state: State, base: FilterFit, config: Config) -> State:
 def _caution(state: State, base: FilterFit, covered: NDArray[np.bool_], config: Config) -> Image:
     """Factor on detection thresholds: what the base filter's shape cannot follow must not be filled with stars."""
     caution = structure_factor(state) * centre_caution(state, config)
-    if base.flags & FitFlag.STRUCTURED:
+    if base.flags & FitFlag.STRUCTURED or held_to_colour(state.scene.stars).any():
         caution[on_galaxy(state) & covered] = np.inf
     return caution
 
@@ -311,7 +314,8 @@ def with_colour_prior(state: State, structured: bool) -> State:
 
     Where several anchors share one PSF only their sum is measured; the prior shares it out in proportion to the base
     filter's fluxes instead of in pairs of huge fluxes of opposite sign. Stars on a galaxy with structure that are
-    brighter than that are held to it: the rest is a lump of the galaxy.
+    brighter than that are held to it: the rest is a lump of the galaxy. So are those on any galaxy where they are
+    brighter than the field's stars as a whole, for then they have filled what its model leaves.
     """
     stars = state.scene.stars
     known = (stars.base_flux > 0.0) & stars.anchored
@@ -323,9 +327,11 @@ def with_colour_prior(state: State, structured: bool) -> State:
     scatter = float(np.clip(robust_sigma(ratio), *COLOUR_SCATTER))
     expected = np.exp(centre) * stars.base_flux
     width = np.full(stars.size, scatter)
-    if structured:
+    inside, held = at(on_galaxy(state), stars), known & held_to_colour(stars)
+    # once held, they are in excess no more
+    if structured or held.any() or light_excess(stars, known, inside, scatter):
         too_bright = stars.flux > expected * np.exp(scatter)
-        width[at(on_galaxy(state), stars) & too_bright] = HELD_SCATTER
+        width[inside & (too_bright | held)] = HELD_SCATTER
     return replace(
         state,
         scene=state.scene.with_stars(
@@ -336,6 +342,33 @@ def with_colour_prior(state: State, structured: bool) -> State:
             )
         ),
     )
+
+
+def held_to_colour(stars: Stars) -> NDArray[np.bool_]:
+    """True for stars that are held to the typical colour, because what they would take is the galaxy's."""
+    return stars.prior_sigma < 2.0 * HELD_SCATTER * stars.prior_flux
+
+
+def light_excess(stars: Stars, known: NDArray[np.bool_], inside: NDArray[np.bool_], scatter: float) -> bool:
+    """Whether anchored stars on the galaxy are significantly brighter, by their base fluxes, than those off it.
+
+    Parameters
+    ----------
+    stars : Stars
+        Solved in this filter.
+    known, inside : (n,) bool ndarray
+        Stars with a base flux; stars on the galaxy.
+    scatter : float
+        Of ln(flux ratio).
+    """
+    field = known & ~inside
+    base = stars.base_flux[known & inside]
+    if not field.any() or base.size == 0 or scatter > MOST_SCATTER:
+        return False
+    ratio = stars.flux[field].sum() / stars.base_flux[field].sum()
+    light = stars.flux[known & inside].sum()
+    chance = scatter * np.sqrt((base**2).sum()) * ratio
+    return bool(light > MOST_EXCESS * ratio * base.sum() and light - ratio * base.sum() > SIGNIFICANT * chance)
 
 
 def _drop_dark(state: State) -> State:

@@ -8,6 +8,7 @@ from analytic import stamp_on
 
 from sphot_mpi.joint_galaxy import galaxy_of
 from sphot_mpi.joint_render import render_sky
+from sphot_mpi.joint_scaled import HELD_SCATTER, held_to_colour, light_excess
 from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Stars, sky_basis
 from sphot_mpi.kernels import joint as kernels
 from sphot_mpi.records import SersicParams
@@ -112,3 +113,40 @@ def test_the_sky_basis_is_a_plane_about_the_middle():
     np.testing.assert_allclose(
         render_sky(np.array([1.0, 2.0, 3.0]), (21, 34)), 1 + 2 * (x - 16.5) / 17 + 3 * (y - 10) / 10.5
     )
+
+
+# --- stars that would fill what a galaxy's model leaves
+
+
+def anchored_stars(inside_ratio, seed=0, scatter=0.2):
+    """300 stars of the base filter's list, the first 40 of them on the galaxy; fluxes scatter about one colour."""
+    rng = np.random.default_rng(seed)
+    n = 300
+    inside = np.arange(n) < 40
+    base = rng.uniform(1.0, 3.0, n)
+    flux = base * 0.7 * np.where(inside, inside_ratio, 1.0) * np.exp(rng.normal(0.0, scatter, n))
+    stars = Stars.new(np.zeros(n), np.zeros(n), flux)
+    return replace(stars, base_flux=base, anchor_sigma=np.full(n, 0.1)), inside
+
+
+def test_stars_on_the_galaxy_that_outshine_the_fields_colour_are_in_excess():
+    for seed in range(20):
+        stars, inside = anchored_stars(1.0, seed)
+        # the sum of 40 such stars scatters by 4 %, far below 30 %
+        assert not light_excess(stars, stars.anchored, inside, 0.3)
+        stars, inside = anchored_stars(1.6, seed)
+        assert light_excess(stars, stars.anchored, inside, 0.3)
+        # where colours scatter this much, no star's flux can be expected
+        assert not light_excess(stars, stars.anchored, inside, 0.8)
+    nowhere = np.zeros_like(inside)
+    assert not light_excess(stars, stars.anchored, nowhere, 0.3)
+    assert not light_excess(stars, stars.anchored, ~nowhere, 0.3)
+
+
+def test_only_a_narrow_prior_holds_a_star():
+    stars, _ = anchored_stars(1.0)
+    assert not held_to_colour(stars).any()
+    wide = replace(stars, prior_flux=stars.flux, prior_sigma=0.3 * stars.flux)
+    assert not held_to_colour(wide).any()
+    narrow = replace(stars, prior_flux=stars.flux, prior_sigma=HELD_SCATTER * stars.flux)
+    assert held_to_colour(narrow).all()
