@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from sphot_mpi.joint import State, at, residual_of
-from sphot_mpi.joint_scene import Optics, Stars
+from sphot_mpi.joint import State, residual_of
+from sphot_mpi.joint_scene import Optics, Stars, at
 
 Vector = NDArray[np.float64]
 

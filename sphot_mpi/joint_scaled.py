@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from sphot_mpi.config import Config, Positions
 from sphot_mpi.flags import FitFlag
-from sphot_mpi.joint import LAST_BLEND, Keep, State, at, descend, settle, solve
+from sphot_mpi.joint import LAST_BLEND, Keep, State, descend, settle, solve
 from sphot_mpi.joint_base import (
     KERNEL_STAR_SNR,
     KERNEL_START,
@@ -21,7 +21,7 @@ from sphot_mpi.joint_galaxy import galaxy_of, galaxy_radius, robust_sigma
 from sphot_mpi.joint_measure import Measurement, measure
 from sphot_mpi.joint_profile import with_own_profile
 from sphot_mpi.joint_render import Freedom
-from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
+from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars, at
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import FilterFit, Image
 from sphot_mpi.structure import structure_factor, with_faint_stars

@@ -257,6 +257,13 @@ class Stars:
         return np.where(np.isfinite(error) & (error > 0.0), self.flux / np.where(error > 0.0, error, 1.0), 0.0)
 
 
+def at(image: NDArray[Pixel], stars: Stars) -> NDArray[Pixel]:
+    """Values of an image at the pixels nearest to the stars, the image's edge for those beyond it."""
+    iy = np.clip(np.rint(stars.y).astype(np.int64), 0, image.shape[0] - 1)
+    ix = np.clip(np.rint(stars.x).astype(np.int64), 0, image.shape[1] - 1)
+    return image[iy, ix]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Galaxy:
     """Sersic components, in the cutout's coordinates (no margin).

@@ -156,7 +156,7 @@ class StarRenderer:
         return image
 
     def render_with_derivatives(
-        self, x: Vector, y: Vector, flux: Vector, telling: NDArray[np.bool_], *, shift: bool, kernel: bool
+        self, x: Vector, y: Vector, flux: Vector, *, shift: NDArray[np.bool_] | None, kernel: NDArray[np.bool_] | None
     ) -> StarImages:
         """Image of point sources, and the derivatives of some of them.
 
@@ -164,22 +164,33 @@ class StarRenderer:
         ----------
         x, y, flux : (n,) float64 ndarray
             As in `render`.
-        telling : (n,) bool ndarray
-            Sources whose derivatives are summed.
-        shift, kernel : bool
-            Which derivatives are wanted.
+        shift, kernel : (n,) bool ndarray or None
+            Sources whose derivatives are summed; None: that derivative is not wanted.
 
         Returns
         -------
         StarImages
-            Of all sources, and of the telling ones' derivatives.
+            Of all sources, and of the chosen ones' derivatives.
         """
-        n_kernel = len(self.psf.kernel.coordinates) if kernel else 0
-        images = np.zeros((1 + 2 * shift + n_kernel, *self.shape))
-        if telling.any():
-            images = self._images(x[telling], y[telling], flux[telling], shift=shift, slopes=kernel)
-        others = self.render(x[~telling], y[~telling], flux[~telling])
-        return StarImages(images[0] + others, images[1 : 1 + 2 * shift], images[1 + 2 * shift :])
+        n_kernel = 0 if kernel is None else len(self.psf.kernel.coordinates)
+        out = StarImages(
+            np.zeros(self.shape),
+            np.zeros((0 if shift is None else 2, *self.shape)),
+            np.zeros((n_kernel, *self.shape)),
+        )
+        none = np.zeros(x.size, bool)
+        moved, blurred = (none if chosen is None else chosen for chosen in (shift, kernel))
+        for moves in (False, True):
+            for blurs in (False, True):
+                part = (moved == moves) & (blurred == blurs)
+                if part.any():
+                    images = self._images(x[part], y[part], flux[part], shift=moves, slopes=blurs)
+                    out.model[:] += images[0]
+                    if moves:
+                        out.shift[:] += images[1:3]
+                    if blurs:
+                        out.kernel[:] += images[1 + 2 * moves :]
+        return out
 
     @cached_property
     def core(self) -> StarField:
