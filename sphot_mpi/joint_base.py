@@ -184,7 +184,7 @@ def hold_settled(state: State) -> State:
     """Hold the positions of faint stars that have been solved often enough; they move no more, but cost as much."""
     stars = state.scene.stars
     young = (stars.age < SETTLED_AGE) | (stars.snr(state.optics.frame.correlation) > MOVING_SNR)
-    moving = np.where(stars.anchored, stars.free, young)
+    moving = young & (stars.free | ~stars.anchored)
     return replace(state, scene=state.scene.with_stars(replace(stars, free=moving)))
 
 
