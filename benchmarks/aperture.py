@@ -216,7 +216,7 @@ def run_galaxy(job: tuple[Galaxy, Config]) -> Run:
                 break
             continue
         base = base if k else outcome.fit
-        fits[name], cutouts[name] = outcome.fit, runner.images(outcome, galaxy)[0]
+        fits[name], cutouts[name] = outcome.fit, runner.renderer.images(outcome, galaxy)[0]
         libraries.update(read_libraries(galaxy.psf, (name,), config.prep.blur_psf))
     records = {r.filter: r for r in photometry(fits, cutouts, libraries, galaxy.config(config))}
     return Run(name=galaxy.name, records=records, problems=tuple(problems))

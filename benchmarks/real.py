@@ -102,7 +102,7 @@ def judge(runner: TaskRunner, outcome: TaskOutcome, galaxy: Galaxy) -> tuple[Fil
         return replace(row, problem=reason), None
     if not outcome.fit.components:
         return row, None
-    cutout, model = runner.images(outcome, galaxy)
+    cutout, model = runner.renderer.images(outcome, galaxy)
     panel = make_panel(cutout, model, outcome.fit)
     row = replace(
         row, unit=cutout.unit, pixel_scale=cutout.pixel_scale, mad=residual_mad(panel.residual, outcome.fit)

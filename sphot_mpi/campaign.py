@@ -13,6 +13,7 @@ from sphot_mpi.config import Config
 from sphot_mpi.decisions import Selection
 from sphot_mpi.digests import Settings
 from sphot_mpi.errors import OutputError
+from sphot_mpi.fit_renderer import FitRenderer
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.interrupts import Interrupts
 from sphot_mpi.journal import Journal, journal_folder, remove_journal
@@ -26,7 +27,7 @@ from sphot_mpi.results_reader import ResultsReader
 from sphot_mpi.resume import Work, known_outcomes, plan_work
 from sphot_mpi.schedule import Counts, Schedule
 from sphot_mpi.task_log import TaskLabel
-from sphot_mpi.tasks import Fitters, TaskRunner
+from sphot_mpi.tasks import Fitters
 from sphot_mpi.worker import Worker
 
 #: Exit status of a run that goes on when the same command is given again.
@@ -272,7 +273,7 @@ def run_serial(
                 else:
                     conductor.give_back(answer.task)
             journal.close("finished" if conductor.finished else "drained")
-        write(job.order(ranks=1), SoloComm(), worker.runner)
+        write(job.order(ranks=1), SoloComm(), worker.renderer)
     return end(job, interrupts)
 
 
@@ -284,8 +285,8 @@ def announce(job: Job, progress: Progress) -> None:
         progress.say(f"Going on: {job.work.summary()}.")
 
 
-def write(order: Write, comm: Comm, runner: TaskRunner | None) -> None:
-    """Write the results file; all ranks call this, with a `runner` where images or PSFs are stored.
+def write(order: Write, comm: Comm, renderer: FitRenderer | None) -> None:
+    """Write the results file; all ranks call this, with a `renderer` where images or PSFs are stored.
 
     Raises
     ------
@@ -294,7 +295,7 @@ def write(order: Write, comm: Comm, runner: TaskRunner | None) -> None:
     """
     with OutcomeStore(order.folder, order.output) as store:
         source = StoreSource(store, order.schedule, order.ledger)
-        write_results(order.output, order.info, source, comm, None if runner is None else runner.images, runner)
+        write_results(order.output, order.info, source, comm, None if renderer is None else renderer.images, renderer)
 
 
 def end(job: Job, interrupts: Interrupts) -> End:

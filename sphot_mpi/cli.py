@@ -140,7 +140,7 @@ def run(**options: Any) -> None:
     if world is None:
         status = run_alone(options, console, label, pipeline_fitters)
     elif world.rank == 0:
-        status = run_first(world, options, console, pipeline_fitters)
+        status = run_first(world, options, console)
     else:
         with world.guarded():
             mpi_serve.serve(world, pipeline_fitters, limits(options), label)

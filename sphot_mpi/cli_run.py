@@ -111,12 +111,12 @@ def run_alone(options: dict[str, Any], console: Console, label: TaskLabel, make_
     return _summarise(end, options)
 
 
-def run_first(world: mpi.World, options: dict[str, Any], console: Console, make_fitters: Callable[[], Fitters]) -> int:
+def run_first(world: mpi.World, options: dict[str, Any], console: Console) -> int:
     """Run as rank 0; the others must hear of a mistake, or they would wait for ever."""
     with world.guarded():
         try:
             with choose_progress(console, quiet=options["quiet"]) as progress:
-                end = mpi_lead.lead(world, lambda: _campaign(options), make_fitters, progress, limits(options))
+                end = mpi_lead.lead(world, lambda: _campaign(options), progress, limits(options))
         except SphotError as error:
             click.echo(f"Error: {error}", err=True)
             mpi_lead.dismiss(world)

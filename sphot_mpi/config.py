@@ -345,34 +345,6 @@ def load_config(path: Path | str | None = None, preset: str | None = None) -> Co
     return _validated(_overlaid(merged, {**values, "preset": chosen}), source)
 
 
-def parse_config(text: str, source: str) -> Config:
-    """Return the configuration that `Config.to_toml` wrote.
-
-    Parameters
-    ----------
-    text : str
-        TOML, with every value.
-    source : str
-        Where it comes from, for messages.
-
-    Returns
-    -------
-    Config
-        Validated and immutable.
-
-    Raises
-    ------
-    ConfigError
-        If the text is no configuration of this version.
-    """
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        msg = f"{source}: the configuration is not TOML ({error})."
-        raise ConfigError(msg) from error
-    return _validated(values, source)
-
-
 def _preset_text(name: str) -> str:
     return resources.files("sphot_mpi").joinpath("presets", f"{name}.toml").read_text(encoding="utf-8")
 

@@ -156,13 +156,13 @@ def _by_fit(truth: Table) -> Iterator[tuple[tuple[str, str], Table]]:
 def _reported(stored: StoredFit) -> tuple[Vector, Vector, Vector, Vector]:
     """Return x, y (full image), flux and its error of the reported stars."""
     found = stored.fit.sources[stored.fit.report]
-    x0, y0 = stored.origin
+    x0, y0 = stored.frame.origin
     return found["x_fit"] + x0, found["y_fit"] + y0, found["flux_fit"], found["flux_err"]
 
 
 def _score_stars(rows: Table, stored: StoredFit, real: StoredFit | None) -> StarScores:
     x, y, flux, snr = (np.asarray(rows[name], dtype=np.float64) for name in ("x", "y", "flux", "snr"))
-    (x0, y0), (ny, nx) = stored.origin, stored.shape
+    (x0, y0), (ny, nx) = stored.frame.origin, stored.frame.shape
     usable = (x >= x0) & (x <= x0 + nx - 1) & (y >= y0) & (y <= y0 + ny - 1)
     if real is not None:
         x_real, y_real, flux_real, _ = _reported(real)
@@ -178,7 +178,7 @@ def _score_stars(rows: Table, stored: StoredFit, real: StoredFit | None) -> Star
 def _score_galaxies(filter_name: str, parts: Sequence[tuple[Any, StoredFit, Mapping[str, float]]]) -> GalaxyScores:
     values: dict[str, list[tuple[float, float]]] = {quantity: [] for quantity in _GALAXY}
     for row, stored, errors in parts:
-        found = _galaxy_values(stored.fit, stored.origin)
+        found = _galaxy_values(stored.fit, stored.frame.origin)
         true = {
             "total_flux": row["flux"],
             "x_0": row["x"],

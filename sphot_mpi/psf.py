@@ -157,6 +157,13 @@ class PSF:
         """Working PSF on the oversampled grid, unit sum."""
         return np.asarray(fft.irfft2(self.library_spectrum * self._transform(), self.padded_shape))
 
+    @property
+    def cropped(self) -> Image:
+        """Working PSF in the shape of the library, with the same origin; what the kernel spreads beyond is cut off."""
+        (py, px), (ny, nx) = self.padded_shape, self.library.array.shape
+        y0, x0 = (py - ny) // 2, (px - nx) // 2
+        return self.array[y0 : y0 + ny, x0 : x0 + nx]
+
     @cached_property
     def planes(self) -> NDArray[np.float64]:
         """Deinterleaved spline coefficients of the working PSF."""

@@ -10,12 +10,12 @@ from sphot_mpi.outcomes import TaskOutcome
 from sphot_mpi.records import Cutout, Image
 from sphot_mpi.schedule import Task
 
-#: Reads the cutout of a finished fit again and renders its components; `TaskRunner.images` is one.
+#: Reads the cutout of a finished fit again and renders its components; `FitRenderer.images` is one.
 Renderer = Callable[[TaskOutcome, Galaxy], tuple[Cutout, ModelImages]]
 
 
 class PSFSource(Protocol):
-    """Gives the effective PSFs of fits; `TaskRunner` is one. Both raise `InputError` where there is no PSF any more."""
+    """Gives the effective PSFs of fits; `FitRenderer` is one. Both raise `InputError` where there is none any more."""
 
     def psf_shape(self, galaxy: Galaxy, filter_name: str) -> tuple[int, int, int]:
         """Return ny, nx and oversampling of a galaxy's PSF."""
