@@ -263,7 +263,7 @@ def simulate(directory: Path, number: int, seed: int, kind: str, psf_file: Path 
 @click.argument("truth", type=_PATH)
 def truth(results: Path, truth: Path) -> None:
     """Compare RESULTS of a simulated campaign with its TRUTH table."""
-    from sphot_mpi.simulate import compare_with_truth
+    from sphot_mpi.simulate_truth import compare_with_truth
 
     if not truth.is_file():
         msg = f"{truth}: there is no such file; name the truth.ecsv of the simulation."

@@ -14,7 +14,7 @@ from sphot_mpi.catalogue import Catalogue
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.catalogue_table import read_table, resolve_columns
 from sphot_mpi.config import Config
-from sphot_mpi.errors import CatalogueError, OutputError, UsageError
+from sphot_mpi.errors import CatalogueError, OutputError, UsageError, listed
 from sphot_mpi.model_images import ModelImages
 from sphot_mpi.outcomes import TaskKey, TaskOutcome
 from sphot_mpi.records import Cutout, Image
@@ -28,7 +28,6 @@ from sphot_mpi.stored_inputs import stored_config
 
 log = logging.getLogger(__name__)
 
-_SHOWN = 5
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -210,9 +209,8 @@ def _check_names(parts: Sequence[StoredOutcomes]) -> None:
     for part in parts:
         common = [name for name in part.reader.names() if name in first]
         if common:
-            shown = ", ".join(common[:_SHOWN]) + (", ..." if len(common) > _SHOWN else "")
             msg = (
-                f"{first[common[0]]} and {part.reader.path} have {len(common)} galaxies in common ({shown}); "
+                f"{first[common[0]]} and {part.reader.path} have {len(common)} galaxies in common ({listed(common)}); "
                 "a galaxy can come from one file only."
             )
             raise UsageError(msg)

@@ -14,7 +14,7 @@ from sphot_mpi.catalogue import Catalogue
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.decisions import Anew, Reason, Rerun, Rules, Selection
 from sphot_mpi.digests import InputFiles, Settings
-from sphot_mpi.errors import OutputError, UsageError
+from sphot_mpi.errors import OutputError, UsageError, listed
 from sphot_mpi.journal import journal_files, journal_folder, next_start
 from sphot_mpi.journal_format import Planned
 from sphot_mpi.journal_index import JournalIndex, scan
@@ -25,7 +25,6 @@ from sphot_mpi.results_outcomes import StoredOutcomes
 from sphot_mpi.schedule import GalaxyPlan, Task, TaskKind
 
 _RUNS, _DONE, _FAILED = range(3)
-_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -329,9 +328,9 @@ def _check_names(catalogue: Catalogue, output: Path, known: Known) -> None:
     there = {galaxy.name for galaxy in catalogue.galaxies}
     others = [name for name in known.index.ended.names() if name not in there]
     if others:
-        shown = ", ".join(others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
         msg = (
-            f"{output}: the file or its journal holds {len(others)} galaxies that {catalogue.path} has not ({shown}); "
+            f"{output}: the file or its journal holds {len(others)} galaxies that {catalogue.path} has not "
+            f"({listed(others)}); "
             "put them back, name another file with -o, or give --overwrite to begin anew."
         )
         raise OutputError(msg)
