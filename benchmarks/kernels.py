@@ -19,7 +19,8 @@ from scipy import fft
 from sphot_mpi.config import Config, load_config
 from sphot_mpi.errors import SphotError
 from sphot_mpi.flags import FitFlag
-from sphot_mpi.pipeline import fit_base, fit_scaled, prepare_galaxy
+from sphot_mpi.pipeline import fit_base, fit_scaled
+from sphot_mpi.prepare import prepare_galaxy
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.psf_kernel import FAMILIES, Kernel
 from sphot_mpi.records import Cutout, FilterFit

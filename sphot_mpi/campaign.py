@@ -21,8 +21,9 @@ from sphot_mpi.ledger import StoreSource
 from sphot_mpi.messages import Report, Write
 from sphot_mpi.outcome_store import OutcomeStore
 from sphot_mpi.outcomes import Status
-from sphot_mpi.results import CampaignInfo, write_results
+from sphot_mpi.results import write_results
 from sphot_mpi.results_comm import Comm, SoloComm
+from sphot_mpi.results_origin import CampaignInfo
 from sphot_mpi.results_reader import ResultsReader
 from sphot_mpi.resume import Work, known_outcomes, plan_work
 from sphot_mpi.schedule import Counts, Schedule

@@ -12,9 +12,6 @@ from sphot_mpi.ladder import LadderResult, finish
 from sphot_mpi.ladder_refit import Scene, with_solution
 from sphot_mpi.psf import PSF
 from sphot_mpi.records import SOURCE_DTYPE, SersicParams
-from sphot_mpi.source_cuts import quality_passing
-
-__all__ = ["forced_photometry", "quality_passing"]
 
 Image = NDArray[np.float64]
 

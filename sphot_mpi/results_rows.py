@@ -10,6 +10,7 @@ from astropy import wcs as astropy_wcs
 from numpy.typing import NDArray
 
 from sphot_mpi.catalogue_rows import Galaxy
+from sphot_mpi.magnitudes import ab_magnitude
 from sphot_mpi.outcomes import Frame, Status, TaskOutcome
 from sphot_mpi.photometry_record import AperturePhotometry, no_curve
 from sphot_mpi.records import SERSIC_PARAMETERS, SOURCE_DTYPE, FilterFit
@@ -27,7 +28,7 @@ from sphot_mpi.results_schema import (
 )
 from sphot_mpi.results_source import KeptOutcome
 from sphot_mpi.schedule import TaskKind
-from sphot_mpi.sky_coordinates import ab_magnitude, parse_wcs, pixel_to_sky, position_angle
+from sphot_mpi.sky_coordinates import parse_wcs, pixel_to_sky, position_angle
 from sphot_mpi.storable import LONGEST, N_FAINT_LIMITS, SEPARATOR
 
 Row = dict[str, Any]

@@ -30,10 +30,11 @@ from sphot_mpi.seed_stages import (
     with_galaxy,
 )
 from sphot_mpi.sersic import to_vector, total_flux
-from sphot_mpi.sersic_fit import fit_scale, fit_sersic
+from sphot_mpi.sersic_fit import fit_sersic
 from sphot_mpi.sersic_problem import SersicBounds
 from sphot_mpi.sersic_profile import elliptical_radius
 from sphot_mpi.sersic_result import SersicFit
+from sphot_mpi.sersic_scale import fit_scale
 
 HEALTHY_STAR_DENSITY = (0.8, 1.3)
 

@@ -8,7 +8,7 @@ from scipy import integrate, interpolate, ndimage, optimize, special
 from sphot_mpi.errors import InputError
 from sphot_mpi.kernels import psf as kernels
 from sphot_mpi.point_render import star_stamps
-from sphot_mpi.psf import FWHM_PER_SIGMA, PSF, LibraryPSF, gaussian_sigma
+from sphot_mpi.psf import FWHM_PER_SIGMA, PSF, LibraryPSF
 from sphot_mpi.psf_kernel import FAMILIES, Kernel, kernel_distance
 
 SHAPE = (61, 74)
@@ -306,5 +306,3 @@ def test_fwhm_is_that_of_the_gaussian_in_the_pixel(shape, kernel):
     # read off an azimuthal mean with steps of 1 / 4 px
     assert psf.fwhm == pytest.approx(2.0 * half, rel=0.02)
     assert psf.sigma == pytest.approx(psf.fwhm / FWHM_PER_SIGMA)
-    # the pixel adds 1 / 12 px^2 to the variance
-    assert gaussian_sigma(psf) == pytest.approx(np.sqrt(sigma**2 + 1 / 12), rel=0.005)
