@@ -1,6 +1,6 @@
 """Accuracy on simulated galaxies: run the pipelines, compare with the truth, print and write the tables.
 
-    python benchmarks/accuracy.py --kind typical crowded -n 8 --preset best --exact-psf -o docs/accuracy.md
+    python benchmarks/accuracy.py --kind typical crowded -n 8 --preset best --exact-psf -o docs/accuracy-best.md
 
 Galaxy numbers are medians over the galaxies of the absolute error. Star numbers
 are of all stars of all galaxies together; a star's S/N is that of an isolated star

@@ -28,7 +28,8 @@ from real_tables import FilterRow, GalaxyRun, References, render, robust_sigma
 
 from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.catalogue_rows import Galaxy
-from sphot_mpi.config import Config, PsfCalibConfig, load_config
+from sphot_mpi.config import Config, load_config
+from sphot_mpi.config_sections import PsfCalibConfig
 from sphot_mpi.errors import SphotError, UsageError
 from sphot_mpi.model_images import ModelImages
 from sphot_mpi.outcomes import TaskOutcome

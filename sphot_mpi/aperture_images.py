@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, signal
 
 from sphot_mpi.background import outlier_mask
-from sphot_mpi.config import ApertureConfig, PsfConfig, Stage
+from sphot_mpi.config_sections import ApertureConfig, PsfConfig, Stage
 from sphot_mpi.ellipses import Ellipse, EllipseFamily
 from sphot_mpi.model_images import render_sources
 from sphot_mpi.noise import error_map

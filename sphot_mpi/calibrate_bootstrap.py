@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sphot_mpi.calibrate_stamps import cut_stamps, misfit, recentred
-from sphot_mpi.config import PsfCalibConfig
+from sphot_mpi.config_sections import PsfCalibConfig
 from sphot_mpi.detection import MatchedFilter, detect
 from sphot_mpi.point_render import sampled_star
 from sphot_mpi.psf import PSF

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from sphot_mpi import mpi, mpi_lead
-from sphot_mpi.campaign import Campaign, End, Limits, check_output, run_serial
+from sphot_mpi.campaign import Campaign, End, Limits, check_output
 from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.catalogue_shards import Shard
 from sphot_mpi.config import Config, load_config
@@ -21,6 +21,7 @@ from sphot_mpi.errors import SphotError, UsageError
 from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS
 from sphot_mpi.progress import choose_progress
 from sphot_mpi.results_schema import IMAGES
+from sphot_mpi.serial import run_serial
 from sphot_mpi.task_log import TaskLabel, log_file, stream_handler
 from sphot_mpi.tasks import Fitters
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from sphot_mpi.config import PsfConfig
+from sphot_mpi.config_sections import PsfConfig
 from sphot_mpi.errors import FitError
 from sphot_mpi.flags import FitFlag, SourceFlag
 from sphot_mpi.flux_solve import solve_pinned
