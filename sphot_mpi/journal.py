@@ -158,7 +158,7 @@ class Journal:
         Returns
         -------
         RecordRef
-            Where it stands, for `read_record`.
+            Where it stands, for `read_ended`.
 
         Raises
         ------
