@@ -15,10 +15,11 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from sphot_mpi.errors import InputError, UsageError
+from sphot_mpi.errors import UsageError
 from sphot_mpi.records import FilterFit
 from sphot_mpi.results_reader import ResultsReader
 from sphot_mpi.scores import FLUX_FACTOR, SNR_EDGES, StarScores, pool, score_stars
+from sphot_mpi.simulate_truth import read_truth
 from sphot_mpi.stored_fit import StoredFit, StoredFits
 
 Vector = NDArray[np.float64]
@@ -96,7 +97,7 @@ def score_injection(truth_path: Path, results_path: Path, before_path: Path | No
     UsageError
         If truth and results have no fit in common.
     """
-    truth = read_truth(truth_path)
+    truth = read_truth(truth_path, _COLUMNS, "an injection")
     with ExitStack() as stack:
         after = StoredFits(stack.enter_context(ResultsReader(results_path)))
         before = None
@@ -124,27 +125,6 @@ def score_injection(truth_path: Path, results_path: Path, before_path: Path | No
         galaxies=tuple(_score_galaxies(name, parts) for name, parts in galaxies.items()),
         missing=tuple(missing),
     )
-
-
-def read_truth(path: Path) -> Table:
-    """Read the truth of an injection.
-
-    Raises
-    ------
-    InputError
-        If this is no such table.
-    """
-    try:
-        truth = Table.read(path, format="ascii.ecsv")
-    except (OSError, ValueError) as error:
-        msg = f"{path}: this cannot be read as a table ({str(error).splitlines()[0]}); name the injection's truth.ecsv."
-        raise InputError(msg) from error
-    missing = sorted(_COLUMNS - set(truth.colnames))
-    if missing or len(truth) == 0:
-        what = f"it has no column {', '.join(missing)}" if missing else "it has no row"
-        msg = f"{path}: this is no truth of an injection ({what}); name its truth.ecsv."
-        raise InputError(msg)
-    return truth
 
 
 def _by_fit(truth: Table) -> Iterator[tuple[tuple[str, str], Table]]:

@@ -315,3 +315,5 @@ def test_compare_with_truth_of_other_galaxies_is_refused(folder: Path, tmp_path:
         compare_with_truth(folder / "full.h5", tmp_path / "other.ecsv")
     with pytest.raises(InputError, match="cannot be read as a table"):
         compare_with_truth(folder / "full.h5", folder / "full.h5")
+    with pytest.raises(InputError, match="no truth of a simulation"):
+        compare_with_truth(folder / "full.h5", folder / "truth_sources.ecsv")
