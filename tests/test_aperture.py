@@ -8,6 +8,7 @@ import pytest
 from analytic import gaussian_library, gaussian_stars, telescope_psfs
 from aperture_scenes import RoundProfile, galaxy, measured, scene
 
+from sphot_mpi.aperture_images import FIELD, half_light_distance
 from sphot_mpi.config import load_config
 from sphot_mpi.errors import ConfigError, FitError
 from sphot_mpi.flags import APERTURE_FLAG_DESCRIPTIONS, ApertureFlag, FitFlag
@@ -249,6 +250,56 @@ def test_star_noise_cancels_in_colours_of_stars_as_red_as_the_galaxy():
     assert record.mag_corr_err > 0.003
     assert record.colour_err < 0.3 * record.mag_corr_err
     assert abs(record.colour) < 0.003
+
+
+LIMIT = 3.0
+
+
+def half_found(name="F150W", colour=1.0, seed=0, bluest=0.0):
+    """The same field; stars fainter than a limit were found beside the galaxy only, and their light is in the data.
+
+    `bluest`: a star of the field that no other filter shows.
+    """
+    fit, cutout, used = starry(name, colour, seed)
+    table = fit.sources.copy()
+    distance = half_light_distance(fit, cutout.shape)
+    y, x = np.rint(table["y_fit"]).astype(int), np.rint(table["x_fit"]).astype(int)
+    table["flux_init"] = 0.0 if name == "F150W" else table["flux_fit"] / colour
+    table["x_fit"][-1], table["y_fit"][-1], table["flux_fit"][-1] = 20.0, 20.0, bluest
+    table["base_id"][-1], table["flux_init"][-1] = 0, 0.0
+    lost = (distance[y, x] < FIELD) & (table["flux_fit"] < colour * LIMIT)
+    table = table[~lost | (np.arange(table.size) == table.size - 1)]
+    return replace(fit, sources=table, report=np.ones(table.size, bool), faint_limits=(LIMIT,) * 5), cutout, used
+
+
+def test_stars_too_faint_to_be_found_on_the_galaxy_leave_it_within_the_error():
+    fitted, pulls, relative = config(star_light="fitted", size="radius", radius=12.0), [], []
+    for seed in range(20):
+        record = measured([half_found(seed=seed)], fitted)["F150W"]
+        pulls.append((record.flux - record.model_flux) / record.flux_err)
+        relative.append(record.flux_err_stars / record.flux_err)
+    # without their share the error would be that of the pixels, a tenth of this
+    assert min(relative) > 0.9
+    # 20 pulls: mean to 0.22, deviation to 16 %
+    assert abs(np.mean(pulls)) < 0.8
+    assert 0.5 < np.std(pulls) < 1.5
+
+
+def test_chance_of_faint_stars_cancels_in_colours_of_stars_as_red_as_the_galaxy():
+    record = measured([half_found(), half_found("F090W")], config(star_light="fitted", size="radius", radius=12.0))
+    assert record["F090W"].flux_err_stars > 0.9 * record["F090W"].flux_err
+    assert record["F090W"].colour_err < 0.3 * record["F090W"].mag_corr_err
+    assert abs(record["F090W"].colour) < 0.003
+
+
+def test_a_star_is_faint_for_its_colour_only():
+    # in a filter in which stars have a tenth of the base filter's flux the limit is a tenth as high, too
+    fitted, base = config(star_light="fitted", size="radius", radius=12.0), half_found()
+    with_star, without = (
+        measured([base, half_found("F090W", 0.1, bluest=flux)], fitted)["F090W"] for flux in (0.9 * LIMIT, 0.0)
+    )
+    assert with_star.flux == pytest.approx(without.flux, rel=1e-6)
+    assert with_star.flux_err_stars == pytest.approx(without.flux_err_stars, rel=1e-3)
 
 
 # --- what can be missing
