@@ -394,6 +394,23 @@ def test_a_negative_flux_has_no_magnitude():
     assert record.total_flux == pytest.approx(-20.0)
 
 
+def test_noise_tells_no_sizes():
+    # light of S/N 4 under noise of S/N 1000 and 4: sizes are the data's, and the model's, whatever the noise is
+    body, shape = galaxy(1.2, 6.0), (161, 163)
+    fits = [scene(body, LIBRARY)]
+    noise = np.random.default_rng(5).normal(0.0, 1.0, shape)
+    for name, sigma in (("F814W", 0.02), ("F277W", 6.0)):
+        fits.append(scene(body, LIBRARY, name, error=sigma, extra=sigma * noise))
+    records = measured(fits, config())
+    assert records["F814W"].snr > 100.0
+    assert ApertureFlag.MODEL_SIZES not in records["F814W"].flags
+    dark = records["F277W"]
+    assert dark.snr < 10.0
+    assert ApertureFlag.MODEL_SIZES in dark.flags
+    for key in ("petro_radius", "r20", "r50", "r80"):
+        assert getattr(dark, key) == pytest.approx(getattr(records["F150W"], key), rel=0.02)
+
+
 def test_a_galaxy_that_was_not_fitted_gives_empty_records():
     fit, cutout, psf = scene(galaxy(), LIBRARY)
     for empty, flag in (

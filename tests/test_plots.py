@@ -1,6 +1,7 @@
 """Pictures and tables of a campaign whose fits are the truth itself."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -18,7 +19,7 @@ from sphot_mpi.config import Config, load_config
 from sphot_mpi.errors import InputError, OutputError, UsageError
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.psf import LibraryPSF
-from sphot_mpi.qa.draw import draw_galaxy, figure_for
+from sphot_mpi.qa.draw import _words, draw_galaxy, figure_for
 from sphot_mpi.qa.panels import Panel, PanelReader
 from sphot_mpi.qa.plots import plot_galaxy
 from sphot_mpi.qa.profile import MJY_SR_ZERO_POINT, elliptical_profile, growth_in_cutout
@@ -179,8 +180,10 @@ def test_plot_galaxy_names_what_is_wrong(folder: Path, tmp_path: Path) -> None:
         plot_galaxy(folder / "full.h5", "nobody", tmp_path / "x.png")
     with pytest.raises(UsageError, match="has no fit of F999W; it has F150W, F814W"):
         plot_galaxy(folder / "full.h5", NAME, tmp_path / "x.png", filters=["F999W"])
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(UsageError, match="ends in .png, .pdf or .svg"):
         plot_galaxy(folder / "full.h5", NAME, tmp_path / "x.nonsense")
+    with pytest.raises(OutputError, match="cannot be written"):
+        plot_galaxy(folder / "full.h5", NAME, tmp_path / "nowhere" / "x.png")
     with pytest.raises(OutputError, match="no results file"):
         plot_galaxy(folder / "truth_images.h5", NAME, tmp_path / "x.png")
 
@@ -209,6 +212,7 @@ def test_draw_galaxy_shows_flags_components_and_missing_data() -> None:
         Panel(
             filter="F150W", data=model + rng.normal(0.0, 0.01, shape), sersic=model, sources=zero, sky=zero,
             components=(galaxy, galaxy), noise=0.01, magnitude=20.0, flags=FitFlag.STAR_EXCESS, unit=unit,
+            photometry={"radius": 9.0, "flux": -2.0, "flux_err": 0.5, "snr": -4.0},
         )
         for unit in ("MJy/sr", "electron/s")
     ]  # fmt: skip
@@ -219,11 +223,26 @@ def test_draw_galaxy_shows_flags_components_and_missing_data() -> None:
     figure.canvas.draw()
     texts = all_texts(figure)
     assert sum("the density of star light inside the galaxy" in text for text in texts) == 2
-    assert sum("Second component: r_eff" in text for text in texts) == 2
+    assert sum("Second component r_eff" in text for text in texts) == 2
+    assert sum("flux -2.00 \u00b1 0.50 MJy/sr px, no magnitude" in text for text in texts) == 1
     assert texts.count("no data") == 6
     assert texts.count("PSF library\nnot at hand") == 2
     assert "a $galaxy_" in texts
     assert {"mag / arcsec$^2$", "-2.5 log10(electron/s)"} <= set(texts)
+
+
+def test_words_above_the_images_leave_their_room() -> None:
+    # more lines than three would run into the images' titles
+    zero = np.zeros((8, 8))
+    panel = Panel(
+        filter="F150W", data=zero + 1.0, sersic=zero, sources=zero, sky=zero, flags=~FitFlag(0),
+        photometry={"radius": 9.0, "flux": 2.0, "snr": 4.0, "mag_corr": 20.123, "mag_corr_err": 0.012},
+    )  # fmt: skip
+    words = _words(panel)
+    assert words.startswith('Aperture 9.0 px = 0.270": 20.123 \u00b1 0.012 AB')
+    assert words.count("\n") == 2
+    assert re.search(r"and \d+ more$", words)
+    assert _words(replace(panel, flags=FitFlag(0), photometry={})) == "No flags."
 
 
 def test_profile_follows_the_ellipse() -> None:

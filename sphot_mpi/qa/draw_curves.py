@@ -55,7 +55,9 @@ def draw_profile(top: Axes, bottom: Axes, panel: Panel) -> None:
     bottom.set_xlim(top.get_xlim())
     label = "mag / arcsec$^2$" if in_magnitudes else f"-2.5 log10({panel.unit})"
     top.set_ylabel(label, fontsize=9)
-    bottom.set_ylabel("difference, mag", fontsize=9)
+    bottom.set_ylabel("\u0394 mag", fontsize=9)
+    for ax in (top, bottom):
+        ax.yaxis.set_label_coords(-0.145, 0.5)
     top.set_title("surface brightness", fontsize=10, pad=4)
     top.legend(fontsize=8, loc="lower left", framealpha=0.85)
 

@@ -9,6 +9,7 @@ from matplotlib.backends.backend_pdf import PdfPages
 from sphot_mpi.errors import OutputError, UsageError
 from sphot_mpi.qa.draw import draw_galaxy, figure_for
 from sphot_mpi.qa.panels import Panel, PanelReader
+from sphot_mpi.qa.style import check_ending
 from sphot_mpi.results_reader import ResultsReader
 
 _DPI = 110
@@ -31,10 +32,11 @@ def plot_galaxy(results_path: Path, name: str, output: Path, filters: Sequence[s
     Raises
     ------
     UsageError
-        If the galaxy or a filter is not in the file.
+        If the galaxy or a filter is not in the file, or the picture's ending is none of `ENDINGS`.
     OutputError
         If the results cannot be read or the picture cannot be written.
     """
+    check_ending(output)
     with ResultsReader(results_path) as reader:
         reader.row(name)
         known = reader.filters(name)
@@ -48,8 +50,8 @@ def plot_galaxy(results_path: Path, name: str, output: Path, filters: Sequence[s
         panels = [source.read(name, filter_name) for filter_name in chosen]
     try:
         _write(output, panels, name)
-    except (OSError, ValueError) as error:
-        msg = f"{output}: the picture cannot be written ({error}); end its name in .png, .pdf or .svg."
+    except OSError as error:
+        msg = f"{output}: the picture cannot be written ({error.strerror}); choose another -o."
         raise OutputError(msg) from error
 
 
