@@ -134,7 +134,7 @@ def _summarise(end: End, options: dict[str, Any]) -> int:
         for flag, count in end.flags.most_common():
             click.echo(f"  {count} flagged: {FIT_FLAG_DESCRIPTIONS[flag]}")
         for aperture_flag, count in end.aperture_flags.most_common():
-            click.echo(f"  {count} apertures flagged: {APERTURE_FLAG_DESCRIPTIONS[aperture_flag]}")
+            click.echo(f"  {count} flagged: {APERTURE_FLAG_DESCRIPTIONS[aperture_flag]} (aperture)")
         if end.ends["failed"]:
             click.echo("  Why fits failed is in the table /failures.")
         if end.signal:

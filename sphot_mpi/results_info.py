@@ -72,11 +72,12 @@ def describe_galaxy(reader: ResultsReader, name: str) -> Group:
     for label, key, digits in _SHOWN:
         _add(table, rows, label, key, digits)
     table.add_row("stars", *(str(row["n_sources"]) for row in rows))
-    parts: list[Table | str] = [f"{name}: {galaxy['status'].decode()}, {float(galaxy['seconds']):.1f} s", table]
+    parts: list[Table | str] = [f"{name}: {galaxy['status'].decode()}, {float(galaxy['seconds']):.1f} s"]
+    parts += [table] if rows.size else []
     parts += [*_flags(rows, FIT_FLAG_DESCRIPTIONS), *_photometry(reader, name)]
     failures = reader.array("failures")
     for row in failures[failures["name"] == name.encode()]:
-        parts.append(f"{row['filter'].decode()} failed: {row['message'].decode()}")
+        parts.append(f"{(row['filter'] or row['task']).decode()} failed: {row['message'].decode()}")
     return Group(*parts)
 
 

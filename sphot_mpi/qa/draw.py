@@ -12,16 +12,18 @@ from sphot_mpi.qa.style import NO_DATA, flag_words, with_error, wrapped
 
 COLUMNS = ("data - sky", "Sersic model", "point sources", "cleaned: data - sources", "residual / noise", "isophotes")
 
-#: Inches: width, height of the title and of a block; where a block's images and curves begin and end, from its top.
+#: Inches: width, height of the title, of its place where there is none, and of a block; where a block's images and curves begin and end, from its top.
 _WIDTH, _TITLE, _MARGIN, _BLOCK = 16.5, 0.5, 0.05, 6.95
+#: The same of a filter without data.
+_NOTHING = 0.6
 _IMAGES, _CURVES, _STAMPS = (1.1, 3.62), (4.22, 6.44), (4.22, 6.82)
 #: Lines of words above the images, and characters of a line.
 _LINES, _CHARACTERS = 3, 245
 
 
-def figure_for(n_filters: int, *, titled: bool = True) -> Figure:
-    """Return an empty figure with room for so many filters, and for a title."""
-    height = (_TITLE if titled else _MARGIN) + _BLOCK * max(1, n_filters)
+def figure_for(panels: Sequence[Panel], *, titled: bool = True) -> Figure:
+    """Return an empty figure with room for these filters, and for a title."""
+    height = (_TITLE if titled else _MARGIN) + sum(map(_height, panels))
     return Figure(figsize=(_WIDTH, height), layout=None, facecolor="white")
 
 
@@ -37,7 +39,8 @@ def draw_galaxy(figure: Figure, panels: Sequence[Panel], title: str = "") -> Non
     title : str
         Above all.
     """
-    ratios = [figure.get_figheight() - _BLOCK * len(panels), *[_BLOCK] * len(panels)]
+    heights = [_height(panel) for panel in panels]
+    ratios = [max(figure.get_figheight() - sum(heights), _MARGIN), *heights]
     top, *blocks = np.asarray(figure.subfigures(len(ratios), 1, height_ratios=ratios, hspace=0.0))
     # a name is text, never mathematics between dollar signs
     top.text(0.012, 0.75, title, va="top", fontsize=17, fontweight="bold", parse_math=False)
@@ -45,8 +48,20 @@ def draw_galaxy(figure: Figure, panels: Sequence[Panel], title: str = "") -> Non
         _draw_block(block, panel)
 
 
+def _height(panel: Panel) -> float:
+    """Height of a filter's block, inches: without data it has its heading alone."""
+    return _BLOCK if np.isfinite(panel.data).any() else _NOTHING
+
+
 def _draw_block(block: SubFigure, panel: Panel) -> None:
     block.set_facecolor("white")
+    if not np.isfinite(panel.data).any():
+        block.text(
+            0.012, 1.0 - 0.1 / _NOTHING, panel.filter, fontsize=14, fontweight="bold", va="top", parse_math=False
+        )
+        words = "; ".join(["no data", *flag_words(panel.flags)])
+        block.text(0.072, 1.0 - 0.125 / _NOTHING, words, fontsize=10.5, va="top", parse_math=False)
+        return
     block.text(0.012, _up(0.1), panel.filter, fontsize=14, fontweight="bold", va="top", parse_math=False)
     block.text(0.072, _up(0.125), _numbers(panel), fontsize=10.5, va="top", parse_math=False)
     block.text(0.012, _up(0.375), _words(panel), fontsize=9, va="top", color="0.25", parse_math=False)
@@ -56,10 +71,6 @@ def _draw_block(block: SubFigure, panel: Panel) -> None:
     for ax, label in zip(axes, COLUMNS, strict=True):
         ax.set(xticks=[], yticks=[], facecolor=NO_DATA)
         ax.set_title(label, fontsize=10, pad=4)
-    if not np.isfinite(panel.data).any():
-        for ax in axes:
-            ax.text(0.5, 0.5, "no data", transform=ax.transAxes, ha="center", va="center", fontsize=11)
-        return
     draw_images(axes, panel)
     draw_isophotes(axes[5], panel)
     _draw_second_row(block, panel)

@@ -121,7 +121,8 @@ def draw_psf(ax: Axes, panel: Panel) -> None:
         # on a logarithmic axis a point needs light; its bar may end at the axis
         seen = check.light > 0.0
         bars = np.stack([check.light - check.light_low, check.light_high - check.light])[:, seen]
-        label = f"{check.x.size} brightest anchors of {check.n_anchors}" if check.n_anchors else "bright stars"
+        label = f"{check.x.size} bright stars"
+        label += f"; the kernel used {check.n_anchors}" if check.n_anchors else ""
         ax.errorbar(
             check.radius[seen], check.light[seen], np.maximum(bars, 0.0), fmt="o", ms=3.5, lw=0.8, color=BLACK,
             label=label, zorder=3,

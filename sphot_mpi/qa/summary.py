@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.flags import APERTURE_FLAG_DESCRIPTIONS, FIT_FLAG_DESCRIPTIONS
+from sphot_mpi.ledger import NOT_STARTED
 from sphot_mpi.magnitudes import MAG_PER_LN
 from sphot_mpi.qa.tables import CampaignTables, words
 
@@ -38,7 +39,10 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
-    """Failures of one kind: where, which error, how many, in how many galaxies, and what the first one says."""
+    """Failures of one kind: where, which error, how many, in how many galaxies, and what the first one says.
+
+    Tasks that were not started because another failed are a kind of their own, and come last.
+    """
 
     stage: str
     error: str
@@ -94,7 +98,7 @@ class Summary:
         Values by quantity (`r_eff`, `n`, `chi2_reduced`, `kernel_1`, `fwhm`, `mag`, `seconds`, `n_sources`) and
         filter; r_eff in px.
     reasons : tuple of Reason
-        Most frequent first.
+        Most frequent first, consequences last.
     flags, aperture_flags : tuple of FlagCount
         Those of fits and of photometry that occur, most frequent first.
     colours : tuple of ColourMagnitude
@@ -207,16 +211,16 @@ def _colours(magnitudes: Vector, filters: tuple[str, ...], base_filter: str) -> 
 
 def _reasons(tables: CampaignTables) -> tuple[Reason, ...]:
     rows, owner = tables.table("failures"), tables.owners("failures")
-    keys = [(words(row["stage"]), words(row["error"])) for row in rows]
-    first: dict[tuple[str, str], str] = {}
-    galaxies: dict[tuple[str, str], set[int]] = {}
+    keys = [(words(row["message"]).startswith(NOT_STARTED), words(row["stage"]), words(row["error"])) for row in rows]
+    first: dict[tuple[bool, str, str], str] = {}
+    galaxies: dict[tuple[bool, str, str], set[int]] = {}
     for key, row, galaxy in zip(keys, rows, owner, strict=True):
         first.setdefault(key, words(row["message"]))
         galaxies.setdefault(key, set()).add(int(galaxy))
     counts = Counter(keys)
     return tuple(
-        Reason(stage=key[0], error=key[1], count=count, galaxies=len(galaxies[key]), message=first[key])
-        for key, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        Reason(stage=key[1], error=key[2], count=count, galaxies=len(galaxies[key]), message=first[key])
+        for key, count in sorted(counts.items(), key=lambda item: (item[0][0], -item[1], item[0]))
     )
 
 
