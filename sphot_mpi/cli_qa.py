@@ -32,7 +32,5 @@ def report(results: Path, output: Path, limit: int | None, pages: bool, jobs: in
     else:
         missing = write_report(results, output, options)
     if missing:
-        click.echo(
-            f"Without a picture, because nothing was fitted or images cannot be had: {missing} of {total} galaxies."
-        )
+        click.echo(f"No picture, since nothing was fitted or images cannot be had: {missing} of {total} galaxies.")
     click.echo(f"Report: {output / 'index.html'}")

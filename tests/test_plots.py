@@ -289,7 +289,9 @@ def test_petrosian_picture_shows_the_curve_of_the_photometry(folder: Path, tmp_p
     rows = [(NAME, "F814W", 12.0, 9.0), (NAME, "F150W", 15.0, 10.0)]
     kinds = [("name", "S64"), ("filter", "S8"), ("radius", "f8"), ("petro_radius", "f8")]
     radius = np.geomspace(1.0, 40.0, 48)
-    curves = np.stack([np.stack([radius, k * radius**1.5, 0.75 + 0.0 * radius, radius]) for k in (1.0, 2.0)])
+    # ellipses that flatten outwards: areas grow as r^1.6, and light that grows as r^1.5 has an index of 1.5 / 1.6
+    index = np.full(48, 1.5 / 1.6)
+    curves = np.stack([np.stack([radius, k * radius**1.5, index, radius]) for k in (1.0, 2.0)])
     with h5py.File(copy, "r+") as file:
         for name in ("photometry", "photometry_curve"):
             if name in file:
@@ -305,9 +307,9 @@ def test_petrosian_picture_shows_the_curve_of_the_photometry(folder: Path, tmp_p
     lines = {line.get_label(): line for line in ax.lines}
     scale, total = panel.pixel_scale, panel.total_flux
     np.testing.assert_allclose(lines["flux inside / total, data"].get_ydata(), 2.0 * radius**1.5 / total)
-    np.testing.assert_allclose(lines["Petrosian index, data"].get_ydata(), 0.75)
-    # light that grows as a power p of the radius has an index of p / 2 everywhere
-    np.testing.assert_allclose(lines["Petrosian index, model"].get_ydata(), 0.5, rtol=0.01)
+    np.testing.assert_allclose(lines["Petrosian index, data"].get_ydata(), 1.5 / 1.6)
+    # the model's light grows as r in the same ellipses
+    np.testing.assert_allclose(lines["Petrosian index, model"].get_ydata(), 1.0 / 1.6, rtol=0.01)
     assert lines["aperture"].get_xdata()[0] == pytest.approx(15.0 * scale)
     assert lines["Petrosian radius"].get_xdata()[0] == pytest.approx(10.0 * scale)
 

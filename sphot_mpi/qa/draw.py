@@ -12,7 +12,8 @@ from sphot_mpi.qa.style import NO_DATA, flag_words, with_error, wrapped
 
 COLUMNS = ("data - sky", "Sersic model", "point sources", "cleaned: data - sources", "residual / noise", "isophotes")
 
-#: Inches: width, height of the title, of its place where there is none, and of a block; where a block's images and curves begin and end, from its top.
+#: Inches: width, height of the title, of its place where there is none, and of a block; where a block's images and
+#: curves begin and end, from its top.
 _WIDTH, _TITLE, _MARGIN, _BLOCK = 16.5, 0.5, 0.05, 6.95
 #: The same of a filter without data.
 _NOTHING = 0.6
