@@ -100,5 +100,11 @@ def _scatter(ax: Axes, d: Differences, style: dict[str, tuple[str, str]], label:
         ax.errorbar(
             x[chosen], value[chosen], bars, fmt=marker, color=colour, ms=4.5, lw=0.8, alpha=0.8, label=name, mew=0,
         )  # fmt: skip
+    known = np.isfinite(value)
+    if known.any():
+        # every point shows; the longest bars may end at the frame, or one noisy fit would hide the others
+        reach = np.abs(value[known]) + np.nan_to_num(error[known])
+        half = max(1.08 * float(np.abs(value[known]).max()), 1.2 * float(np.percentile(reach, 90.0))) or 1.0
+        ax.set_ylim(-half, half)
     ax.axhline(0.0, color="0.3", lw=0.8)
     ax.set(xlabel="total AB magnitude in a" if np.isfinite(d.magnitude).any() else "fit", ylabel=label)
