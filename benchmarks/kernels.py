@@ -19,13 +19,14 @@ from scipy import fft
 from sphot_mpi.config import Config, load_config
 from sphot_mpi.errors import SphotError
 from sphot_mpi.flags import FitFlag
-from sphot_mpi.pipeline import fit_base, fit_scaled, prepare_galaxy
+from sphot_mpi.pipeline import fit_base, fit_scaled
+from sphot_mpi.prepare import prepare_galaxy
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.psf_kernel import FAMILIES, Kernel
 from sphot_mpi.records import Cutout, FilterFit
 from sphot_mpi.seed_kernel import recalibrate, with_kernel
 from sphot_mpi.seed_stages import fit_stars, start_state, with_galaxy
-from sphot_mpi.simulate import simulate_galaxy
+from sphot_mpi.simulate_image import simulate_galaxy
 from sphot_mpi.simulate_kinds import FILTERS, KINDS
 from sphot_mpi.simulate_psf import synthetic_library
 from sphot_mpi.simulate_render import ScenePSF
@@ -104,15 +105,8 @@ def run_case(case: Case, library: dict[str, ScenePSF], args: argparse.Namespace)
     for index in range(args.n):
         # index 1, 9, ... has correlated noise, which is another question
         galaxy = simulate_galaxy(true, 8 * index, args.seed, case.kind, exact_psf=True, shape=shape)
-        cutouts = {
-            name: Cutout(
-                galaxy=galaxy.name, filter=name, data=image.data, error=None, mask=np.isnan(image.data),
-                full_shape=image.data.shape,
-            )
-            for name, image in galaxy.images.items()
-        }  # fmt: skip
         try:
-            fits = fit_all(prepare_galaxy(cutouts, told, config), told, config)
+            fits = fit_all(prepare_galaxy(galaxy.cutouts(), told, config), told, config)
         except SphotError as problem:
             sys.stdout.write(f"{galaxy.name}: {problem}\n")
             continue
@@ -175,16 +169,11 @@ def cost(library: dict[str, ScenePSF], args: argparse.Namespace) -> str:
     shape = None if args.side is None else (args.side, args.side)
     true = {base: blurred(library[base], case.truth)}
     galaxy = simulate_galaxy(true, 0, args.seed, case.kind, exact_psf=True, shape=shape)
-    image = galaxy.images[base]
-    cutout = Cutout(
-        galaxy=galaxy.name, filter=base, data=image.data, error=None, mask=np.isnan(image.data),
-        full_shape=image.data.shape,
-    )  # fmt: skip
     lines = []
     for family in FAMILIES:
         told = LibraryPSF.from_array(library[base].array, library[base].oversample)
         config = configured(Case(way="anchors", kind="typical", truth=case.truth, family=family), (base,))
-        state = with_galaxy(start_state(cutout, told, config), (image.galaxy,), config.psf)
+        state = with_galaxy(start_state(galaxy.cutouts()[base], told), (galaxy.images[base].galaxy,), config.psf)
         for _ in range(2):  # the first time compiles
             state = fit_stars(state, config)
             state = with_kernel(state, recalibrate(state, config))

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sphot_mpi.config import Config, Positions
+from sphot_mpi.config import Config
+from sphot_mpi.config_sections import Positions
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.joint import LAST_BLEND, Keep, State, at, descend, settle, solve
 from sphot_mpi.joint_base import (

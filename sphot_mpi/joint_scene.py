@@ -149,7 +149,7 @@ class Optics:
     @property
     def fwhm(self) -> float:
         """FWHM of the working PSF, px."""
-        return self.stars.core.psf.fwhm
+        return self.stars.core.fwhm
 
     @cached_property
     def core_radius(self) -> int:

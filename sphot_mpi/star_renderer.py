@@ -14,9 +14,9 @@ from scipy import fft
 
 from sphot_mpi.kernels import bands
 from sphot_mpi.kernels import stars as kernels
+from sphot_mpi.point_render import sampled_star, star_stamps
 from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.sersic_grid import LibraryGrids, frequencies, kernel_envelope, working_box
-from sphot_mpi.star_field import StarField
 
 Image = NDArray[np.float64]
 Vector = NDArray[np.float64]
@@ -182,19 +182,19 @@ class StarRenderer:
         return StarImages(images[0] + others, images[1 : 1 + 2 * shift], images[1 + 2 * shift :])
 
     @cached_property
-    def core(self) -> StarField:
-        """Stamps and samples of the PSF's core, from a library cut around it: a fraction of the cost."""
+    def core(self) -> PSF:
+        """The PSF's core, from a library cut around it: stamps and samples of it are a fraction of the cost."""
         library, os = self.psf.library, self.psf.oversample
         cut = [max((side - 1) // 2 - (LARGEST_STAMP + CORE_ROOM) * os, 0) for side in library.array.shape]
         # the same on both sides, so that the origin stays the array's centre
         inner = library.array[cut[0] : library.array.shape[0] - cut[0], cut[1] : library.array.shape[1] - cut[1]]
-        return StarField(PSF(LibraryPSF(inner, os), self.psf.kernel), self.shape, np.inf)
+        return PSF(LibraryPSF(inner, os), self.psf.kernel)
 
     def stamps(
         self, x: Vector, y: Vector, radius: int
     ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-        """Unit-flux stamps with derivatives, and their corners; see `StarField.stamps`."""
-        return self.core.stamps(x, y, radius)
+        """Unit-flux stamps with derivatives, and their corners; see `star_stamps`."""
+        return star_stamps(self.core, x, y, radius)
 
     def columns(
         self, x: Vector, y: Vector, flux: Vector, first: NDArray[np.int64], width: NDArray[np.int64], radius: int
@@ -216,13 +216,13 @@ class StarRenderer:
             Derivatives of the stars' images by each unknown.
         """
         columns = np.empty((int(width.sum()), 2 * radius + 1, 2 * radius + 1))
-        psf = self.core.psf
+        psf = self.core
         bands.star_columns(columns, first, width, psf.planes, psf.oversample, *psf.origin, x, y, flux)
         return columns
 
     def sampled(self, radius: int) -> Image:
         """Unit-flux star centred on a pixel, cut to a half-size of `radius` px."""
-        return self.core.sampled(radius)
+        return sampled_star(self.core, radius)
 
 
 def _kernel_transform(frequency: NDArray[np.float64]) -> NDArray[np.float64]:

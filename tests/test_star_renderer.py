@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from analytic import gaussian_library, gaussian_stars, telescope_psfs
+from analytic import gaussian_library, gaussian_stars, ringed_psf, telescope_psfs
 
-from sphot_mpi.psf import PSF, LibraryPSF
+from sphot_mpi.point_render import sampled_star, star_stamps
+from sphot_mpi.psf import PSF
 from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.simulate_render import render_stars
-from sphot_mpi.star_field import StarField
 from sphot_mpi.star_renderer import BAND_TOLERANCE, MARGIN, StarRenderer
 
 KERNEL = 0.9
@@ -15,14 +15,8 @@ SHAPES = [(111, 140), (90, 61)]
 
 
 @pytest.fixture(scope="module")
-def scene_psf():
-    """A diffraction PSF with rings, spikes and a halo, 166 px wide."""
-    return telescope_psfs()["F150W"]
-
-
-@pytest.fixture(scope="module")
-def psf(scene_psf):
-    return PSF(LibraryPSF(scene_psf.array, scene_psf.oversample), Kernel("gaussian", (KERNEL,)))
+def psf():
+    return ringed_psf(KERNEL)
 
 
 def crowd(shape, n=300, seed=0):
@@ -34,9 +28,9 @@ def crowd(shape, n=300, seed=0):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_crowd_is_exact_wings_and_all(scene_psf, psf, shape):
+def test_a_crowd_is_exact_wings_and_all(psf, shape):
     x, y, flux = crowd(shape)
-    exact = render_stars(shape, scene_psf.blurred(KERNEL), x, y, flux)
+    exact = render_stars(shape, telescope_psfs()["F150W"].blurred(KERNEL), x, y, flux)
     difference = StarRenderer(psf, shape).render(x, y, flux) - exact
     # the cut band leaves out that part of each star; the spreading and single precision are better
     assert np.sqrt((difference**2).sum() / (exact**2).sum()) < 2.0 * BAND_TOLERANCE
@@ -130,16 +124,14 @@ def test_both_coordinates_of_a_kernel_with_a_shape_have_a_derivative(psf):
 
 
 def test_the_core_is_that_of_the_whole_psf(psf):
-    whole, renderer = StarField(psf, (31, 45), 1e-30), StarRenderer(psf, (31, 45))
+    renderer = StarRenderer(psf, (31, 45))
     x, y = np.array([22.2, 3.4]), np.array([14.7, 20.1])
-    for got, expected in zip(renderer.stamps(x, y, 9), whole.stamps(x, y, 9), strict=True):
+    for got, expected in zip(renderer.stamps(x, y, 9), star_stamps(psf, x, y, 9), strict=True):
         # cut 10 px beyond the largest stamp: what the kernel brings in from there
         np.testing.assert_allclose(got, expected, atol=1e-6)
-    np.testing.assert_allclose(renderer.sampled(9), whole.sampled(9), atol=1e-6)
+    np.testing.assert_allclose(renderer.sampled(9), sampled_star(psf, 9), atol=1e-6)
 
 
 def test_a_narrow_library_needs_no_cut():
     psf = PSF(gaussian_library(1.0, (41, 50)))
-    np.testing.assert_allclose(
-        StarRenderer(psf, (30, 30)).sampled(4), StarField(psf, (30, 30), 1e-30).sampled(4), atol=1e-12
-    )
+    np.testing.assert_allclose(StarRenderer(psf, (30, 30)).sampled(4), sampled_star(psf, 4), atol=1e-12)
