@@ -137,7 +137,7 @@ def make_panel(
 
 def draw(panels: Sequence[Panel], title: str, path: Path) -> None:
     """Write a picture with a row a filter."""
-    figure = figure_for(len(panels))
+    figure = figure_for(panels)
     FigureCanvasAgg(figure)
     draw_galaxy(figure, panels, title)
     path.parent.mkdir(parents=True, exist_ok=True)

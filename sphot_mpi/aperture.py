@@ -32,6 +32,11 @@ from sphot_mpi.psf_correction import (
 )
 from sphot_mpi.records import Cutout, FilterFit
 
+#: S/N in the aperture below which the growth curve tells no sizes.
+LEAST_SNR = 10.0
+
+_NO_SIZES = Sizes(petro_radius=float("nan"), r20=float("nan"), r50=float("nan"), r80=float("nan"))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Measured:
@@ -123,15 +128,16 @@ def _measure(images: FilterImages, reference: View, stars: StarPlan, plan: Plan,
         curve=np.stack([plan.radii, curve.flux, curve.index(), model.flux]),
     )
     errors = ShapeErrors(fit, base_fit)
-    record = _with_sizes(record, curve, model, config.aperture.petro)
     record, total = _with_model(record, images, aperture, reference, errors)
     record, shot = with_flux(record, images, aperture, image, sky, stars, config)
+    record = _with_sizes(record, curve, model, config.aperture.petro)
     return _Measured(record=_with_correction(record), total=total, errors=errors, shot=shot)
 
 
 def _with_sizes(record: AperturePhotometry, curve: GrowthCurve, model: GrowthCurve, petro: float) -> AperturePhotometry:
-    """Add the sizes, those that the data do not tell from the model."""
-    sizes, flags = measure_sizes(curve, petro), record.flags
+    """Add the sizes, those that the data do not tell from the model: all of them where noise makes the curve."""
+    noise_rules = record.snr < LEAST_SNR
+    sizes, flags = _NO_SIZES if noise_rules else measure_sizes(curve, petro), record.flags
     if not sizes.known:
         other = measure_sizes(model, petro)
         flags |= ApertureFlag.MODEL_SIZES

@@ -6,7 +6,7 @@ import numpy as np
 
 from sphot_mpi.aperture_images import FilterImages, cover
 from sphot_mpi.aperture_sky import ApertureSky
-from sphot_mpi.aperture_stars import Shot, field_stars, use_field
+from sphot_mpi.aperture_stars import Shot, faint_shot, field_stars, use_field
 from sphot_mpi.config import Config
 from sphot_mpi.ellipses import Ellipse
 from sphot_mpi.flags import ApertureFlag
@@ -95,7 +95,7 @@ def with_flux(
     record : AperturePhotometry
         With flux, magnitude and errors.
     shot : Shot or None
-        Shot noise of the stars that the field stands for.
+        Shot noise of the stars that the field stands for: of all, or of those too faint to be found on the galaxy.
     """
     good = _good(images, aperture, config)
     covered = float(good.sum()) / aperture.area
@@ -124,7 +124,8 @@ def with_flux(
     else:
         if stars.threshold is not None:
             record = replace(record, flags=record.flags | ApertureFlag.FIELD_TOO_SMALL)
-        shot, star_variance = None, _fitted_variance(images, good)
+        shot, star_variance = faint_shot(images, good, stars.base), _fitted_variance(images, good)
+        star_variance += shot.variance() if shot is not None else 0.0
     record = _with_errors(record, images, good, covered, sky, float(np.sqrt(star_variance)), config)
     magnitude, magnitude_err = magnitude_of(record, flux, record.flux_err)
     return replace(

@@ -21,7 +21,7 @@ from sphot_mpi.sersic_profile import elliptical_radius
 Mask = NDArray[np.bool_]
 
 #: Edges, in half-light radii, of the annuli in which a fit knows its limit for stars, and where the field begins.
-FAINT_EDGES, FIELD = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5), 2.5
+EDGES, FIELD = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5), 2.5
 #: Fewest pixels of a field that tells the light of faint stars.
 LEAST_FIELD = 400
 #: Least width of the annuli in which holes are filled, px.
@@ -46,8 +46,8 @@ class FilterImages:
         The model galaxy.
     sources : (ny, nx) float64 ndarray
         All point sources, on the cutout.
-    faint : (ny, nx) float64 ndarray
-        Mean light of stars too faint to be found on the galaxy, on the cutout.
+    rings : tuple of FaintRing
+        Stars too faint to be found on the galaxy.
     """
 
     view: View
@@ -56,7 +56,7 @@ class FilterImages:
     components: tuple[SersicParams, ...]
     sersic: Image
     sources: Image
-    faint: Image
+    rings: tuple["FaintRing", ...]
 
     @classmethod
     def of(cls, view: View, cutout: Cutout, margin: int) -> "FilterImages":
@@ -69,8 +69,13 @@ class FilterImages:
             components=components,
             sersic=view.renderer.render_params(components),
             sources=render_sources(view.fit, view.psf, cutout.shape),
-            faint=faint_light(view.fit, cutout),
+            rings=tuple(faint_rings(view.fit, cutout)),
         )
+
+    @property
+    def faint(self) -> Image:
+        """Mean light of the stars too faint to be found on the galaxy, on the cutout."""
+        return faint_light(self.rings, self.cutout.shape)
 
     @property
     def inner(self) -> tuple[slice, slice]:
@@ -142,8 +147,35 @@ def on_canvas(components: Sequence[SersicParams], margin: int) -> tuple[SersicPa
     return tuple(replace(c, x_0=c.x_0 + margin, y_0=c.y_0 + margin) for c in components)
 
 
-def faint_light(fit: FilterFit, cutout: Cutout) -> Image:
-    """Mean light of the stars on the galaxy that only the field outside shows.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FaintRing:
+    """An annulus of the galaxy and the field's stars that could not be found in it.
+
+    Parameters
+    ----------
+    pixels : (ny, nx) bool ndarray
+        The annulus, on the cutout.
+    stars : (n,) int64 ndarray
+        Rows of the fit's table of sources: the field's stars below the annulus' limit.
+    light : float
+        Mean light of those that are missing in the annulus, data unit.
+    share : float
+        Part of the expected light that is missing, 0 to 1.
+    field_area : float
+        Pixels of the field.
+    """
+
+    pixels: Mask
+    stars: NDArray[np.int64]
+    light: float
+    share: float
+    field_area: float
+
+
+def faint_rings(fit: FilterFit, cutout: Cutout) -> list[FaintRing]:
+    """Return what is missing, against the field, of the stars on the galaxy.
+
+    The joint fit shrinks what is missing by its uncertainty. A sum over an aperture must not: its mean would be wrong.
 
     Parameters
     ----------
@@ -154,31 +186,50 @@ def faint_light(fit: FilterFit, cutout: Cutout) -> Image:
 
     Returns
     -------
-    (ny, nx) float64 ndarray
-        Data unit, constant in each annulus; 0 where the fit knows no limits. The same as the joint fit takes off.
+    list of FaintRing
+        Empty where the fit knows no limits.
     """
-    image = np.zeros(cutout.shape)
-    table = fit.sources[np.isfinite(fit.sources["x_fit"]) & np.isfinite(fit.sources["y_fit"])]
-    if not fit.components or not fit.faint_limits or table.size == 0:
-        return image
+    table = fit.sources
+    known = np.flatnonzero(np.isfinite(table["x_fit"]) & np.isfinite(table["y_fit"]))
+    if not fit.components or not fit.faint_limits or known.size == 0:
+        return []
     radius = half_light_distance(fit, cutout.shape)
     field = ~cutout.mask & (radius > FIELD)
     if field.sum() < LEAST_FIELD:
-        return image
-    y, x = np.rint(table["y_fit"]).astype(int), np.rint(table["x_fit"]).astype(int)
+        return []
+    y, x = np.rint(table["y_fit"][known]).astype(int), np.rint(table["x_fit"][known]).astype(int)
     on_image = (x >= 0) & (y >= 0) & (x < cutout.shape[1]) & (y < cutout.shape[0])
-    table, x, y = table[on_image], x[on_image], y[on_image]
-    # anchored stars are chosen by the base filter's flux, so that all filters choose alike
-    measure = np.where(table["flux_init"] > 0.0, table["flux_init"], table["flux_fit"])
-    in_field = field[y, x]
-    for low, high, limit in zip(FAINT_EDGES[:-1], FAINT_EDGES[1:], fit.faint_limits, strict=True):
+    known, x, y = known[on_image], x[on_image], y[on_image]
+    flux, first = table["flux_fit"][known], table["flux_init"][known]
+    in_field, field_area = field[y, x], float(field.sum())
+    # all filters choose by the base filter's flux; a star far brighter here than its colour lets expect is found here
+    typical = typical_colour(flux[in_field & (first > 0.0)], first[in_field & (first > 0.0)])
+    measure = np.maximum(first, flux / typical)
+    found = []
+    for low, high, limit in zip(EDGES[:-1], EDGES[1:], fit.faint_limits, strict=True):
         ring = (radius >= low) & (radius < high)
         if not ring.any():
             continue
-        there = in_field & (measure < limit)
-        here = ring[y, x] & (measure < limit)
-        missing = table["flux_fit"][there].sum() / field.sum() - table["flux_fit"][here].sum() / ring.sum()
-        image[ring] = max(float(missing), 0.0)
+        there, here = in_field & (measure < limit), ring[y, x] & (measure < limit)
+        expected = float(flux[there].sum()) / field_area
+        light = max(expected - float(flux[here].sum()) / float(ring.sum()), 0.0)
+        share = min(light / expected, 1.0) if expected > 0.0 else 0.0
+        found.append(FaintRing(pixels=ring, stars=known[there], light=light, share=share, field_area=field_area))
+    return found
+
+
+def typical_colour(flux: NDArray[np.float64], base_flux: NDArray[np.float64]) -> float:
+    """Typical colour of stars as a flux ratio; 1 where there is no star to tell it."""
+    total = float(base_flux.sum())
+    ratio = float(flux.sum()) / total if total > 0.0 else 1.0
+    return ratio if ratio > 0.0 else 1.0
+
+
+def faint_light(rings: Sequence[FaintRing], shape: tuple[int, int]) -> Image:
+    """Return the mean light of the stars on the galaxy that only the field shows, (ny, nx), data unit."""
+    image = np.zeros(shape)
+    for ring in rings:
+        image[ring.pixels] = ring.light
     return image
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sphot_mpi.aperture_images import FIELD, LEAST_FIELD, FilterImages, half_light_distance
+from sphot_mpi.aperture_images import FIELD, LEAST_FIELD, FilterImages, half_light_distance, typical_colour
 from sphot_mpi.config_sections import ApertureConfig
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.records import Image
@@ -162,7 +162,7 @@ def field_stars(images: FilterImages, coverage: Image, base: FilterImages) -> Fi
         by_id[base_table["id"]] = np.nan_to_num(base_table["flux_fit"])
         base_id = np.where(table["base_id"] < by_id.size, table["base_id"], 0)
         base_flux = by_id[base_id]
-        typical = _ratio(flux[in_field & (base_id > 0)], base_flux[in_field & (base_id > 0)])
+        typical = typical_colour(flux[in_field & (base_id > 0)], base_flux[in_field & (base_id > 0)])
         base_flux = np.where(base_id > 0, base_flux, flux / typical)
     return FieldStars(
         base_id=base_id, flux=flux, base_flux=base_flux, part=part, in_field=in_field,
@@ -170,8 +170,34 @@ def field_stars(images: FilterImages, coverage: Image, base: FilterImages) -> Fi
     )  # fmt: skip
 
 
-def _ratio(flux: Vector, base_flux: Vector) -> float:
-    """Typical colour as a flux ratio; 1 where there is no star to tell it."""
-    total = float(base_flux.sum())
-    ratio = float(flux.sum()) / total if total > 0.0 else 1.0
-    return ratio if ratio > 0.0 else 1.0
+def faint_shot(images: FilterImages, coverage: Image, base: FilterImages) -> Shot | None:
+    """Return the shot noise of the stars that are too faint to be found on the galaxy.
+
+    Their mean light is taken off. How many of them really stand there is chance, of which each of the field's stars
+    that could not be found there bears its part.
+
+    Parameters
+    ----------
+    images : FilterImages
+        Of the filter.
+    coverage : (my, mx) float64 ndarray
+        Part of each pixel of the canvas inside the aperture, 0 where there are no data.
+    base : FilterImages
+        Of the base filter.
+
+    Returns
+    -------
+    Shot or None
+        None where no star is missing.
+    """
+    table, inner = images.view.fit.sources, coverage[images.inner]
+    variance = np.zeros(table.size)
+    for ring in images.rings:
+        expected = ring.share * float(inner[ring.pixels].sum()) / ring.field_area
+        variance[ring.stars] += expected * table["flux_fit"][ring.stars] ** 2
+    used = np.flatnonzero(variance)
+    if used.size == 0:
+        return None
+    is_base = images is base or images.view.fit is base.view.fit
+    base_id = table["id" if is_base else "base_id"][used]
+    return Shot(base_id=np.ascontiguousarray(base_id), amount=np.sqrt(variance[used]))

@@ -13,7 +13,7 @@ from sphot_mpi.decisions import Selection
 from sphot_mpi.digests import Settings
 from sphot_mpi.errors import OutputError
 from sphot_mpi.fit_renderer import FitRenderer
-from sphot_mpi.flags import FitFlag
+from sphot_mpi.flags import ApertureFlag, FitFlag
 from sphot_mpi.interrupts import Interrupts
 from sphot_mpi.journal import Journal, journal_folder, remove_journal
 from sphot_mpi.known import known_outcomes
@@ -173,6 +173,8 @@ class End:
         How tasks ended, as the results file tells.
     flags : Counter of FitFlag
         Flags of the fits.
+    aperture_flags : Counter of ApertureFlag
+        Flags of the photometry.
     """
 
     output: Path
@@ -182,6 +184,7 @@ class End:
     signal: str
     ends: Counter[str]
     flags: Counter[FitFlag]
+    aperture_flags: Counter[ApertureFlag]
 
     def exit_status(self, *, strict: bool) -> int:
         """Return 0 if all is done, 75 if tasks are left, 3 if one failed; `strict`: or was missing or empty."""
@@ -253,7 +256,7 @@ def end(job: Job, interrupts: Interrupts) -> End:
     if finished and not job.nothing_to_do:
         remove_journal(job.folder)
     with ResultsReader(job.campaign.output) as reader:
-        ends, flags = reader.ends(), reader.flags()
+        ends, flags, aperture_flags = reader.ends(), reader.flags(), reader.aperture_flags()
     return End(
         output=job.campaign.output,
         counts=job.schedule.counts,
@@ -262,6 +265,7 @@ def end(job: Job, interrupts: Interrupts) -> End:
         signal="" if finished else interrupts.reason,
         ends=ends,
         flags=flags,
+        aperture_flags=aperture_flags,
     )
 
 

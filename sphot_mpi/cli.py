@@ -131,8 +131,9 @@ _level_option = click.option("--log-level", type=click.Choice(LEVELS), default="
 def run(**options: Any) -> None:
     """Fit all galaxies of a CATALOGUE, or one galaxy's file.
 
-    Exit status: 0 all done, 1 an unexpected error, 2 usage, catalogue or configuration,
-    3 done but some fits failed, 75 stopped early by a signal or a lost rank: the same command goes on.
+    Exit status: 0 all done, 1 an unexpected error or a results file that cannot be used, 2 usage, catalogue or
+    configuration, 3 done but some fits failed, 75 stopped early by a signal or a lost rank: the same command
+    goes on.
     """
     console = Console(stderr=True)
     label = start_logging("error" if options["quiet"] else options["log_level"], console, options["log_dir"])

@@ -1,5 +1,6 @@
 """The command ``report``."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -24,9 +25,12 @@ def report(results: Path, output: Path, limit: int | None, pages: bool, jobs: in
 
     with ResultsReader(results) as reader:
         total = min(reader.file["galaxies"].shape[0], limit or 10**9)
-    # a bar on a terminal, nothing elsewhere
-    with click.progressbar(length=total, label="Galaxies") as bar:
-        missing = write_report(results, output, ReportOptions(limit=limit, pages=pages, jobs=jobs), bar.update)
+    options = ReportOptions(limit=limit, pages=pages, jobs=jobs)
+    if sys.stdout.isatty():
+        with click.progressbar(length=total, label="Galaxies") as bar:
+            missing = write_report(results, output, options, bar.update)
+    else:
+        missing = write_report(results, output, options)
     if missing:
-        click.echo(f"{missing} galaxies have no picture: nothing was fitted, or their images cannot be had.")
+        click.echo(f"No picture, since nothing was fitted or images cannot be had: {missing} of {total} galaxies.")
     click.echo(f"Report: {output / 'index.html'}")

@@ -18,7 +18,7 @@ from sphot_mpi.catalogue_shards import Shard
 from sphot_mpi.config import Config, load_config
 from sphot_mpi.decisions import Anew, Rerun, Selection
 from sphot_mpi.errors import SphotError, UsageError
-from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS
+from sphot_mpi.flags import APERTURE_FLAG_DESCRIPTIONS, FIT_FLAG_DESCRIPTIONS
 from sphot_mpi.progress import choose_progress
 from sphot_mpi.results_schema import IMAGES
 from sphot_mpi.serial import run_serial
@@ -134,6 +134,8 @@ def _summarise(end: End, options: dict[str, Any]) -> int:
         click.echo(f"{end.galaxies} galaxies, tasks: {words}. Results: {end.output}")
         for flag, count in end.flags.most_common():
             click.echo(f"  {count} flagged: {FIT_FLAG_DESCRIPTIONS[flag]}")
+        for aperture_flag, count in end.aperture_flags.most_common():
+            click.echo(f"  {count} flagged: {APERTURE_FLAG_DESCRIPTIONS[aperture_flag]} (aperture)")
         if end.ends["failed"]:
             click.echo("  Why fits failed is in the table /failures.")
         if end.signal:

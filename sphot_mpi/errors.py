@@ -22,8 +22,8 @@ from collections.abc import Sequence
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:
-    """Return names as a message shows them: the first `most`, and dots for the others."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+    """Return names as a message shows them: the first `most`, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class SphotError(Exception):

@@ -16,7 +16,7 @@ from sphot_mpi.joint_scene import LARGEST_COMPONENT, PAD, Galaxy, Stars, at
 from sphot_mpi.joint_solve import ETA_MAX, LN_N_RANGE, SMALLEST_R
 from sphot_mpi.kernels import joint as kernels
 from sphot_mpi.records import SOURCE_DTYPE, Cutout, FilterFit, Image, KernelFit, SersicParams, SkyPlane
-from sphot_mpi.sersic import params_jacobian, total_flux
+from sphot_mpi.sersic import params_jacobian, to_vector, total_flux
 from sphot_mpi.structure import StarDensity, star_density
 
 #: Stars above this S/N carry the kernel.
@@ -236,10 +236,16 @@ class _Summary:
         own = ("flux", *(name for name in SHAPE_NAMES[:2] if f"0.{name}" in self.measurement.names))
         names = [[f"{c}.{name}" for name in own] for c in range(size)]
         free = [0, 3, 4][: len(own)]
-        turn = [params_jacobian(self.galaxy.vector(c), float(self.galaxy.fluxes[c]))[:, free] for c in range(size)]
-        covariance = self._turned(names, turn)
-        pinned = [7 * c + k for c in range(size) for k in range(len(own), 7)]
-        covariance[np.ix_(pinned, pinned)] += base.covariance[np.ix_(pinned, pinned)]
+        pinned = [k for k in range(7) if k not in free]
+        turn = [params_jacobian(self.galaxy.vector(c), float(self.galaxy.fluxes[c])) for c in range(size)]
+        covariance = self._turned(names, [block[:, free] for block in turn])
+        # what is pinned moves amplitude and r_eff with it, and leaves the flux as it is
+        moved = np.zeros((7 * size, 7 * size))
+        for c, (block, one) in enumerate(zip(turn, base.components, strict=True)):
+            rows = slice(7 * c, 7 * c + 7)
+            back = np.linalg.inv(params_jacobian(to_vector(one), total_flux(one)))
+            moved[rows, rows] = block[:, pinned] @ back[pinned]
+        covariance += moved @ base.covariance @ moved.T
         return covariance, self.measurement.spread([one[0] for one in names])
 
     def _scaled_covariance(self, base: FilterFit) -> tuple[Image, float]:

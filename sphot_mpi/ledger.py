@@ -10,6 +10,9 @@ from sphot_mpi.outcomes import Failure, Status, TaskOutcome
 from sphot_mpi.results_source import KeptOutcome
 from sphot_mpi.schedule import Schedule, Task, TaskState
 
+#: How the message of a task begins that waited for one that failed.
+NOT_STARTED = "not started"
+
 _NOWHERE = -1
 
 
@@ -95,6 +98,6 @@ class StoreSource:
 def never_started(task: Task, base: TaskOutcome) -> TaskOutcome:
     """Return the outcome of a task that could not start because its base fit failed."""
     timing = replace(base.timing, seconds=0.0, memory=0.0)
-    message = f"not started, because the base fit ({base.task.filter}) failed"
+    message = f"{NOT_STARTED}, because the base fit ({base.task.filter}) failed"
     failure = Failure(stage="base", error="FitError", message=message)
     return TaskOutcome(task=task, status=Status.FAILED, timing=timing, failure=failure)

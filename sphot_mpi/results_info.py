@@ -1,19 +1,23 @@
 """Show a results file on the terminal."""
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Group
 from rich.table import Table
 
-from sphot_mpi.flags import FitFlag
+from sphot_mpi.flags import APERTURE_FLAG_DESCRIPTIONS, FIT_FLAG_DESCRIPTIONS
 from sphot_mpi.results_reader import ResultsReader
 from sphot_mpi.results_schema import TABLES
 
 _ATTRIBUTES = ("creator_version", "git_commit", "created", "command_line", "catalogue", "ranks")
 
-#: Rows of a galaxy's table: label, column of /sersic, digits.
+#: Rows of a galaxy's table: label, column of /sersic, digits where no error is known.
 _SHOWN = (
-    ("mag AB", "mag", 3),
+    ("total mag AB", "mag", 3),
     ("r_eff px", "r_eff", 2),
     ("n", "n", 2),
     ("ellip", "ellip", 3),
@@ -23,6 +27,16 @@ _SHOWN = (
     ("sky", "sky", 4),
     ("chi2", "chi2_reduced", 3),
     ("FWHM px", "fwhm", 2),
+)
+#: The same of /photometry.
+_MEASURED = (
+    ("aperture px", "radius", 2),
+    ("mag AB, PSF-corrected", "mag_corr", 3),
+    ("flux", "flux", 3),
+    ("S/N", "snr", 1),
+    ("colour", "colour", 3),
+    ("Petrosian radius px", "petro_radius", 2),
+    ("r50 px", "r50", 2),
 )
 
 
@@ -56,17 +70,49 @@ def describe_galaxy(reader: ResultsReader, name: str) -> Group:
     rows = sersic[sersic["name"] == name.encode()]
     table = Table("", *(row["filter"].decode() for row in rows))
     for label, key, digits in _SHOWN:
-        table.add_row(label, *(f"{row[key]:.{digits}f}" for row in rows))
-        if f"{key}_err" in rows.dtype.names:
-            table.add_row("  error", *(f"{row[f'{key}_err']:.{digits}f}" for row in rows), style="dim")
+        _add(table, rows, label, key, digits)
     table.add_row("stars", *(str(row["n_sources"]) for row in rows))
-    table.add_row("flags", *(_flag_names(int(row["flags"])) for row in rows))
-    parts: list[Table | str] = [f"{name}: {galaxy['status'].decode()}, {float(galaxy['seconds']):.1f} s", table]
+    parts: list[Table | str] = [f"{name}: {galaxy['status'].decode()}, {float(galaxy['seconds']):.1f} s"]
+    parts += [table] if rows.size else []
+    parts += [*_flags(rows, FIT_FLAG_DESCRIPTIONS), *_photometry(reader, name)]
     failures = reader.array("failures")
     for row in failures[failures["name"] == name.encode()]:
-        parts.append(f"{row['filter'].decode()} failed: {row['message'].decode()}")
+        parts.append(f"{(row['filter'] or row['task']).decode()} failed: {row['message'].decode()}")
     return Group(*parts)
 
 
-def _flag_names(flags: int) -> str:
-    return "\n".join((flag.name or "").lower().replace("_", " ") for flag in FitFlag if flags & flag) or "-"
+def _photometry(reader: ResultsReader, name: str) -> list[Table | str]:
+    """Return the aperture's table; nothing where there is none."""
+    if "photometry" not in reader.file:
+        return []
+    measured = reader.array("photometry")
+    rows = measured[measured["name"] == name.encode()]
+    if not rows.size:
+        return []
+    table = Table("aperture", *(row["filter"].decode() for row in rows))
+    for label, key, digits in _MEASURED:
+        _add(table, rows, label, key, digits)
+    return [table, *_flags(rows, APERTURE_FLAG_DESCRIPTIONS)]
+
+
+def _add(table: Table, rows: NDArray[np.void], label: str, key: str, digits: int) -> None:
+    """Add a row of values, and one of their errors where there are any; two digits of an error count."""
+    errors = rows[f"{key}_err"] if f"{key}_err" in (rows.dtype.names or ()) else np.full(rows.size, np.nan)
+    known = np.isfinite(errors) & (errors > 0.0)
+    places = np.full(rows.size, digits)
+    places[known] = np.clip(1 - np.floor(np.log10(errors[known])), 0, 9)
+    cells = [f"{row[key]:.{place}f}" if np.isfinite(row[key]) else "-" for row, place in zip(rows, places, strict=True)]
+    table.add_row(label, *cells)
+    if known.any():
+        spread = [f"{e:.{p}f}" if k else "-" for e, p, k in zip(errors, places, known, strict=True)]
+        table.add_row("  error", *spread, style="dim")
+
+
+def _flags(rows: NDArray[np.void], descriptions: Mapping[Any, str]) -> list[Table | str]:
+    """Return a line for each flag that is set: what it means, and the filters it is set in."""
+    lines: list[Table | str] = []
+    for flag, text in descriptions.items():
+        marked = [row["filter"].decode() for row in rows if int(row["flags"]) & int(flag)]
+        if marked:
+            lines.append(f"  {'all' if len(marked) == rows.size else ', '.join(marked)}: {text}")
+    return lines

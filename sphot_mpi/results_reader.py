@@ -14,7 +14,7 @@ from astropy.table import QTable
 from numpy.typing import NDArray
 
 from sphot_mpi.errors import OutputError, UsageError, listed
-from sphot_mpi.flags import FitFlag
+from sphot_mpi.flags import ApertureFlag, FitFlag
 from sphot_mpi.records import Image
 from sphot_mpi.results_schema import FORMAT
 
@@ -53,6 +53,8 @@ class ResultsReader:
 
     Raises
     ------
+    UsageError
+        If there is no such file.
     OutputError
         If this is no results file.
     """
@@ -61,7 +63,7 @@ class ResultsReader:
         self.path = path
         if not path.is_file():
             msg = f"{path}: there is no such file; name a results file."
-            raise OutputError(msg)
+            raise UsageError(msg)
         try:
             self.file = h5py.File(path, "r")
         except OSError as error:
@@ -108,6 +110,11 @@ class ResultsReader:
         """Return how many fits have each flag."""
         flags = self.file["sersic"].fields("flags")[:]
         return Counter({flag: n for flag in FitFlag if (n := int(np.count_nonzero(flags & flag.value)))})
+
+    def aperture_flags(self) -> Counter[ApertureFlag]:
+        """Return how many rows of /photometry have each flag."""
+        flags = self.file["photometry"].fields("flags")[:] if "photometry" in self.file else np.zeros(0, np.int64)
+        return Counter({flag: n for flag in ApertureFlag if (n := int(np.count_nonzero(flags & flag.value)))})
 
     def row(self, name: str) -> int:
         """Return a galaxy's row in /galaxies.

@@ -8,6 +8,7 @@ import pytest
 from analytic import gaussian_library, gaussian_stars, telescope_psfs
 from aperture_scenes import RoundProfile, galaxy, measured, scene
 
+from sphot_mpi.aperture_images import FIELD, half_light_distance
 from sphot_mpi.config import load_config
 from sphot_mpi.errors import ConfigError, FitError
 from sphot_mpi.flags import APERTURE_FLAG_DESCRIPTIONS, ApertureFlag, FitFlag
@@ -251,6 +252,56 @@ def test_star_noise_cancels_in_colours_of_stars_as_red_as_the_galaxy():
     assert abs(record.colour) < 0.003
 
 
+LIMIT = 3.0
+
+
+def half_found(name="F150W", colour=1.0, seed=0, bluest=0.0):
+    """The same field; stars fainter than a limit were found beside the galaxy only, and their light is in the data.
+
+    `bluest`: a star of the field that no other filter shows.
+    """
+    fit, cutout, used = starry(name, colour, seed)
+    table = fit.sources.copy()
+    distance = half_light_distance(fit, cutout.shape)
+    y, x = np.rint(table["y_fit"]).astype(int), np.rint(table["x_fit"]).astype(int)
+    table["flux_init"] = 0.0 if name == "F150W" else table["flux_fit"] / colour
+    table["x_fit"][-1], table["y_fit"][-1], table["flux_fit"][-1] = 20.0, 20.0, bluest
+    table["base_id"][-1], table["flux_init"][-1] = 0, 0.0
+    lost = (distance[y, x] < FIELD) & (table["flux_fit"] < colour * LIMIT)
+    table = table[~lost | (np.arange(table.size) == table.size - 1)]
+    return replace(fit, sources=table, report=np.ones(table.size, bool), faint_limits=(LIMIT,) * 5), cutout, used
+
+
+def test_stars_too_faint_to_be_found_on_the_galaxy_leave_it_within_the_error():
+    fitted, pulls, relative = config(star_light="fitted", size="radius", radius=12.0), [], []
+    for seed in range(20):
+        record = measured([half_found(seed=seed)], fitted)["F150W"]
+        pulls.append((record.flux - record.model_flux) / record.flux_err)
+        relative.append(record.flux_err_stars / record.flux_err)
+    # without their share the error would be that of the pixels, a tenth of this
+    assert min(relative) > 0.9
+    # 20 pulls: mean to 0.22, deviation to 16 %
+    assert abs(np.mean(pulls)) < 0.8
+    assert 0.5 < np.std(pulls) < 1.5
+
+
+def test_chance_of_faint_stars_cancels_in_colours_of_stars_as_red_as_the_galaxy():
+    record = measured([half_found(), half_found("F090W")], config(star_light="fitted", size="radius", radius=12.0))
+    assert record["F090W"].flux_err_stars > 0.9 * record["F090W"].flux_err
+    assert record["F090W"].colour_err < 0.3 * record["F090W"].mag_corr_err
+    assert abs(record["F090W"].colour) < 0.003
+
+
+def test_a_star_is_faint_for_its_colour_only():
+    # in a filter in which stars have a tenth of the base filter's flux the limit is a tenth as high, too
+    fitted, base = config(star_light="fitted", size="radius", radius=12.0), half_found()
+    with_star, without = (
+        measured([base, half_found("F090W", 0.1, bluest=flux)], fitted)["F090W"] for flux in (0.9 * LIMIT, 0.0)
+    )
+    assert with_star.flux == pytest.approx(without.flux, rel=1e-6)
+    assert with_star.flux_err_stars == pytest.approx(without.flux_err_stars, rel=1e-3)
+
+
 # --- what can be missing
 
 
@@ -341,6 +392,23 @@ def test_a_negative_flux_has_no_magnitude():
     assert np.isnan([record.colour_err, record.colour_total, record.colour_total_err]).all()
     assert record.correction == pytest.approx(1.0, rel=1e-6)
     assert record.total_flux == pytest.approx(-20.0)
+
+
+def test_noise_tells_no_sizes():
+    # light of S/N 4 under noise of S/N 1000 and 4: sizes are the data's, and the model's, whatever the noise is
+    body, shape = galaxy(1.2, 6.0), (161, 163)
+    fits = [scene(body, LIBRARY)]
+    noise = np.random.default_rng(5).normal(0.0, 1.0, shape)
+    for name, sigma in (("F814W", 0.02), ("F277W", 6.0)):
+        fits.append(scene(body, LIBRARY, name, error=sigma, extra=sigma * noise))
+    records = measured(fits, config())
+    assert records["F814W"].snr > 100.0
+    assert ApertureFlag.MODEL_SIZES not in records["F814W"].flags
+    dark = records["F277W"]
+    assert dark.snr < 10.0
+    assert ApertureFlag.MODEL_SIZES in dark.flags
+    for key in ("petro_radius", "r20", "r50", "r80"):
+        assert getattr(dark, key) == pytest.approx(getattr(records["F150W"], key), rel=0.02)
 
 
 def test_a_galaxy_that_was_not_fitted_gives_empty_records():

@@ -149,14 +149,14 @@ def test_the_picture_is_drawn(pair, tmp_path):
     pixels = matplotlib.image.imread(picture)
     assert pixels[..., :3].std() > 0.05  # not a blank page
     refused = call("compare", a, b, "-o", tmp_path / "x.doc")
-    assert refused.exit_code == 1
-    assert "end its name in .png" in refused.output
+    assert refused.exit_code == 2
+    assert "ends in .png, .pdf or .svg" in refused.output
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["none.h5", "b.h5"], 1, "none.h5: there is no such file"),
+        (["none.h5", "b.h5"], 2, "none.h5: there is no such file"),
         (["a.h5", "ga.h5"], 1, "no results file"),
         (["a.h5", "b.h5", "--sigma", "0"], 2, "--sigma"),
         (["a.h5"], 2, "Missing argument"),

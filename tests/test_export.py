@@ -280,7 +280,7 @@ def test_without_a_psf_library_the_file_says_so(results, files, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["none.h5", "-o", "x"], 1, "there is no such file"),
+        (["none.h5", "-o", "x"], 2, "there is no such file"),
         (["results.h5"], 2, "-o DIR"),
         (["results.h5", "-o", "x", "--format", "xls"], 2, "xls"),
         (

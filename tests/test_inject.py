@@ -318,7 +318,7 @@ def test_the_command_injects_the_unmodified_program_runs_and_the_command_scores(
     ("arguments", "status", "words"),
     [
         (["catalogue.csv", "-o", "x"], 2, "--results"),
-        (["catalogue.csv", "--results", "none.h5", "-o", "x"], 1, "none.h5: there is no such file"),
+        (["catalogue.csv", "--results", "none.h5", "-o", "x"], 2, "none.h5: there is no such file"),
         (["none.csv", "--results", "results.h5", "-o", "x"], 2, "none.csv: there is no such file"),
         (["catalogue.csv", "--results", "results.h5", "-o", "x", "--snr", "9", "3"], 2, "this is no range"),
         (["catalogue.csv", "--results", "results.h5", "-o", "x", "--stars", "0"], 2, "nothing to inject"),

@@ -11,6 +11,7 @@ from sphot_mpi.joint_galaxy import galaxy_of
 from sphot_mpi.joint_measure import Measurement
 from sphot_mpi.joint_pipeline import fit_base_joint, fit_scaled_joint
 from sphot_mpi.joint_profile import profile_change
+from sphot_mpi.psf_correction import ShapeErrors, total_light
 from sphot_mpi.simulate_render import total_flux
 
 
@@ -51,6 +52,13 @@ def test_a_colour_gradient_gets_a_profile_of_its_own():
     true = 10.0 ** (-0.4 * 0.43) * total_flux(compact)
     assert abs(own.total_flux - true) < abs(pinned.total_flux - true)
     assert own.chi2_reduced < pinned.chi2_reduced
+    # the parameters' covariance tells the total's error, too: what the pinned geometry does not know leaves it as it is
+    for fit in (base_fit(), own, pinned):
+        error = ShapeErrors(fit, base_fit()).flux_err(total_light(fit.components))
+        assert error == pytest.approx(fit.total_flux_err, rel=1e-6)
+    # and no parameter knows its geometry better than the base filter does
+    for k in (3, 4, 5, 6):
+        assert own.covariance[k, k] == pytest.approx(base_fit().covariance[k, k], rel=1e-6)
 
 
 def test_the_change_of_a_profile_is_counted_in_its_errors():

@@ -1,6 +1,7 @@
 """Pictures and tables of a campaign whose fits are the truth itself."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -18,7 +19,7 @@ from sphot_mpi.config import Config, load_config
 from sphot_mpi.errors import InputError, OutputError, UsageError
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.psf import LibraryPSF
-from sphot_mpi.qa.draw import draw_galaxy, figure_for
+from sphot_mpi.qa.draw import _words, draw_galaxy, figure_for
 from sphot_mpi.qa.panels import Panel, PanelReader
 from sphot_mpi.qa.plots import plot_galaxy
 from sphot_mpi.qa.profile import MJY_SR_ZERO_POINT, elliptical_profile, growth_in_cutout
@@ -180,8 +181,10 @@ def test_plot_galaxy_names_what_is_wrong(folder: Path, tmp_path: Path) -> None:
         plot_galaxy(folder / "full.h5", "nobody", tmp_path / "x.png")
     with pytest.raises(UsageError, match="has no fit of F999W; it has F150W, F814W"):
         plot_galaxy(folder / "full.h5", NAME, tmp_path / "x.png", filters=["F999W"])
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(UsageError, match="ends in .png, .pdf or .svg"):
         plot_galaxy(folder / "full.h5", NAME, tmp_path / "x.nonsense")
+    with pytest.raises(OutputError, match="cannot be written"):
+        plot_galaxy(folder / "full.h5", NAME, tmp_path / "nowhere" / "x.png")
     with pytest.raises(OutputError, match="no results file"):
         plot_galaxy(folder / "truth_images.h5", NAME, tmp_path / "x.png")
 
@@ -210,21 +213,40 @@ def test_draw_galaxy_shows_flags_components_and_missing_data() -> None:
         Panel(
             filter="F150W", data=model + rng.normal(0.0, 0.01, shape), sersic=model, sources=zero, sky=zero,
             components=(galaxy, galaxy), noise=0.01, magnitude=20.0, flags=FitFlag.STAR_EXCESS, unit=unit,
+            photometry={"radius": 9.0, "flux": -2.0, "flux_err": 0.5, "snr": -4.0},
         )
         for unit in ("MJy/sr", "electron/s")
     ]  # fmt: skip
     nothing = np.full(shape, np.nan)
     panels.append(Panel(filter="F090W", data=nothing, sersic=zero, sources=zero, sky=zero, flags=FitFlag.NO_DATA))
-    figure = figure_for(3)
+    figure = figure_for(panels)
     draw_galaxy(figure, panels, "a $galaxy_")
     figure.canvas.draw()
     texts = all_texts(figure)
     assert sum("the density of star light inside the galaxy" in text for text in texts) == 2
-    assert sum("Second component: r_eff" in text for text in texts) == 2
-    assert texts.count("no data") == 6
+    assert sum("Second component r_eff" in text for text in texts) == 2
+    assert sum("flux -2.00 \u00b1 0.50 MJy/sr px, no magnitude" in text for text in texts) == 1
+    # a filter without data is a line, no row of empty images
+    assert sum(text.startswith("no data; the filter has no usable pixel") for text in texts) == 1
+    assert len(figure.axes) == 2 * (6 + 2 + 1 + 1 + 4)
+    assert figure_for(panels).get_figheight() < figure_for(panels[:2]).get_figheight() + 1.0
     assert texts.count("PSF library\nnot at hand") == 2
     assert "a $galaxy_" in texts
     assert {"mag / arcsec$^2$", "-2.5 log10(electron/s)"} <= set(texts)
+
+
+def test_words_above_the_images_leave_their_room() -> None:
+    # more lines than three would run into the images' titles
+    zero = np.zeros((8, 8))
+    panel = Panel(
+        filter="F150W", data=zero + 1.0, sersic=zero, sources=zero, sky=zero, flags=~FitFlag(0),
+        photometry={"radius": 9.0, "flux": 2.0, "snr": 4.0, "mag_corr": 20.123, "mag_corr_err": 0.012},
+    )  # fmt: skip
+    words = _words(panel)
+    assert words.startswith('Aperture 9.0 px = 0.270": 20.123 \u00b1 0.012 AB')
+    assert words.count("\n") == 2
+    assert re.search(r"and \d+ more$", words)
+    assert _words(replace(panel, flags=FitFlag(0), photometry={})) == "No flags."
 
 
 def test_profile_follows_the_ellipse() -> None:
@@ -268,7 +290,9 @@ def test_petrosian_picture_shows_the_curve_of_the_photometry(folder: Path, tmp_p
     rows = [(NAME, "F814W", 12.0, 9.0), (NAME, "F150W", 15.0, 10.0)]
     kinds = [("name", "S64"), ("filter", "S8"), ("radius", "f8"), ("petro_radius", "f8")]
     radius = np.geomspace(1.0, 40.0, 48)
-    curves = np.stack([np.stack([radius, k * radius**1.5, 0.75 + 0.0 * radius, radius]) for k in (1.0, 2.0)])
+    # ellipses that flatten outwards: areas grow as r^1.6, and light that grows as r^1.5 has an index of 1.5 / 1.6
+    index = np.full(48, 1.5 / 1.6)
+    curves = np.stack([np.stack([radius, k * radius**1.5, index, radius]) for k in (1.0, 2.0)])
     with h5py.File(copy, "r+") as file:
         for name in ("photometry", "photometry_curve"):
             if name in file:
@@ -278,15 +302,15 @@ def test_petrosian_picture_shows_the_curve_of_the_photometry(folder: Path, tmp_p
     with ResultsReader(copy) as reader:
         panel = PanelReader(reader).read(NAME, "F150W")
     assert panel.photometry["radius"] == 15.0
-    figure = figure_for(1)
+    figure = figure_for([panel])
     draw_galaxy(figure, [panel], NAME)
     ax = next(ax for ax in figure.findobj(Axes) if ax.get_title().startswith("Petrosian"))
     lines = {line.get_label(): line for line in ax.lines}
     scale, total = panel.pixel_scale, panel.total_flux
     np.testing.assert_allclose(lines["flux inside / total, data"].get_ydata(), 2.0 * radius**1.5 / total)
-    np.testing.assert_allclose(lines["Petrosian index, data"].get_ydata(), 0.75)
-    # light that grows as a power p of the radius has an index of p / 2 everywhere
-    np.testing.assert_allclose(lines["Petrosian index, model"].get_ydata(), 0.5, rtol=0.01)
+    np.testing.assert_allclose(lines["Petrosian index, data"].get_ydata(), 1.5 / 1.6)
+    # the model's light grows as r in the same ellipses
+    np.testing.assert_allclose(lines["Petrosian index, model"].get_ydata(), 1.0 / 1.6, rtol=0.01)
     assert lines["aperture"].get_xdata()[0] == pytest.approx(15.0 * scale)
     assert lines["Petrosian radius"].get_xdata()[0] == pytest.approx(10.0 * scale)
 

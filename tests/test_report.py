@@ -282,6 +282,9 @@ def test_photometry_rules_magnitudes_where_it_is(campaign: Path, tmp_path: Path)
     copy.write_bytes(campaign.read_bytes())
     kinds = [("name", "S64"), ("filter", "S8"), ("mag_corr", "f8"), ("mag_corr_err", "f8"), ("radius", "f8")]
     rows = [("ga", "F150W", 20.0, 0.1, 9.0), ("ga", "F277W", 19.25, 0.2, 9.0), (EVIL, "F277W", np.nan, 0.1, 9.0)]
+    naive = NAMES[3].encode()
+    # noise has no colour: S/N is 1.09 / 0.5
+    rows += [(EVIL, "F150W", 24.0, 0.1, 9.0), (naive, "F150W", 24.0, 0.1, 9.0), (naive, "F277W", 27.0, 0.5, 9.0)]
     with h5py.File(copy, "r+") as file:
         for name in ("photometry", "photometry_curve"):
             if name in file:
@@ -294,8 +297,8 @@ def test_photometry_rules_magnitudes_where_it_is(campaign: Path, tmp_path: Path)
     with h5py.File(bare, "r+") as file:
         del file["photometry"]
         file["photometry"] = np.empty(0, dtype=kinds)  # a campaign that was not measured
-    assert summarise_file(bare).magnitude_kind == "total Sersic magnitude"
-    assert summary.magnitude_kind == "aperture magnitude, PSF-corrected"
+    assert summarise_file(bare).magnitude_kind == "total Sersic magnitude; S/N above 3"
+    assert summary.magnitude_kind == "aperture magnitude, PSF-corrected; S/N above 3"
     assert [(c.filter, c.colour.tolist()) for c in summary.colours] == [("F277W", [-0.75])]
     write_report(copy, tmp_path / "qa", ReportOptions(limit=1))
     text = Page(tmp_path / "qa" / "galaxies" / "000001-ga.html").text

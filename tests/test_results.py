@@ -333,7 +333,7 @@ def test_what_is_no_results_file_is_said_to_be_none(content, tmp_path):
         h5py.File(path, "w").close()
     elif content is not None:
         path.write_bytes(content)
-    with pytest.raises(OutputError, match="results file"):
+    with pytest.raises(UsageError if content is None else OutputError, match="results file"):
         ResultsReader(path)
 
 

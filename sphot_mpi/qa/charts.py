@@ -46,7 +46,12 @@ class _Scale:
             return [float(t) for t in found if self.low <= t <= self.high]
         subs = (1.0,) if self.high - self.low > 2.5 else (1.0, 2.0, 5.0)
         found = LogLocator(subs=subs, numticks=9).tick_values(10.0**self.low, 10.0**self.high)
-        return [float(t) for t in found if self.low <= np.log10(t) <= self.high]
+        ticks = [float(t) for t in found if self.low <= np.log10(t) <= self.high]
+        if len(ticks) >= 3:
+            return ticks
+        # a short piece of a logarithmic axis has too few of its own round values
+        found = MaxNLocator(nbins=5, steps=[1, 2, 5, 10]).tick_values(10.0**self.low, 10.0**self.high)
+        return [float(t) for t in found if t > 0.0 and self.low <= np.log10(t) <= self.high]
 
 
 def _number(value: float) -> str:

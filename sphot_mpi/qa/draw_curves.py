@@ -13,6 +13,8 @@ from sphot_mpi.qa.style import BLACK, BLUE, GREEN, ORANGE, plain
 Vector = NDArray[np.float64]
 
 _MAGNITUDE = 2.5 / np.log(10.0)
+#: Below this an index is too near to zero to divide by.
+_LEAST_INDEX = 0.02
 #: Least and largest range of the profile's residuals, mag.
 _RESIDUAL_RANGE = (0.2, 1.0)
 
@@ -50,12 +52,14 @@ def draw_profile(top: Axes, bottom: Axes, panel: Panel) -> None:
     bottom.errorbar(radius, brightness[0] - brightness[1], error, fmt="o", ms=4, color=BLACK)
     largest = float(np.nanmax(np.abs(brightness[0] - brightness[1]), initial=0.0))
     half = float(np.clip(1.2 * largest, *_RESIDUAL_RANGE))
-    bottom.set_ylim(half, -half)
+    bottom.set_ylim(1.2 * half, -1.2 * half)
     top.invert_yaxis()
     bottom.set_xlim(top.get_xlim())
     label = "mag / arcsec$^2$" if in_magnitudes else f"-2.5 log10({panel.unit})"
     top.set_ylabel(label, fontsize=9)
-    bottom.set_ylabel("difference, mag", fontsize=9)
+    bottom.set_ylabel("\u0394 mag", fontsize=9)
+    for ax in (top, bottom):
+        ax.yaxis.set_label_coords(-0.145, 0.5)
     top.set_title("surface brightness", fontsize=10, pad=4)
     top.legend(fontsize=8, loc="lower left", framealpha=0.85)
 
@@ -85,12 +89,26 @@ def _curves(panel: Panel) -> list[tuple[GrowthCurve, Vector, str]]:
     """Return curve, index and label of data and model."""
     if panel.curve is not None:
         radius, flux, index, model_flux = panel.curve
-        area = np.pi * radius**2  # of a shape that is the same at all radii, which the index does not depend on
+        area = np.pi * radius**2
         data, model = (GrowthCurve(radius=radius, area=area, flux=values) for values in (flux, model_flux))
-        return [(data, index, "data"), (model, model.index(), "model")]
+        return [(data, index, "data"), (model, model.index() * _flattening(index, data.index()), "model")]
     galaxy = panel.components[0]
     data, model = (growth_in_cutout(image, panel.sersic, galaxy) for image in (panel.cleaned, panel.sersic))
     return [(data, data.index(), "data"), (model, model.index(), "model")]
+
+
+def _flattening(index: Vector, round_index: Vector) -> Vector:
+    """Factor between the index in the photometry's ellipses and that of circles of the same semi-major axes.
+
+    It is that of the areas, whatever the light is: the data tell it wherever they have an index.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factor = index / round_index
+    told = np.isfinite(factor) & (np.abs(round_index) > _LEAST_INDEX)
+    if not told.any():
+        return np.ones(index.size)
+    places = np.arange(index.size, dtype=np.float64)
+    return np.asarray(np.interp(places, places[told], factor[told]))
 
 
 def _mark_aperture(ax: Axes, panel: Panel) -> None:
@@ -119,7 +137,8 @@ def draw_psf(ax: Axes, panel: Panel) -> None:
         # on a logarithmic axis a point needs light; its bar may end at the axis
         seen = check.light > 0.0
         bars = np.stack([check.light - check.light_low, check.light_high - check.light])[:, seen]
-        label = f"{check.x.size} brightest anchors of {check.n_anchors}" if check.n_anchors else "bright stars"
+        label = f"{check.x.size} bright stars"
+        label += f"; the kernel used {check.n_anchors}" if check.n_anchors else ""
         ax.errorbar(
             check.radius[seen], check.light[seen], np.maximum(bars, 0.0), fmt="o", ms=3.5, lw=0.8, color=BLACK,
             label=label, zorder=3,

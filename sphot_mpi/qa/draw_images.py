@@ -18,6 +18,8 @@ from sphot_mpi.records import Image, SersicParams
 
 #: Ranges of the residual's colours, sigma.
 _RESIDUAL_RANGES = (5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
+#: Percentile of an image at the upper end of its colours: a galaxy's core shows, a single bad pixel does not rule.
+_BRIGHTEST = 99.97
 #: Isophotes are drawn on data smoothed by this sigma, px, down to so many sigma of their noise, a magnitude apart.
 _SMOOTH, _FAINTEST, _STEP = 1.5, 3.0, 10.0**0.4
 #: Half-size of the isophotes' frame: in r_eff, and at least so many px.
@@ -57,11 +59,11 @@ def sigma_of(panel: Panel) -> float:
 
 
 def common_norm(shown: Image, noise: float) -> AsinhNorm:
-    """Linear to a few sigma, logarithmic above, up to the brightest half percent."""
+    """Linear to a few sigma, logarithmic above, up to the brightest pixels but for some hundredths of a percent."""
     finite = shown[np.isfinite(shown)]
     sigma = noise if noise > 0.0 else float(1.4826 * np.median(np.abs(finite - np.median(finite))))
     sigma = max(sigma, 1e-6 * float(np.abs(finite).max()), 1e-300)
-    top = max(float(np.percentile(finite, 99.7)), 10.0 * sigma)
+    top = max(float(np.percentile(finite, _BRIGHTEST)), 10.0 * sigma)
     return AsinhNorm(linear_width=3.0 * sigma, vmin=-3.0 * sigma, vmax=top)
 
 
@@ -104,7 +106,8 @@ def _mark_ellipse(ax: Axes, galaxy: SersicParams, colour: str, style: str = "-")
     ax.add_patch(
         Ellipse(
             (galaxy.x_0, galaxy.y_0), 2.0 * galaxy.r_eff, 2.0 * galaxy.r_eff * (1.0 - galaxy.ellip),
-            angle=float(np.rad2deg(galaxy.theta)), fill=False, edgecolor=colour, linewidth=1.0, linestyle=style,
+            angle=float(np.rad2deg(galaxy.theta)), fill=False, edgecolor=colour, linewidth=1.1, linestyle=style,
+            path_effects=_outline(colour),
         )
     )  # fmt: skip
 
@@ -156,8 +159,10 @@ def draw_isophotes(ax: Axes, panel: Panel) -> None:
     ax.set_xlim(galaxy.x_0 - half, galaxy.x_0 + half)
     ax.set_ylim(galaxy.y_0 - half, galaxy.y_0 + half)
     ax.set_facecolor(NO_DATA)
-    # smoothing by sigma s lowers white noise by 2 sqrt(pi) s
-    faintest = _FAINTEST * sigma_of(panel) / (2.0 * np.sqrt(np.pi) * _SMOOTH)
+    # smoothing by sigma s lowers white noise by 2 sqrt(pi) s; what the stars leave is correlated, and often more
+    left = data - model
+    scatter = 1.4826 * float(np.nanmedian(np.abs(left - np.nanmedian(left))))
+    faintest = _FAINTEST * max(sigma_of(panel) / (2.0 * np.sqrt(np.pi) * _SMOOTH), scatter)
     brightest = float(np.nanmax(model))
     levels = [brightest / _STEP ** (k + 0.5) for k in range(8) if brightest / _STEP ** (k + 0.5) > faintest][::-1]
     if levels:

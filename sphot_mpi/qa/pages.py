@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from sphot_mpi.flags import APERTURE_FLAG_DESCRIPTIONS, FitFlag
-from sphot_mpi.qa.style import flag_words
+from sphot_mpi.qa.style import flag_words, with_error
 from sphot_mpi.qa.tables import CampaignTables, Rows, words
 
 #: Rows of the table of fits: label, column of /sersic, decimals; the error stands behind where there is one.
 _FIT = (
     ("magnitude, AB", "mag", 4),
     ("total flux", "total_flux", 4),
-    ("flux in the cutout", "flux_in_cutout", 4),
+    ("flux in the cutout", "flux_in_cutout", 1),
     ("r_eff, px", "r_eff", 3),
     ("Sersic n", "n", 3),
     ("ellipticity", "ellip", 4),
@@ -46,6 +46,10 @@ _PHOTOMETRY = (
     ("total magnitude, AB", "mag_total", "mag_total_err", 4),
     ("total colour", "colour_total", "colour_total_err", 4),
     ("flux in the aperture", "flux", "flux_err", 4),
+    ("model's flux in the aperture", "model_flux", "model_flux_err", 4),
+    ("model's flux in the cutout", "cutout_flux", "cutout_flux_err", 4),
+    ("model's total flux", "total_flux", "total_flux_err", 4),
+    ("unit of fluxes: px x", "unit", "", 0),
     ("S/N", "snr", "", 1),
     ("aperture radius, px", "radius", "", 2),
     ("enclosed fraction", "fraction", "", 4),
@@ -205,16 +209,16 @@ def _lines(rows: Iterable[np.void | None], columns: Iterable[tuple[str, str, str
 
 def _cell(row: np.void | None, key: str, error: str, digits: int) -> str:
     known = () if row is None else row.dtype.names or ()
-    if row is None or key not in known or not np.isfinite(row[key]):
+    if row is None or key not in known:
+        return ""
+    if row[key].dtype.kind == "S":
+        return words(row[key])
+    if not np.isfinite(row[key]):
         return ""
     value = float(row[key])
     spread = float(row[error]) if error in known else float("nan")
-    if np.isfinite(spread) and spread > 0.0:
-        # two digits of the error count
-        digits = int(np.clip(1 - np.floor(np.log10(spread)), 0, 9))
-        return f"{value:.{digits}f} \u00b1 {spread:.{digits}f}"
-    # a faint galaxy's flux needs digits that count, not decimals
-    return f"{value:.{digits}f}" if value == 0.0 or abs(value) >= 10.0 ** (1 - digits) else f"{value:.3g}"
+    # the base filter has no colour against itself
+    return "0" if key.startswith("colour") and value == spread == 0.0 else with_error(value, spread, digits)
 
 
 def _flags(sersic: Rows, measured: Rows | None) -> Iterable[tuple[str, tuple[str, ...]]]:

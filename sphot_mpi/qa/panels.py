@@ -35,8 +35,8 @@ class Panel:
         Unit of the images.
     pixel_scale : float
         Arcsec.
-    magnitude : float
-        Of the galaxy, AB; NaN: unknown.
+    magnitude, magnitude_err : float
+        Total of the galaxy, AB; NaN: unknown.
     total_flux, chi2_reduced, fwhm : float
         Of the fit, in data unit * px, -, px.
     kernel : str
@@ -67,6 +67,7 @@ class Panel:
     unit: str = "MJy/sr"
     pixel_scale: float = 0.03
     magnitude: float = float("nan")
+    magnitude_err: float = float("nan")
     total_flux: float = float("nan")
     chi2_reduced: float = float("nan")
     kernel: str = ""
@@ -143,9 +144,10 @@ class PanelReader:
         return Panel(
             filter=filter_name, data=data, sersic=model.sersic, sources=model.sources, sky=model.sky,
             components=fit.components, noise=fit.noise, unit=row["unit"].decode(),
-            pixel_scale=float(row["pixel_scale"]), magnitude=float(row["mag"]), total_flux=fit.total_flux,
-            chi2_reduced=float(row["chi2_reduced"]), kernel=kernel_text(fit.kernel), fwhm=fit.kernel.fwhm,
-            n_sources=int(row["n_sources"]), flags=fit.flags, check=kernel_check, check_note=note,
+            pixel_scale=float(row["pixel_scale"]), magnitude=float(row["mag"]), magnitude_err=float(row["mag_err"]),
+            total_flux=fit.total_flux, chi2_reduced=float(row["chi2_reduced"]), kernel=kernel_text(fit.kernel),
+            fwhm=fit.kernel.fwhm, n_sources=int(row["n_sources"]), flags=fit.flags, check=kernel_check,
+            check_note=note,
             photometry=self._measured(number, filter_name), curve=self._curve(number, filter_name),
             petrosian=self._petrosian(),
         )  # fmt: skip

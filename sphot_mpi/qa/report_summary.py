@@ -39,11 +39,12 @@ class Charts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpreadRow:
-    """A row of the table of percentiles."""
+    """A row of the table of percentiles, with so many digits after the point."""
 
     label: str
     filter: str
     spread: Spread
+    digits: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,22 +97,29 @@ def draw_charts(summary: Summary) -> Charts:
 
 def spread_rows(summary: Summary) -> list[SpreadRow]:
     """Return the percentiles that the charts show, and those of the magnitudes."""
-    rows = [
-        SpreadRow(label=label, filter=summary.base_filter, spread=summary.spread(quantity, summary.base_filter))
-        for label, quantity in (("r_eff, px", "r_eff"), ("Sersic n", "n"))
-        if summary.base_filter in summary.filters
+    base = summary.base_filter
+    quantities: list[tuple[str, str, int, tuple[str, ...]]] = [
+        (label, quantity, digits, (base,))
+        for label, quantity, digits in (("r_eff, px", "r_eff", 2), ("Sersic n", "n", 2))
+        if base in summary.filters
     ]
-    quantities = (
-        ("Sersic magnitude, AB", "mag"), ("reduced chi2", "chi2_reduced"), ("PSF kernel, px", "kernel_1"),
-        ("PSF FWHM, px", "fwhm"), ("point sources", "n_sources"), ("seconds", "seconds"),
-    )  # fmt: skip
-    for label, quantity in quantities:
-        rows += [SpreadRow(label=label, filter=f, spread=summary.spread(quantity, f)) for f in summary.filters]
+    quantities += [
+        (label, quantity, digits, summary.filters)
+        for label, quantity, digits in (
+            ("Sersic magnitude, AB", "mag", 2), ("reduced chi2", "chi2_reduced", 2), ("PSF kernel, px", "kernel_1", 3),
+            ("PSF FWHM, px", "fwhm", 2), ("point sources", "n_sources", 0), ("seconds", "seconds", 2),
+        )
+    ]  # fmt: skip
+    rows = [
+        SpreadRow(label=label, filter=name, spread=summary.spread(quantity, name), digits=digits)
+        for label, quantity, digits, filters in quantities
+        for name in filters
+    ]
     rows += [
-        SpreadRow(label=f"colour against {summary.base_filter}", filter=c.filter, spread=Spread.of(c.colour))
+        SpreadRow(label=f"colour against {base}, mag", filter=c.filter, spread=Spread.of(c.colour), digits=3)
         for c in summary.colours
     ]
-    return [*rows, SpreadRow(label="seconds a galaxy", filter="all", spread=summary.seconds)]
+    return [*rows, SpreadRow(label="seconds a galaxy", filter="all", spread=summary.seconds, digits=2)]
 
 
 def duration(seconds: float) -> str:

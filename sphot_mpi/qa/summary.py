@@ -1,17 +1,24 @@
 """What a campaign found, in numbers: counts, failures by reason, flags, times and distributions."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS
+from sphot_mpi.flags import APERTURE_FLAG_DESCRIPTIONS, FIT_FLAG_DESCRIPTIONS
+from sphot_mpi.ledger import NOT_STARTED
+from sphot_mpi.magnitudes import MAG_PER_LN
 from sphot_mpi.qa.tables import CampaignTables, words
 
 Vector = NDArray[np.float64]
 
 PERCENTILES = (5.0, 16.0, 50.0, 84.0, 95.0)
+
+#: Fainter magnitudes are noise.
+LEAST_SNR = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +39,10 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
-    """Failures of one kind: where, which error, how many, in how many galaxies, and what the first one says."""
+    """Failures of one kind: where, which error, how many, in how many galaxies, and what the first one says.
+
+    Tasks that were not started because another failed are a kind of their own, and come last.
+    """
 
     stage: str
     error: str
@@ -43,7 +53,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlagCount:
-    """Fits with one flag: its name, its sentence, and the count of each of the campaign's filters."""
+    """Rows with one flag: its name, its sentence, and the count of each of the campaign's filters."""
 
     name: str
     text: str
@@ -88,9 +98,9 @@ class Summary:
         Values by quantity (`r_eff`, `n`, `chi2_reduced`, `kernel_1`, `fwhm`, `mag`, `seconds`, `n_sources`) and
         filter; r_eff in px.
     reasons : tuple of Reason
-        Most frequent first.
-    flags : tuple of FlagCount
-        Those that occur, most frequent first.
+        Most frequent first, consequences last.
+    flags, aperture_flags : tuple of FlagCount
+        Those of fits and of photometry that occur, most frequent first.
     colours : tuple of ColourMagnitude
         A filter each, those that have a colour.
     magnitude_kind : str
@@ -109,6 +119,7 @@ class Summary:
     by_filter: dict[str, dict[str, Vector]]
     reasons: tuple[Reason, ...]
     flags: tuple[FlagCount, ...]
+    aperture_flags: tuple[FlagCount, ...]
     colours: tuple[ColourMagnitude, ...]
     magnitude_kind: str
     galaxy_seconds: Vector
@@ -158,7 +169,8 @@ def summarise(tables: CampaignTables) -> Summary:
         base_filter=base_filter,
         by_filter=by_filter,
         reasons=_reasons(tables),
-        flags=_flags(tables),
+        flags=_flags(tables, "sersic", FIT_FLAG_DESCRIPTIONS),
+        aperture_flags=_flags(tables, "photometry", APERTURE_FLAG_DESCRIPTIONS),
         colours=_colours(magnitudes, tables.filters, base_filter),
         magnitude_kind=kind,
         galaxy_seconds=seconds,
@@ -168,7 +180,8 @@ def summarise(tables: CampaignTables) -> Summary:
 def magnitude_table(tables: CampaignTables) -> tuple[Vector, str]:
     """Return the best magnitudes that the file has, (galaxies, filters), and their name.
 
-    Those of the aperture, corrected for the PSF, where there is photometry; otherwise the Sersic totals.
+    Those of the aperture, corrected for the PSF, where there is photometry; otherwise the Sersic totals. Magnitudes
+    with a larger error than that of `LEAST_SNR` are NaN: they say nothing, and would spread over any axis.
     """
     source, column, kind = "sersic", "mag", "total Sersic magnitude"
     # a campaign without photometry has the table, and nothing in it
@@ -178,8 +191,9 @@ def magnitude_table(tables: CampaignTables) -> tuple[Vector, str]:
     values = np.full((tables.galaxies.size, len(tables.filters)), np.nan)
     for k, name in enumerate(tables.filters):
         chosen = rows["filter"] == name.encode()
-        values[owner[chosen], k] = rows[column][chosen]
-    return values, kind
+        noise = rows[f"{column}_err"][chosen] > MAG_PER_LN / LEAST_SNR
+        values[owner[chosen], k] = np.where(noise, np.nan, rows[column][chosen])
+    return values, f"{kind}; S/N above {LEAST_SNR:g}"
 
 
 def _colours(magnitudes: Vector, filters: tuple[str, ...], base_filter: str) -> tuple[ColourMagnitude, ...]:
@@ -197,24 +211,26 @@ def _colours(magnitudes: Vector, filters: tuple[str, ...], base_filter: str) -> 
 
 def _reasons(tables: CampaignTables) -> tuple[Reason, ...]:
     rows, owner = tables.table("failures"), tables.owners("failures")
-    keys = [(words(row["stage"]), words(row["error"])) for row in rows]
-    first: dict[tuple[str, str], str] = {}
-    galaxies: dict[tuple[str, str], set[int]] = {}
+    keys = [(words(row["message"]).startswith(NOT_STARTED), words(row["stage"]), words(row["error"])) for row in rows]
+    first: dict[tuple[bool, str, str], str] = {}
+    galaxies: dict[tuple[bool, str, str], set[int]] = {}
     for key, row, galaxy in zip(keys, rows, owner, strict=True):
         first.setdefault(key, words(row["message"]))
         galaxies.setdefault(key, set()).add(int(galaxy))
     counts = Counter(keys)
     return tuple(
-        Reason(stage=key[0], error=key[1], count=count, galaxies=len(galaxies[key]), message=first[key])
-        for key, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        Reason(stage=key[1], error=key[2], count=count, galaxies=len(galaxies[key]), message=first[key])
+        for key, count in sorted(counts.items(), key=lambda item: (item[0][0], -item[1], item[0]))
     )
 
 
-def _flags(tables: CampaignTables) -> tuple[FlagCount, ...]:
-    rows = tables.table("sersic")
+def _flags(tables: CampaignTables, table: str, descriptions: Mapping[Any, str]) -> tuple[FlagCount, ...]:
+    rows = tables.table(table) if tables.has(table) else None
+    if rows is None or "flags" not in (rows.dtype.names or ()):
+        return ()
     filters = [rows["filter"] == name.encode() for name in tables.filters]
     found = []
-    for flag, text in FIT_FLAG_DESCRIPTIONS.items():
+    for flag, text in descriptions.items():
         marked = (rows["flags"] & int(flag)) != 0
         if marked.any():
             counts = tuple(int((marked & chosen).sum()) for chosen in filters)
