@@ -131,14 +131,8 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
 
 def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: dict[str, Image]) -> Image:
     """Add the galaxy's derivatives to `columns`; returns its image."""
-    needs_derivatives = freedom.galaxy_shape or freedom.galaxy_profile
-    if freedom.kernel or freedom.shift:
-        # where they are measured off the galaxy, its light says nothing about them
-        x, y = (
-            np.clip(round(v) + PAD, 0, side - 1)
-            for v, side in zip(galaxy.centres[galaxy.main], optics.frame.shape[::-1], strict=True)
-        )
-        needs_derivatives |= bool(optics.frame.anchored_area[y, x])
+    # it moves with the shift even where stars tell it: solved without its part, a bright galaxy would swing to and fro
+    needs_derivatives = freedom.galaxy_shape or freedom.galaxy_profile or freedom.kernel or freedom.shift
     if not needs_derivatives and not freedom.galaxy_flux and not freedom.galaxy_scale:
         return render_galaxy(galaxy, optics)
     unit = [
