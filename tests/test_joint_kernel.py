@@ -107,6 +107,23 @@ def test_a_wrong_family_does_no_worse_than_the_library(truth, family):
 
 
 @pytest.mark.parametrize("family", TRUTHS)
+def test_fluxes_are_right_with_the_kernel_and_wrong_without(family):
+    kernel = Kernel(family, TRUTHS[family])
+    scene = field(60, galaxy=True)
+    frame = observed(scene, kernel)
+    freedom = Freedom(galaxy_scale=True)
+    alone, _ = kernels_of(State.start(scene, Optics.start(LIBRARY, 0.0, frame)), 6, freedom)
+    state, _ = kernels_of(started(scene, frame, family), 10, replace(freedom, kernel=True))
+    bright = scene.stars.flux > 2.0
+    bias = [np.median(s.scene.stars.flux[bright] / scene.stars.flux[bright]) - 1.0 for s in (alone, state)]
+    total = state.scene.galaxy.fluxes.sum() / scene.galaxy.fluxes.sum() - 1.0
+    # what the calibration is for: below 1 % where the library alone is wrong by more than 5 %
+    assert abs(bias[0]) > 0.05
+    assert abs(bias[1]) < 0.01
+    assert abs(total) < 0.01
+
+
+@pytest.mark.parametrize("family", TRUTHS)
 def test_no_kernel_is_needed_where_the_library_is_right(family):
     scene = field()
     state, kernels = kernels_of(started(scene, observed(scene, Kernel()), family), 8)
