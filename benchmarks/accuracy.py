@@ -1,6 +1,6 @@
 """Accuracy on simulated galaxies: run the pipelines, compare with the truth, print and write the tables.
 
-    python benchmarks/accuracy.py --kind typical crowded -n 8 --preset best --exact-psf -o docs/accuracy.md
+    python benchmarks/accuracy.py --kind typical crowded -n 8 --preset best --exact-psf -o docs/accuracy-best.md
 
 Galaxy numbers are medians over the galaxies of the absolute error. Star numbers
 are of all stars of all galaxies together; a star's S/N is that of an isolated star
@@ -26,11 +26,13 @@ from accuracy_tables import GalaxyResult, Run, render_run
 from sphot_mpi.config import Config, load_config
 from sphot_mpi.errors import SphotError
 from sphot_mpi.flags import FitFlag
-from sphot_mpi.pipeline import fit_base, fit_scaled, prepare_galaxy
+from sphot_mpi.pipeline import fit_base, fit_scaled
+from sphot_mpi.prepare import prepare_galaxy
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import Cutout, FilterFit, SersicParams
 from sphot_mpi.scores import StarScores, score_stars
-from sphot_mpi.simulate import SimulatedGalaxy, read_library, simulate_galaxy
+from sphot_mpi.simulate import read_library
+from sphot_mpi.simulate_image import SimulatedGalaxy, simulate_galaxy
 from sphot_mpi.simulate_kinds import FILTERS, KINDS
 from sphot_mpi.simulate_psf import synthetic_library
 from sphot_mpi.simulate_render import ScenePSF, total_flux
@@ -60,23 +62,16 @@ def run_galaxy(index: int, task: Task) -> GalaxyResult:
     """Simulate one galaxy, fit all its filters and score them."""
     galaxy = simulate_galaxy(task.library, index, task.seed, task.kind, exact_psf=task.exact_psf)
     libraries = {name: LibraryPSF.from_array(psf.array, psf.oversample) for name, psf in task.library.items()}
-    cutouts = {
-        name: Cutout(
-            galaxy=galaxy.name, filter=name, data=image.data, error=None, mask=np.isnan(image.data),
-            full_shape=image.data.shape,
-        )
-        for name, image in galaxy.images.items()
-    }  # fmt: skip
     base_name = task.config.core.base_filter
     start = time.process_time()
     fits: dict[str, FilterFit] = {}
     problems: list[str] = []
     try:
-        cropped = prepare_galaxy(cutouts, libraries, task.config)
+        cropped = prepare_galaxy(galaxy.cutouts(), libraries, task.config)
         fits[base_name] = fit_base(cropped[base_name], libraries[base_name], task.config)
     except SphotError as error:
         problems.append(f"{galaxy.name} {base_name}: {error}")
-    for name in cutouts:
+    for name in galaxy.images:
         if base_name in fits and name != base_name:
             try:
                 fits[name] = fit_scaled(

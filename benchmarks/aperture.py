@@ -20,14 +20,14 @@ from pathlib import Path
 
 import numpy as np
 from accuracy_tables import Line
-from real import CATALOGUE, DATA, REFERENCES, depth_ladder, read_references, warm_up
+from real import CATALOGUE, REFERENCES, depth_ladder, make_parser, read_references, run_bench, warm_up
 from real_tables import movement, rms, table
 from scipy import optimize, special
 
 from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.config import Config, load_config
-from sphot_mpi.errors import SphotError, UsageError
+from sphot_mpi.errors import UsageError
 from sphot_mpi.flags import ApertureFlag, FitFlag
 from sphot_mpi.inputs import read_libraries
 from sphot_mpi.photometry_record import AperturePhotometry
@@ -216,7 +216,7 @@ def run_galaxy(job: tuple[Galaxy, Config]) -> Run:
                 break
             continue
         base = base if k else outcome.fit
-        fits[name], cutouts[name] = outcome.fit, runner.images(outcome, galaxy)[0]
+        fits[name], cutouts[name] = outcome.fit, runner.renderer.images(outcome, galaxy)[0]
         libraries.update(read_libraries(galaxy.psf, (name,), config.prep.blur_psf))
     records = {r.filter: r for r in photometry(fits, cutouts, libraries, galaxy.config(config))}
     return Run(name=galaxy.name, records=records, problems=tuple(problems))
@@ -325,35 +325,11 @@ def bench(args: argparse.Namespace) -> str:
     return "\n".join([*head, *(row for _, text in parts for row in text)]).rstrip() + "\n"
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA, help="folder of the galaxies")
-    parser.add_argument("--only", type=lambda t: tuple(filter(None, t.split(","))), default=("g232", "g260", "g310"),
-                        help="names of galaxies, separated by commas")  # fmt: skip
-    parser.add_argument("--preset", default="best")
-    parser.add_argument("--config", type=Path, help="configuration file on top of the preset")
-    parser.add_argument("--depths", type=lambda t: tuple(float(d) for d in t.split(",")), default=(6.0, 4.0, 3.0),
-                        help="S/N at which ladders end, like 6,4,3")  # fmt: skip
-    parser.add_argument("--ideal-only", action="store_true", help="no real galaxies")
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("-o", "--output", type=Path, help="Markdown file to write")
-    return parser.parse_args(arguments)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the bench; the exit status is 0 even where a target is missed."""
-    args = parse_arguments(arguments)
-    try:
-        tables = bench(args)
-    except SphotError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_status
-    sys.stdout.write(tables)
-    if args.output is not None:
-        command = " ".join(["python benchmarks/aperture.py", *(sys.argv[1:] if arguments is None else arguments)])
-        args.output.write_text(f"# Aperture photometry\n\n`{command}`\n\n{tables}", encoding="utf-8")
-    return 0
+    """Run the bench of the apertures."""
+    parser = make_parser(__doc__, only=("g232", "g260", "g310"), depths=(6.0, 4.0, 3.0))
+    parser.add_argument("--ideal-only", action="store_true", help="no real galaxies")
+    return run_bench(parser, bench, "Aperture photometry", "benchmarks/aperture.py", arguments)
 
 
 if __name__ == "__main__":

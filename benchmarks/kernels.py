@@ -24,14 +24,15 @@ from scipy import fft
 from sphot_mpi.config import Config, load_config
 from sphot_mpi.errors import SphotError
 from sphot_mpi.flags import FitFlag
-from sphot_mpi.pipeline import fit_base, fit_scaled, prepare_galaxy
+from sphot_mpi.pipeline import fit_base, fit_scaled
+from sphot_mpi.prepare import prepare_galaxy
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.psf_kernel import FAMILIES, Kernel
 from sphot_mpi.records import Cutout, FilterFit
 from sphot_mpi.scores import StarScores, pool
 from sphot_mpi.seed_kernel import recalibrate, with_kernel
 from sphot_mpi.seed_stages import fit_stars, start_state, with_galaxy
-from sphot_mpi.simulate import SimulatedGalaxy, simulate_galaxy
+from sphot_mpi.simulate_image import SimulatedGalaxy, simulate_galaxy
 from sphot_mpi.simulate_kinds import FILTERS, KINDS
 from sphot_mpi.simulate_psf import synthetic_library
 from sphot_mpi.simulate_render import ScenePSF
@@ -114,9 +115,7 @@ def run_case(case: Case, library: dict[str, ScenePSF], args: argparse.Namespace)
         # index 1, 9, ... has correlated noise, which is another question
         galaxy = simulate_galaxy(true, 8 * index, args.seed, case.kind, exact_psf=True, shape=shape)
         try:
-            cutouts = prepare_galaxy(
-                {name: cutout_of(galaxy, name) for name in galaxy.images}, told, config
-            )  # fmt: skip
+            cutouts = prepare_galaxy(galaxy.cutouts(), told, config)
             fits = fit_all(cutouts, told, config)
         except SphotError as problem:
             sys.stdout.write(f"{galaxy.name}: {problem}\n")
@@ -126,14 +125,6 @@ def run_case(case: Case, library: dict[str, ScenePSF], args: argparse.Namespace)
             rows[name].stars.append(score_field(galaxy, name, cutouts[name], fit))
             rows[name].totals.append(10.0 ** (-0.4 * score_filter(galaxy, name, cutouts[name], fit)["magnitude"]) - 1.0)
     return rows
-
-
-def cutout_of(galaxy: SimulatedGalaxy, name: str) -> Cutout:
-    """Return one filter of a simulated galaxy as the pipelines take it."""
-    data = galaxy.images[name].data
-    return Cutout(
-        galaxy=galaxy.name, filter=name, data=data, error=None, mask=np.isnan(data), full_shape=data.shape
-    )  # fmt: skip
 
 
 def fit_all(cutouts: dict[str, Cutout], told: dict[str, LibraryPSF], config: Config) -> dict[str, FilterFit]:
@@ -202,7 +193,7 @@ def anchors_cost(galaxy: SimulatedGalaxy, name: str, told: LibraryPSF, family: s
     """CPU of a calibration on anchors against that of the ladder that found them."""
     truth = Kernel(values=(0.9,))
     config = configured(Case(way="anchors", kind="typical", truth=truth, family=family), (name,))
-    cutout = prepare_galaxy({name: cutout_of(galaxy, name)}, {name: told}, config)[name]
+    cutout = prepare_galaxy(galaxy.cutouts(), {name: told}, config)[name]
     state = with_galaxy(start_state(cutout, told), (galaxy.images[name].galaxy,), config.psf)
     for _ in range(2):  # the first time compiles
         state = fit_stars(state, config)
@@ -219,7 +210,7 @@ def joint_cost(galaxy: SimulatedGalaxy, name: str, told: LibraryPSF, family: str
     config, known = (
         configured(Case(way=way, kind="typical", truth=truth, family=family), (name,)) for way in ("joint", "library")
     )
-    cutout = prepare_galaxy({name: cutout_of(galaxy, name)}, {name: told}, config)[name]
+    cutout = prepare_galaxy(galaxy.cutouts(), {name: told}, config)[name]
     n_stars = fit_base(cutout, told, config).sources.size
     alone = seconds(partial(fit_base, cutout, true_psf, known), 3)
     extra = seconds(partial(fit_base, cutout, told, config), 3) - alone

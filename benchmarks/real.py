@@ -16,7 +16,7 @@ import argparse
 import csv
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -29,24 +29,33 @@ from real_tables import FilterRow, GalaxyRun, References, render, robust_sigma
 from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.config import Config, load_config
+from sphot_mpi.config_sections import PsfCalibConfig
 from sphot_mpi.errors import SphotError, UsageError
 from sphot_mpi.model_images import ModelImages
 from sphot_mpi.outcomes import TaskOutcome
 from sphot_mpi.pipeline import fit_base, fit_scaled
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.qa.draw import draw_galaxy, figure_for
+from sphot_mpi.qa.kernel_check import check_kernel
 from sphot_mpi.qa.panels import Panel, kernel_text
 from sphot_mpi.records import Cutout, FilterFit, Image
 from sphot_mpi.schedule import Task, TaskKind
 from sphot_mpi.sersic_profile import elliptical_radius, total_flux
-from sphot_mpi.simulate import simulate_galaxy
+from sphot_mpi.simulate_image import simulate_galaxy
 from sphot_mpi.simulate_psf import synthetic_library
 from sphot_mpi.tasks import Fitters, TaskRunner
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("SPHOT_REAL_DATA", ROOT.parent / "shared" / "data" / "real"))
 CATALOGUE, REFERENCES = "catalogue.csv", "reference_AB_magnitudes.csv"
+Parser = argparse.ArgumentParser
 WARM_UP_FILTERS = ("F150W", "F277W")
+EXPLANATION = """\
+Magnitudes are AB; the error is the fit's own. r_eff and n of two components are joined by +. Density: stars per area
+on the galaxy over that in the field, to be 0.8 to 1.3 or flagged. MAD: 1.4826 x the median absolute deviation of the
+residual (MJy/sr) inside and outside the ellipse of 2 r_eff. CPU seconds are process time, reading included, after a
+warm-up fit. No galaxy has an error map, so the flag that says so is left out.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,37 +95,43 @@ def run_galaxy(job: Job) -> GalaxyRun:
         needed = {} if base is None else {base.filter: base}
         outcome = runner.run(Task(kind=kind, galaxy=galaxy.index, filter=name), galaxy, needed.copy)
         base = outcome.fit if kind is TaskKind.BASE else base
-        row, panel = judge(runner, outcome, galaxy)
+        row, images = judge(runner, outcome, galaxy)
         rows.append(row)
-        panels += [] if panel is None else [panel]
+        if job.images is not None and images is not None:
+            library = runner.renderer.library(galaxy, name)
+            panels.append(make_panel(row, *images, library, job.config.psf_calib))
     if job.images is not None and panels:
         draw(panels, galaxy.name, job.images / f"{galaxy.name}.png")
     return GalaxyRun(name=galaxy.name, rows=tuple(rows))
 
 
-def judge(runner: TaskRunner, outcome: TaskOutcome, galaxy: Galaxy) -> tuple[FilterRow, Panel | None]:
-    """Return a task's row and, where there is a model, its panel."""
+def judge(
+    runner: TaskRunner, outcome: TaskOutcome, galaxy: Galaxy
+) -> tuple[FilterRow, tuple[Cutout, ModelImages] | None]:
+    """Return a task's row and, where there is a model, its images."""
     row = FilterRow(filter=outcome.task.filter, fit=outcome.fit, seconds=outcome.timing.seconds)
     if outcome.fit is None:
         reason = outcome.status.value if outcome.failure is None else outcome.failure.message
         return replace(row, problem=reason), None
     if not outcome.fit.components:
         return row, None
-    cutout, model = runner.images(outcome, galaxy)
-    panel = make_panel(cutout, model, outcome.fit)
-    row = replace(
-        row, unit=cutout.unit, pixel_scale=cutout.pixel_scale, mad=residual_mad(panel.residual, outcome.fit)
-    )  # fmt: skip
-    return row, replace(panel, magnitude=row.magnitude()[0])
+    cutout, model = runner.renderer.images(outcome, galaxy)
+    cutout = replace(cutout, data=np.where(cutout.mask, np.nan, cutout.data))
+    mad = residual_mad(model.residual(cutout.data), outcome.fit)
+    return replace(row, unit=cutout.unit, pixel_scale=cutout.pixel_scale, mad=mad), (cutout, model)
 
 
-def make_panel(cutout: Cutout, model: ModelImages, fit: FilterFit) -> Panel:
-    """Return the images of a fit; masked pixels are NaN."""
+def make_panel(
+    row: FilterRow, cutout: Cutout, model: ModelImages, library: LibraryPSF, config: PsfCalibConfig
+) -> Panel:
+    """Return a fit as a picture shows it; `cutout` has NaN where it is masked."""
+    fit, data = row.fit, cutout.data
     return Panel(
-        filter=fit.filter, data=np.where(cutout.mask, np.nan, cutout.data), sersic=model.sersic, sources=model.sources,
-        sky=model.sky, components=fit.components, noise=fit.noise, unit=cutout.unit, pixel_scale=cutout.pixel_scale,
-        chi2_reduced=fit.chi2_reduced, kernel=kernel_text(fit.kernel), fwhm=fit.kernel.fwhm,
-        n_sources=int(fit.report.sum()), flags=fit.flags,
+        filter=fit.filter, data=data, sersic=model.sersic, sources=model.sources, sky=model.sky,
+        components=fit.components, noise=fit.noise, unit=cutout.unit, pixel_scale=cutout.pixel_scale,
+        magnitude=row.magnitude()[0], total_flux=fit.total_flux, chi2_reduced=fit.chi2_reduced,
+        kernel=kernel_text(fit.kernel), fwhm=fit.kernel.fwhm, n_sources=int(fit.report.sum()), flags=fit.flags,
+        check=check_kernel(fit, data, model, library, config),
     )  # fmt: skip
 
 
@@ -138,11 +153,8 @@ def warm_up(config: Config) -> None:
         }
     )
     library = {name: psf for name, psf in synthetic_library().items() if name in WARM_UP_FILTERS}
-    images = simulate_galaxy(library, 0, 0, "easy", shape=(90, 101)).images
-    cutouts = [
-        Cutout(galaxy="warm-up", filter=name, data=images[name].data, error=None, mask=np.isnan(images[name].data))
-        for name in WARM_UP_FILTERS
-    ]
+    found = simulate_galaxy(library, 0, 0, "easy", shape=(90, 101)).cutouts()
+    cutouts = [found[name] for name in WARM_UP_FILTERS]
     psfs = [LibraryPSF.from_array(library[name].array, library[name].oversample) for name in WARM_UP_FILTERS]
     base = fit_base(cutouts[0], psfs[0], config)
     fit_scaled(cutouts[1], psfs[1], base, cutouts[0], config)
@@ -194,7 +206,7 @@ def bench(args: argparse.Namespace) -> str:
         note = "" if job.config is config else f", stars to S/N {depth:g}"
         sys.stderr.write(f"{wall:7.0f} s  {run.name}{note}: {run.seconds:.1f} CPU s\n")
     by_depth = {depth: done[ladder] for depth, ladder in ladders.items()}
-    return render(done[config.psf.snr_ladder], read_references(args.data / REFERENCES), by_depth)
+    return f"{EXPLANATION}\n" + render(done[config.psf.snr_ladder], read_references(args.data / REFERENCES), by_depth)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -205,23 +217,24 @@ def _depths(text: str) -> tuple[float, ...]:
     return tuple(float(depth) for depth in text.split(","))
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def make_parser(description: str | None, *, only: tuple[str, ...] = (), depths: tuple[float, ...] = ()) -> Parser:
+    """Return the options of a bench of real galaxies."""
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the galaxies")
-    parser.add_argument("--only", type=_names, default=(), help="names of galaxies, separated by commas")
+    parser.add_argument("--only", type=_names, default=only, help="names of galaxies, separated by commas")
     parser.add_argument("--preset", default="best")
     parser.add_argument("--config", type=Path, help="configuration file on top of the preset")
-    parser.add_argument("--depths", type=_depths, default=(), help="S/N at which other ladders end, like 6,4,3")
-    parser.add_argument("--images", type=Path, help="folder for a picture of each galaxy")
+    parser.add_argument("--depths", type=_depths, default=depths, help="S/N at which ladders end, like 6,4,3")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("-o", "--output", type=Path, help="Markdown file to write")
-    return parser.parse_args(arguments)
+    return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the bench; the exit status is 0 even where a target is missed."""
-    args = parse_arguments(arguments)
+def run_bench(
+    parser: Parser, bench: Callable[[argparse.Namespace], str], title: str, script: str, arguments: Sequence[str] | None
+) -> int:
+    """Read the command line, run a bench and write its page; the status is 0 even where a target is missed."""
+    args = parser.parse_args(arguments)
     try:
         tables = bench(args)
     except SphotError as error:
@@ -229,18 +242,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_status
     sys.stdout.write(tables)
     if args.output is not None:
-        command = " ".join(["python benchmarks/real.py", *(sys.argv[1:] if arguments is None else arguments)])
-        text = f"# Real galaxies\n\n`{command}`\n\n{EXPLANATION}\n{tables}"
-        args.output.write_text(text, encoding="utf-8")
+        command = " ".join([f"python {script}", *(sys.argv[1:] if arguments is None else arguments)])
+        args.output.write_text(f"# {title}\n\n`{command}`\n\n{tables}", encoding="utf-8")
     return 0
 
 
-EXPLANATION = """\
-Magnitudes are AB; the error is the fit's own. r_eff and n of two components are joined by +. Density: stars per area
-on the galaxy over that in the field, to be 0.8 to 1.3 or flagged. MAD: 1.4826 x the median absolute deviation of the
-residual (MJy/sr) inside and outside the ellipse of 2 r_eff. CPU seconds are process time, reading included, after a
-warm-up fit. No galaxy has an error map, so the flag that says so is left out.
-"""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the bench of the fits."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--images", type=Path, help="folder for a picture of each galaxy")
+    return run_bench(parser, bench, "Real galaxies", "benchmarks/real.py", arguments)
 
 
 if __name__ == "__main__":

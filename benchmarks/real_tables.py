@@ -7,8 +7,8 @@ import numpy as np
 from accuracy_tables import Line
 
 from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS, FitFlag
+from sphot_mpi.magnitudes import ab_magnitude
 from sphot_mpi.records import FilterFit
-from sphot_mpi.sky_coordinates import ab_magnitude
 
 NAN = float("nan")
 #: Residual MAD (inside, outside 2 r_eff), MJy/sr, and core-seconds that the single-machine program needs for g260.

@@ -25,10 +25,10 @@ from sphot_mpi.campaign import Limits
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.conductor import Conductor
 from sphot_mpi.interrupts import Interrupts
-from sphot_mpi.journal import RecordRef
 from sphot_mpi.ledger import Ledger
 from sphot_mpi.messages import Assignment, Report, Stop
 from sphot_mpi.mpi_lead import Master, dismiss
+from sphot_mpi.outcome_index import RecordRef
 from sphot_mpi.outcomes import Status
 from sphot_mpi.progress import Quiet
 from sphot_mpi.schedule import GalaxyPlan, Schedule, Task, TaskKind

@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 from scipy import ndimage, signal
 
 from sphot_mpi.background import outlier_mask
-from sphot_mpi.config import ApertureConfig, PsfConfig, Stage
+from sphot_mpi.config_sections import ApertureConfig, PsfConfig, Stage
 from sphot_mpi.ellipses import Ellipse, EllipseFamily
 from sphot_mpi.model_images import render_sources
 from sphot_mpi.noise import error_map
+from sphot_mpi.point_render import sampled_star
 from sphot_mpi.psf_correction import View
 from sphot_mpi.records import Cutout, FilterFit, Image, SersicParams
 from sphot_mpi.sersic import total_flux
 from sphot_mpi.sersic_profile import elliptical_radius
-from sphot_mpi.star_field import StarField
 
 Mask = NDArray[np.bool_]
 
@@ -134,7 +134,7 @@ class FilterImages:
 
 def _stamp(view: View) -> Image:
     """A star of unit flux on data pixels, out to 3 FWHM."""
-    return StarField(view.psf, (1, 1), 1.0).sampled(max(3, round(3.0 * view.psf.fwhm)))
+    return sampled_star(view.psf, max(3, round(3.0 * view.psf.fwhm)))
 
 
 def on_canvas(components: Sequence[SersicParams], margin: int) -> tuple[SersicParams, ...]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.aperture_images import FIELD, LEAST_FIELD, FilterImages, half_light_distance
-from sphot_mpi.config import ApertureConfig
+from sphot_mpi.config_sections import ApertureConfig
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.records import Image
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from photutils.background import Background2D
 from scipy import signal
 
-from sphot_mpi.config import PsfConfig
+from sphot_mpi.config_sections import PsfConfig
 from sphot_mpi.records import SersicParams, SkyPlane
 from sphot_mpi.sersic_profile import elliptical_radius
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from sphot_mpi.calibrate_bootstrap import bootstrap_kernel
 from sphot_mpi.calibrate_stamps import Misfit, Stamp, cut_stamps, misfit, recentred
-from sphot_mpi.config import PsfCalibConfig
+from sphot_mpi.config_sections import PsfCalibConfig
 from sphot_mpi.flags import FitFlag, SourceFlag
 from sphot_mpi.psf import PSF
 from sphot_mpi.psf_kernel import FAMILIES, Kernel

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from sphot_mpi.calibrate_stamps import cut_stamps, misfit, recentred
-from sphot_mpi.config import PsfCalibConfig
+from sphot_mpi.config_sections import PsfCalibConfig
 from sphot_mpi.detection import MatchedFilter, detect
+from sphot_mpi.point_render import sampled_star
 from sphot_mpi.psf import PSF
 from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import Image
-from sphot_mpi.star_field import StarField
 
 #: Signal-to-noise of peaks, the brightest first, until there are enough; below the last, noise makes them.
 PEAK_SNR = (20.0, 10.0, 7.0)
@@ -77,7 +77,7 @@ def bootstrap_kernel(image: Image, weight: Image, psf: PSF, config: PsfCalibConf
 def _peaks(image: Image, weight: Image, psf: PSF) -> tuple[Image, Image, Image]:
     """Positions and first fluxes of the peaks of an image, at the highest signal-to-noise that gives enough."""
     radius = min(int(np.ceil(2.0 * psf.fwhm)), psf.radius)
-    stamp = StarField(psf, (1, 1), 1.0).sampled(radius)
+    stamp = sampled_star(psf, radius)
     matched = MatchedFilter(weight, stamp)
     none = np.zeros(0)
     for snr in PEAK_SNR:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
-from sphot_mpi.config import PsfCalibConfig
+from sphot_mpi.config_sections import PsfCalibConfig
 from sphot_mpi.kernels.psf import render_stars
 from sphot_mpi.psf import PSF
 from sphot_mpi.records import Image

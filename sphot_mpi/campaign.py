@@ -1,9 +1,8 @@
-"""A campaign from its plan to its results file; the serial run, whose steps the MPI run shares."""
+"""A campaign from its plan to its results file: the steps that the serial and the MPI run share."""
 
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,21 +12,21 @@ from sphot_mpi.config import Config
 from sphot_mpi.decisions import Selection
 from sphot_mpi.digests import Settings
 from sphot_mpi.errors import OutputError
+from sphot_mpi.fit_renderer import FitRenderer
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.interrupts import Interrupts
 from sphot_mpi.journal import Journal, journal_folder, remove_journal
+from sphot_mpi.known import known_outcomes
 from sphot_mpi.ledger import StoreSource
-from sphot_mpi.messages import Report, Write
+from sphot_mpi.messages import Write
 from sphot_mpi.outcome_store import OutcomeStore
 from sphot_mpi.outcomes import Status
-from sphot_mpi.results import CampaignInfo, write_results
-from sphot_mpi.results_comm import Comm, SoloComm
+from sphot_mpi.results import write_results
+from sphot_mpi.results_comm import Comm
+from sphot_mpi.results_origin import CampaignInfo
 from sphot_mpi.results_reader import ResultsReader
-from sphot_mpi.resume import Work, known_outcomes, plan_work
+from sphot_mpi.resume import Work, plan_work
 from sphot_mpi.schedule import Counts, Schedule
-from sphot_mpi.task_log import TaskLabel
-from sphot_mpi.tasks import Fitters, TaskRunner
-from sphot_mpi.worker import Worker
 
 #: Exit status of a run that goes on when the same command is given again.
 AGAIN = 75
@@ -227,55 +226,6 @@ def prepare(campaign: Campaign, workers: int = 1) -> Job:
     return Job(campaign=campaign, work=work, schedule=Schedule(plans, workers), folder=journal_folder(campaign.output))
 
 
-def run_serial(
-    campaign: Campaign, make_fitters: Callable[[], Fitters], progress: Progress, label: TaskLabel | None = None
-) -> End:
-    """Run a campaign in this process, and write its results file.
-
-    Parameters
-    ----------
-    campaign : Campaign
-        What is to be done.
-    make_fitters : callable
-        Function of a module that returns the fits.
-    progress : Progress
-        Told after every task.
-    label : TaskLabel or None
-        Told which task is running, for the log.
-
-    Returns
-    -------
-    End
-        How it ended.
-    """
-    limits = campaign.limits
-    with Interrupts(limits.grace, exit_if_hung=True) as interrupts:
-        job = prepare(campaign)
-        announce(job, progress)
-        if job.nothing_to_do:
-            return end(job, interrupts)
-        conductor = job.conductor(progress)
-        with job.journal(ranks=1) as journal, OutcomeStore(job.folder, campaign.output) as store:
-            worker = Worker(
-                campaign.config,
-                make_fitters,
-                journal,
-                store,
-                interrupts,
-                task_timeout=limits.task_timeout,
-                label=label or TaskLabel(),
-            )
-            while not interrupts.stopping and (assignment := conductor.next_assignment()) is not None:
-                answer = worker.do(assignment)
-                if isinstance(answer, Report):
-                    conductor.take(answer)
-                else:
-                    conductor.give_back(answer.task)
-            journal.close("finished" if conductor.finished else "drained")
-        write(job.order(ranks=1), SoloComm(), worker.runner)
-    return end(job, interrupts)
-
-
 def announce(job: Job, progress: Progress) -> None:
     """Say in one line what runs and why, if anything is known."""
     if job.nothing_to_do:
@@ -284,8 +234,8 @@ def announce(job: Job, progress: Progress) -> None:
         progress.say(f"Going on: {job.work.summary()}.")
 
 
-def write(order: Write, comm: Comm, runner: TaskRunner | None) -> None:
-    """Write the results file; all ranks call this, with a `runner` where images or PSFs are stored.
+def write(order: Write, comm: Comm, renderer: FitRenderer | None) -> None:
+    """Write the results file; all ranks call this, with a `renderer` where images or PSFs are stored.
 
     Raises
     ------
@@ -294,7 +244,7 @@ def write(order: Write, comm: Comm, runner: TaskRunner | None) -> None:
     """
     with OutcomeStore(order.folder, order.output) as store:
         source = StoreSource(store, order.schedule, order.ledger)
-        write_results(order.output, order.info, source, comm, None if runner is None else runner.images, runner)
+        write_results(order.output, order.info, source, comm, None if renderer is None else renderer.images, renderer)
 
 
 def end(job: Job, interrupts: Interrupts) -> End:

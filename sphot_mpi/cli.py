@@ -140,7 +140,7 @@ def run(**options: Any) -> None:
     if world is None:
         status = run_alone(options, console, label, pipeline_fitters)
     elif world.rank == 0:
-        status = run_first(world, options, console, pipeline_fitters)
+        status = run_first(world, options, console)
     else:
         with world.guarded():
             mpi_serve.serve(world, pipeline_fitters, limits(options), label)
@@ -263,7 +263,7 @@ def simulate(directory: Path, number: int, seed: int, kind: str, psf_file: Path 
 @click.argument("truth", type=_PATH)
 def truth(results: Path, truth: Path) -> None:
     """Compare RESULTS of a simulated campaign with its TRUTH table."""
-    from sphot_mpi.simulate import compare_with_truth
+    from sphot_mpi.simulate_truth import compare_with_truth
 
     if not truth.is_file():
         msg = f"{truth}: there is no such file; name the truth.ecsv of the simulation."

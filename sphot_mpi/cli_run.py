@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from sphot_mpi import mpi, mpi_lead
-from sphot_mpi.campaign import Campaign, End, Limits, check_output, run_serial
+from sphot_mpi.campaign import Campaign, End, Limits, check_output
 from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.catalogue_shards import Shard
 from sphot_mpi.config import Config, load_config
@@ -21,6 +21,7 @@ from sphot_mpi.errors import SphotError, UsageError
 from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS
 from sphot_mpi.progress import choose_progress
 from sphot_mpi.results_schema import IMAGES
+from sphot_mpi.serial import run_serial
 from sphot_mpi.task_log import TaskLabel, log_file, stream_handler
 from sphot_mpi.tasks import Fitters
 
@@ -111,12 +112,12 @@ def run_alone(options: dict[str, Any], console: Console, label: TaskLabel, make_
     return _summarise(end, options)
 
 
-def run_first(world: mpi.World, options: dict[str, Any], console: Console, make_fitters: Callable[[], Fitters]) -> int:
+def run_first(world: mpi.World, options: dict[str, Any], console: Console) -> int:
     """Run as rank 0; the others must hear of a mistake, or they would wait for ever."""
     with world.guarded():
         try:
             with choose_progress(console, quiet=options["quiet"]) as progress:
-                end = mpi_lead.lead(world, lambda: _campaign(options), make_fitters, progress, limits(options))
+                end = mpi_lead.lead(world, lambda: _campaign(options), progress, limits(options))
         except SphotError as error:
             click.echo(f"Error: {error}", err=True)
             mpi_lead.dismiss(world)

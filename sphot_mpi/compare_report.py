@@ -1,7 +1,5 @@
 """A comparison of two campaigns as text."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from rich import box
 from rich.console import Group
@@ -9,8 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sphot_mpi.compare import Comparison, Differences, worst
-
-_SHOWN = 10
+from sphot_mpi.errors import listed
 
 
 def describe_comparison(comparison: Comparison, limit: float, n_worst: int) -> Group:
@@ -34,10 +31,10 @@ def describe_comparison(comparison: Comparison, limit: float, n_worst: int) -> G
     parts: list[Table | Text] = [Text(f"a: {a}\nb: {b}\ngalaxies in both: {comparison.n_galaxies}")]
     for label, names in (("only in a", comparison.only_a), ("only in b", comparison.only_b)):
         if names:
-            parts.append(Text(f"galaxies {label}: {len(names)} ({_some(names)})"))
+            parts.append(Text(f"galaxies {label}: {len(names)} ({listed(names)})"))
     for label, keys in (("only in a", comparison.fits_only_a), ("only in b", comparison.fits_only_b)):
         if keys:
-            parts.append(Text(f"fits {label}: {len(keys)} ({_some([' '.join(key) for key in keys])})"))
+            parts.append(Text(f"fits {label}: {len(keys)} ({listed([' '.join(key) for key in keys])})"))
     summary = Table(
         "quantity", "compared", "median b - a", "rms", "largest", "rms sigma", "largest", f"> {limit:g}", "no sigma",
         "in one only", box=box.SIMPLE, title="Differences, absolute and in sigma",
@@ -66,7 +63,3 @@ def _row(d: Differences, limit: float) -> list[str]:
     sizes = (float(np.sqrt(np.mean(pull**2))), float(np.abs(pull).max())) if pull.size else ()
     cells += [f"{value:.2f}" for value in sizes] or ["-"] * 2
     return [*cells, str(int(np.sum(np.abs(pull) > limit))), str(int(d.unjudged.sum())), str(int(d.lost.sum()))]
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

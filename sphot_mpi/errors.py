@@ -18,6 +18,13 @@ A message is one sentence that names the file, the row or key, what is wrong
 and the mend. Anything that is not a `SphotError` is a bug.
 """
 
+from collections.abc import Sequence
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Return names as a message shows them: the first `most`, and dots for the others."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
 
 class SphotError(Exception):
     """Base of every expected failure."""

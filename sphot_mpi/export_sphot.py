@@ -22,11 +22,12 @@ import sphot_mpi
 from sphot_mpi.background import outlier_mask
 from sphot_mpi.config import Config
 from sphot_mpi.errors import OutputError, SphotError, UsageError
-from sphot_mpi.model_images import ModelImages
-from sphot_mpi.psf import PSF, LibraryPSF
+from sphot_mpi.model_images import ModelImages, working_psf
+from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import SERSIC_PARAMETERS, FilterFit, Image, SersicParams
 from sphot_mpi.results_reader import ResultsReader
-from sphot_mpi.stored_fit import StoredFit, StoredFits, StoredInputs, stored_config
+from sphot_mpi.stored_fit import StoredFits
+from sphot_mpi.stored_inputs import StoredInputs
 
 log = logging.getLogger(__name__)
 
@@ -83,10 +84,10 @@ def export_sphot(reader: ResultsReader, name: str, output: Path, *, overwrite: b
     if output.exists() and not overwrite:
         msg = f"{output}: the file exists; give --overwrite, or another name with -o."
         raise OutputError(msg)
-    config = stored_config(reader)
+    inputs = StoredInputs(reader)
+    config = inputs.config
     try:
-        inputs = StoredInputs.of(reader, name)
-        libraries = {filter_name: inputs.library(filter_name) for filter_name in filters}
+        libraries = {filter_name: inputs.library(name, filter_name) for filter_name in filters}
     except SphotError as error:
         log.warning("%s: no PSF in the file: %s", output, error)
         libraries = {}
@@ -94,11 +95,11 @@ def export_sphot(reader: ResultsReader, name: str, output: Path, *, overwrite: b
     for filter_name in filters:
         stored = fits.get(name, filter_name)
         assert stored is not None  # filters() has it
-        data, model = _images(reader, stored)
-        groups[filter_name] = _attributes(stored, data, model, config)
+        data, model = inputs.images(stored)
+        groups[filter_name] = _attributes(stored.fit, data, model, config)
         groups[filter_name].update(_photometry(reader, name, filter_name, config))
         if filter_name in libraries:
-            groups[filter_name].update(_psf_attributes(stored, libraries[filter_name]))
+            groups[filter_name].update(_psf_attributes(stored.fit, libraries[filter_name]))
     root = {
         "name": name,
         "filters": filters,
@@ -133,19 +134,8 @@ def _store(group: h5py.Group, values: dict[str, Any]) -> None:
         group.create_dataset(key, data=json.dumps(value).encode() if is_text else value)
 
 
-def _images(reader: ResultsReader, stored: StoredFit) -> tuple[Image, ModelImages]:
-    """Return the data and the model's components, stored or made anew."""
-    fit = stored.fit
-    images = reader.images(fit.galaxy, fit.filter)
-    if images.data is None or images.sersic_model is None or images.psf_model is None:
-        return StoredInputs.of(reader, fit.galaxy).rendered(stored)
-    sky = fit.sky.render(stored.shape)
-    return images.data, ModelImages(sersic=images.sersic_model, sources=images.psf_model, sky=sky)
-
-
-def _attributes(stored: StoredFit, data: Image, model: ModelImages, config: Config) -> dict[str, Any]:
+def _attributes(fit: FilterFit, data: Image, model: ModelImages, config: Config) -> dict[str, Any]:
     """Return a filter's images, Sersic and sources; its images are without the sky where theirs are."""
-    fit = stored.fit
     ny, nx = data.shape
     residual = model.residual(data)
     galaxy = max(fit.components, key=lambda component: component.r_eff)
@@ -228,13 +218,10 @@ def _sersic_attributes(components: tuple[SersicParams, ...], data: Image) -> dic
     return {"sersic_params_physical": physical, "sersic_params": np.array(scaled), **physical}
 
 
-def _psf_attributes(stored: StoredFit, library: LibraryPSF) -> dict[str, Any]:
+def _psf_attributes(fit: FilterFit, library: LibraryPSF) -> dict[str, Any]:
     """Return the working PSF, of unit sum on the library's grid, and its kernel."""
-    kernel = stored.kernel
-    psf = PSF(library, kernel)
-    ny, nx = library.array.shape
-    y0, x0 = ((padded - side) // 2 for padded, side in zip(psf.padded_shape, (ny, nx), strict=True))
-    array = psf.array[y0 : y0 + ny, x0 : x0 + nx]
+    kernel, psf = fit.kernel, working_psf(fit, library)
+    array = psf.cropped
     values: dict[str, Any] = {
         "psf": array / array.sum(),
         "_psf_raw": library.array,

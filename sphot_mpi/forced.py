@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from sphot_mpi.config import PsfConfig
+from sphot_mpi.config_sections import PsfConfig
 from sphot_mpi.errors import FitError
 from sphot_mpi.flags import FitFlag, SourceFlag
 from sphot_mpi.flux_solve import solve_pinned
@@ -12,9 +12,6 @@ from sphot_mpi.ladder import LadderResult, finish
 from sphot_mpi.ladder_refit import Scene, with_solution
 from sphot_mpi.psf import PSF
 from sphot_mpi.records import SOURCE_DTYPE, SersicParams
-from sphot_mpi.source_cuts import quality_passing
-
-__all__ = ["forced_photometry", "quality_passing"]
 
 Image = NDArray[np.float64]
 

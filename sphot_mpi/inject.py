@@ -21,6 +21,7 @@ from sphot_mpi.catalogue import Catalogue, read_catalogue
 from sphot_mpi.catalogue_rows import MAX_NAME, Galaxy
 from sphot_mpi.config import Config
 from sphot_mpi.errors import InputError, OutputError, UsageError
+from sphot_mpi.fit_renderer import FitRenderer
 from sphot_mpi.inject_draw import (
     FilterScene,
     Injection,
@@ -31,13 +32,14 @@ from sphot_mpi.inject_draw import (
     light_noise,
     scene_psf,
 )
-from sphot_mpi.inputs import read_galaxy, read_libraries
-from sphot_mpi.model_images import render_model
-from sphot_mpi.psf import PSF, LibraryPSF
+from sphot_mpi.inputs import read_galaxy
+from sphot_mpi.model_images import render_model, working_psf
+from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import Cutout, FilterFit, Image
 from sphot_mpi.results_reader import ResultsReader, file_stem
 from sphot_mpi.simulate_render import SersicScene, render_stars
-from sphot_mpi.stored_fit import StoredFit, StoredFits, stored_config
+from sphot_mpi.stored_fit import StoredFit, StoredFits
+from sphot_mpi.stored_inputs import stored_config
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +154,7 @@ def _populations(catalogue: Catalogue, fits: StoredFits) -> dict[str, StarPopula
 
 
 def _originals(galaxies: list[Galaxy], fits: StoredFits, config: Config) -> Iterator[_Original]:
-    libraries: dict[tuple[Path, str], LibraryPSF] = {}
+    renderer = FitRenderer(config)
     for galaxy in galaxies:
         cutouts = read_galaxy(galaxy.path, galaxy.name, galaxy.filters).cutouts
         scenes = {}
@@ -160,39 +162,34 @@ def _originals(galaxies: list[Galaxy], fits: StoredFits, config: Config) -> Iter
             stored = fits.get(galaxy.name, name)
             if stored is None or name not in cutouts:
                 continue  # it stays as it is, and has no truth
-            key = galaxy.psf, name
-            if key not in libraries:
-                found = read_libraries(galaxy.psf, (name,), config.prep.blur_psf)
-                if name not in found:
-                    msg = f"{galaxy.psf}: there is no PSF for {name}; add a dataset of that name."
-                    raise InputError(msg)
-                libraries[key] = found[name]
-            scenes[name] = _scene(cutouts[name], stored, libraries[key])
+            scenes[name] = _scene(cutouts[name], stored, renderer.library(galaxy, name))
         if galaxy.base_filter not in scenes:
             msg = f"{galaxy.path}: there is no base filter {galaxy.base_filter} in it any more; put it back."
             raise InputError(msg)
         base = fits.get(galaxy.name, galaxy.base_filter)
         assert base is not None  # it has a scene
-        yield _Original(galaxy=galaxy, cutouts=cutouts, scenes=scenes, window=(*base.origin, *base.shape[::-1]))
+        yield _Original(
+            galaxy=galaxy, cutouts=cutouts, scenes=scenes, window=(*base.frame.origin, *base.frame.shape[::-1])
+        )
 
 
 def _scene(cutout: Cutout, stored: StoredFit, library: LibraryPSF) -> FilterScene:
     fit = _in_full_frame(stored)
-    ny, nx = cutout.shape
-    if stored.origin[0] + stored.shape[1] > nx or stored.origin[1] + stored.shape[0] > ny:
+    (x0, y0), (height, width) = stored.frame.origin, stored.frame.shape
+    if x0 + width > cutout.shape[1] or y0 + height > cutout.shape[0]:
         msg = f"galaxy {fit.galaxy!r}, {fit.filter}: the image is smaller than the fitted cutout; name its own results."
         raise InputError(msg)
-    model = render_model(fit, cutout, library)
+    model = render_model(fit, cutout.shape, library)
     variance, per_light = light_noise(cutout, model.sersic + model.sources, fit)
     return FilterScene(
-        cutout=cutout, fit=fit, psf=scene_psf(PSF(library, stored.kernel)),
+        cutout=cutout, fit=fit, psf=scene_psf(working_psf(fit, library)),
         galaxy=model.sersic, variance=variance + per_light * np.maximum(model.sersic, 0.0), per_light=per_light,
     )  # fmt: skip
 
 
 def _in_full_frame(stored: StoredFit) -> FilterFit:
     """Return the fit with its positions in the full image."""
-    fit, (x0, y0) = stored.fit, stored.origin
+    fit, (x0, y0) = stored.fit, stored.frame.origin
     sources = fit.sources.copy()
     sources["x_fit"] += x0
     sources["y_fit"] += y0

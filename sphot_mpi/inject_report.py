@@ -7,10 +7,10 @@ from rich.console import Group
 from rich.table import Table as TextTable
 from rich.text import Text
 
+from sphot_mpi.errors import listed
 from sphot_mpi.inject_score import InjectionScores
 
 _HEADINGS = {"completeness": "found", "bias": "bias", "pull": "pull", "error_factor": "errors x"}
-_SHOWN = 10
 
 
 def describe_scores(scores: InjectionScores, table: Table) -> Group:
@@ -39,7 +39,7 @@ def describe_scores(scores: InjectionScores, table: Table) -> Group:
         Text("errors x: factor by which reported errors are to be multiplied. pull: median of (found - true) / error.")
     )
     if scores.missing:
-        shown = ", ".join(" ".join(key) for key in scores.missing[:_SHOWN])
+        shown = listed([" ".join(key) for key in scores.missing])
         parts.append(Text(f"left out, without a fit: {len(scores.missing)} ({shown})"))
     return Group(*parts)
 

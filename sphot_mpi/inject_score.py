@@ -15,10 +15,11 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from sphot_mpi.errors import InputError, UsageError
+from sphot_mpi.errors import UsageError
 from sphot_mpi.records import FilterFit
 from sphot_mpi.results_reader import ResultsReader
 from sphot_mpi.scores import FLUX_FACTOR, SNR_EDGES, StarScores, pool, score_stars
+from sphot_mpi.simulate_truth import read_truth
 from sphot_mpi.stored_fit import StoredFit, StoredFits
 
 Vector = NDArray[np.float64]
@@ -96,7 +97,7 @@ def score_injection(truth_path: Path, results_path: Path, before_path: Path | No
     UsageError
         If truth and results have no fit in common.
     """
-    truth = read_truth(truth_path)
+    truth = read_truth(truth_path, _COLUMNS, "an injection")
     with ExitStack() as stack:
         after = StoredFits(stack.enter_context(ResultsReader(results_path)))
         before = None
@@ -126,27 +127,6 @@ def score_injection(truth_path: Path, results_path: Path, before_path: Path | No
     )
 
 
-def read_truth(path: Path) -> Table:
-    """Read the truth of an injection.
-
-    Raises
-    ------
-    InputError
-        If this is no such table.
-    """
-    try:
-        truth = Table.read(path, format="ascii.ecsv")
-    except (OSError, ValueError) as error:
-        msg = f"{path}: this cannot be read as a table ({str(error).splitlines()[0]}); name the injection's truth.ecsv."
-        raise InputError(msg) from error
-    missing = sorted(_COLUMNS - set(truth.colnames))
-    if missing or len(truth) == 0:
-        what = f"it has no column {', '.join(missing)}" if missing else "it has no row"
-        msg = f"{path}: this is no truth of an injection ({what}); name its truth.ecsv."
-        raise InputError(msg)
-    return truth
-
-
 def _by_fit(truth: Table) -> Iterator[tuple[tuple[str, str], Table]]:
     grouped = truth.group_by(["name", "filter"])
     for key, rows in zip(grouped.groups.keys, grouped.groups, strict=True):
@@ -156,13 +136,13 @@ def _by_fit(truth: Table) -> Iterator[tuple[tuple[str, str], Table]]:
 def _reported(stored: StoredFit) -> tuple[Vector, Vector, Vector, Vector]:
     """Return x, y (full image), flux and its error of the reported stars."""
     found = stored.fit.sources[stored.fit.report]
-    x0, y0 = stored.origin
+    x0, y0 = stored.frame.origin
     return found["x_fit"] + x0, found["y_fit"] + y0, found["flux_fit"], found["flux_err"]
 
 
 def _score_stars(rows: Table, stored: StoredFit, real: StoredFit | None) -> StarScores:
     x, y, flux, snr = (np.asarray(rows[name], dtype=np.float64) for name in ("x", "y", "flux", "snr"))
-    (x0, y0), (ny, nx) = stored.origin, stored.shape
+    (x0, y0), (ny, nx) = stored.frame.origin, stored.frame.shape
     usable = (x >= x0) & (x <= x0 + nx - 1) & (y >= y0) & (y <= y0 + ny - 1)
     if real is not None:
         x_real, y_real, flux_real, _ = _reported(real)
@@ -178,7 +158,7 @@ def _score_stars(rows: Table, stored: StoredFit, real: StoredFit | None) -> Star
 def _score_galaxies(filter_name: str, parts: Sequence[tuple[Any, StoredFit, Mapping[str, float]]]) -> GalaxyScores:
     values: dict[str, list[tuple[float, float]]] = {quantity: [] for quantity in _GALAXY}
     for row, stored, errors in parts:
-        found = _galaxy_values(stored.fit, stored.origin)
+        found = _galaxy_values(stored.fit, stored.frame.origin)
         true = {
             "total_flux": row["flux"],
             "x_0": row["x"],

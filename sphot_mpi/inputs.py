@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from sphot_mpi.errors import InputError
+from sphot_mpi.errors import InputError, listed
 from sphot_mpi.fits_inputs import iterate_fits
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.raw_image import RawImage, attribute_text, build_cutout, checked_pixels
@@ -105,7 +105,7 @@ def list_filters(path: Path) -> tuple[str, ...]:
 def contents(path: Path) -> str:
     """Return what a galaxy file holds, for a message."""
     names = list_filters(path)
-    return f"it holds {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else "it is empty"
+    return f"it holds {listed(names)}" if names else "it is empty"
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """The joint fit: find stars by falling signal-to-noise, and solve everything together at every step."""
 
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +9,10 @@ from sphot_mpi.detection import MatchedFilter, detect
 from sphot_mpi.joint_galaxy import galaxy_radius
 from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_render import Freedom, render_galaxy, render_sky, render_stars
-from sphot_mpi.joint_scene import Frame, Optics, Scene, Stars
+from sphot_mpi.joint_scene import Frame, Optics, Scene, Stars, at
 from sphot_mpi.joint_solve import Step, solve_step
 from sphot_mpi.kernels import joint as kernels
 from sphot_mpi.records import Image
-
-Pixel = TypeVar("Pixel", bound=np.generic)
 
 #: Change of the kernel's width, px, below which the PSF is not rendered anew: at the end, and while stars are found.
 KERNEL_TOLERANCE, COARSE_TOLERANCE = 0.003, 0.01
@@ -109,13 +106,6 @@ def residual_of(state: State, star_image: Image | None = None) -> Image:
     return optics.frame.residual(
         stars + render_galaxy(scene.galaxy, optics) + render_sky(scene.sky, optics.frame.shape)
     )
-
-
-def at(image: NDArray[Pixel], stars: Stars) -> NDArray[Pixel]:
-    """Values of an image at the pixels nearest to the stars, the image's edge for those beyond it."""
-    iy = np.clip(np.rint(stars.y).astype(np.int64), 0, image.shape[0] - 1)
-    ix = np.clip(np.rint(stars.x).astype(np.int64), 0, image.shape[1] - 1)
-    return image[iy, ix]
 
 
 def add_stars(state: State, threshold: float, blend: float, caution: Image) -> State:

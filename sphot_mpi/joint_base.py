@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sphot_mpi.config import Config
-from sphot_mpi.joint import LAST_BLEND, Keep, State, at, descend, prune, settle, solve
+from sphot_mpi.joint import LAST_BLEND, Keep, State, descend, prune, settle, solve
 from sphot_mpi.joint_blends import split_blends
 from sphot_mpi.joint_core import with_central_stars, without_needless_component
 from sphot_mpi.joint_galaxy import (
@@ -19,7 +19,7 @@ from sphot_mpi.joint_galaxy import (
 )
 from sphot_mpi.joint_measure import Measurement, measure
 from sphot_mpi.joint_render import Freedom, render_stars
-from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Scene, Stars
+from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Scene, Stars, at
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import Image
 from sphot_mpi.structure import flux_limits, star_density, with_faint_stars, with_structure_noise, with_wider_errors
@@ -184,7 +184,7 @@ def hold_settled(state: State) -> State:
     """Hold the positions of faint stars that have been solved often enough; they move no more, but cost as much."""
     stars = state.scene.stars
     young = (stars.age < SETTLED_AGE) | (stars.snr(state.optics.frame.correlation) > MOVING_SNR)
-    moving = np.where(stars.anchored, stars.free, young)
+    moving = young & (stars.free | ~stars.anchored)
     return replace(state, scene=state.scene.with_stars(replace(stars, free=moving)))
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from sphot_mpi.joint import State, at, residual_of
-from sphot_mpi.joint_scene import Optics, Stars
+from sphot_mpi.joint import State, residual_of
+from sphot_mpi.joint_scene import Optics, Stars, at
+from sphot_mpi.point_render import star_stamps
 
 Vector = NDArray[np.float64]
 
@@ -124,7 +125,7 @@ def _window(star: NDArray[np.float64], optics: Optics, residual: NDArray[np.floa
 def _columns(stars: NDArray[np.float64], window: Window, optics: Optics) -> NDArray[np.float64] | None:
     """P, dP/dx, dP/dy (n, 3, side, side) of stars (3, n) on a window; None where one has left it."""
     side, margin = window.image.shape[0], 3
-    stamps, corner_y, corner_x = optics.stars.core.stamps(stars[0], stars[1], side // 2 + margin)
+    stamps, corner_y, corner_x = star_stamps(optics.stars.core, stars[0], stars[1], side // 2 + margin)
     out = np.empty((stars.shape[1], 3, side, side))
     for k, stamp in enumerate(stamps):
         dy, dx = window.corner[0] - corner_y[k], window.corner[1] - corner_x[k]

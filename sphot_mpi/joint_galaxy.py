@@ -13,7 +13,8 @@ from sphot_mpi.joint_scene import LARGEST_COMPONENT, PAD, Frame, Galaxy, Optics,
 from sphot_mpi.noise import SIGMA_PER_MAD
 from sphot_mpi.records import Image, SersicParams, SkyPlane
 from sphot_mpi.sersic import from_vector, to_vector, total_flux
-from sphot_mpi.sersic_fit import SersicBounds, fit_sersic
+from sphot_mpi.sersic_fit import fit_sersic
+from sphot_mpi.sersic_problem import SersicBounds
 
 Vector = NDArray[np.float64]
 

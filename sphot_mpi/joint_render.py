@@ -6,13 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.joint_kernel import KERNEL_NAMES
-from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Scene, Stars, sky_axes, sky_basis
+from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Scene, Stars, at, sky_axes, sky_basis
 from sphot_mpi.records import Image
 
 Vector = NDArray[np.float64]
 
 #: Stars above this S/N, were they alone, tell kernel and shift; what the others say is nothing beside it.
 TELLING_SNR = 5.0
+#: So many of them, the brightest, tell the kernel: unseen neighbours broaden the others.
+KERNEL_STARS = 30
 #: Parameters of one component's place and shape, in the order of `Galaxy.centres` and `Galaxy.shapes`.
 CENTRE_NAMES = ("x_0", "y_0")
 SHAPE_NAMES = ("ln_r", "ln_n", "eta_1", "eta_2")
@@ -93,6 +95,27 @@ def render_sky(sky: Vector, shape: tuple[int, int]) -> Image:
     return np.asarray((sky[0] + sky[2] * along_y)[:, None] + sky[1] * along_x)
 
 
+def kernel_stars(stars: Stars, optics: Optics) -> NDArray[np.bool_]:
+    """True for the stars that tell the kernel: those as bright as the brightest ones where it is measured.
+
+    Whatever is too faint to be found stands beside stars at random, and broadens them by its light over theirs. A mean
+    of all stars, weighted by what the pixels' noise lets them say, does not know of it; that of the brightest hardly
+    suffers from it, and loses little, for most of the information is theirs.
+
+    Parameters
+    ----------
+    stars : Stars
+        Of the scene.
+    optics : Optics
+        The working PSF on its frame.
+    """
+    limit = TELLING_SNR * optics.star_error
+    usable = stars.flux[at(optics.frame.anchored_area & optics.frame.good, stars)]
+    if usable.size > KERNEL_STARS:
+        limit = max(limit, float(np.partition(usable, -KERNEL_STARS)[-KERNEL_STARS]))
+    return stars.flux >= limit
+
+
 def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
     """Render the model and the derivatives that `freedom` asks for.
 
@@ -112,7 +135,11 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
     if freedom.kernel or freedom.shift:
         telling = stars.flux > TELLING_SNR * optics.star_error
         images = optics.stars.render_with_derivatives(
-            stars.x, stars.y, stars.flux, telling, shift=freedom.shift, kernel=freedom.kernel
+            stars.x,
+            stars.y,
+            stars.flux,
+            shift=telling if freedom.shift else None,
+            kernel=kernel_stars(stars, optics) if freedom.kernel else None,
         )
         star_image = images.model
         columns |= dict(zip(KERNEL_NAMES, images.kernel, strict=False))

@@ -5,14 +5,14 @@ from numpy.typing import NDArray
 
 from sphot_mpi.config import Config
 from sphot_mpi.flags import FitFlag, SourceFlag
-from sphot_mpi.joint import State, at
+from sphot_mpi.joint import State
 from sphot_mpi.joint_base import BaseFit
 from sphot_mpi.joint_galaxy import components_of, galaxy_radius
 from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_measure import Measurement
 from sphot_mpi.joint_render import CENTRE_NAMES, SHAPE_NAMES, render_galaxy, render_sky, render_stars
 from sphot_mpi.joint_scaled import ScaledFit
-from sphot_mpi.joint_scene import LARGEST_COMPONENT, PAD, Galaxy, Stars
+from sphot_mpi.joint_scene import LARGEST_COMPONENT, PAD, Galaxy, Stars, at
 from sphot_mpi.joint_solve import ETA_MAX, LN_N_RANGE, SMALLEST_R
 from sphot_mpi.kernels import joint as kernels
 from sphot_mpi.records import SOURCE_DTYPE, Cutout, FilterFit, Image, KernelFit, SersicParams, SkyPlane

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sphot_mpi.config import Config, Positions
+from sphot_mpi.config import Config
+from sphot_mpi.config_sections import Positions
 from sphot_mpi.flags import FitFlag
-from sphot_mpi.joint import LAST_BLEND, Keep, State, at, descend, settle, solve
+from sphot_mpi.joint import LAST_BLEND, Keep, State, descend, settle, solve
 from sphot_mpi.joint_base import (
     KERNEL_STAR_SNR,
     KERNEL_START,
@@ -21,7 +22,7 @@ from sphot_mpi.joint_galaxy import galaxy_of, galaxy_radius, robust_sigma
 from sphot_mpi.joint_measure import Measurement, measure
 from sphot_mpi.joint_profile import with_own_profile
 from sphot_mpi.joint_render import Freedom
-from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
+from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars, at
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import FilterFit, Image
 from sphot_mpi.structure import structure_factor, with_faint_stars
@@ -40,8 +41,8 @@ STRUCTURE_RADIUS, HELD_SCATTER = 2.0, 0.002
 #: Light of anchored stars on the galaxy over that expected, and the sigmas of that, above which it is the galaxy's;
 #: and the largest scatter of colours with which anything is expected.
 MOST_EXCESS, SIGNIFICANT, MOST_SCATTER = 1.3, 3.0, 0.4
-#: An anchored star above this S/N is free to move within its prior; most of them.
-FREE_SNR, MOST_FREE = 30.0, 150
+#: An anchored star above this S/N moves within its prior until it is settled.
+FREE_SNR = 15.0
 #: Least part of the image that both filters must cover to measure kernel and shift there alone.
 LEAST_COMMON = 0.1
 #: Detection in this filter ends here: what is fainter is left to the anchors.
@@ -167,7 +168,8 @@ def _find_scale(
     if positions != "forced":
         caution = _caution(state, base, covered, config)
         state = _add_new(_free_bright(state), base, joint, keep, caution, ladder, positions)
-    return state
+    # the measurement finds the galaxy, not places
+    return state if positions == "free" else hold_settled(state)
 
 
 def _with_prior(state: State, base: FilterFit, config: Config) -> State:
@@ -293,14 +295,11 @@ def _sources_above(base: FilterFit, snr: float) -> NDArray[np.void]:
 
 
 def _free_bright(state: State) -> State:
-    """Let the brightest anchored stars move within their prior."""
+    """Let the brighter anchored stars move within their prior, as new ones whose flux is known."""
     stars = state.scene.stars
-    snr = stars.snr(state.optics.frame.correlation)
-    bright = np.flatnonzero(snr > FREE_SNR)
-    chosen = bright[np.argsort(-snr[bright], kind="stable")][:MOST_FREE]
-    free = stars.free.copy()
-    free[chosen] = True
-    return replace(state, scene=state.scene.with_stars(replace(stars, free=free)))
+    bright = stars.anchored & (stars.snr(state.optics.frame.correlation) > FREE_SNR)
+    stars = replace(stars, free=stars.free | bright, age=np.where(bright, 1, stars.age))
+    return replace(state, scene=state.scene.with_stars(stars))
 
 
 def on_galaxy(state: State) -> NDArray[np.bool_]:

@@ -149,7 +149,7 @@ class Optics:
     @property
     def fwhm(self) -> float:
         """FWHM of the working PSF, px."""
-        return self.stars.core.psf.fwhm
+        return self.stars.core.fwhm
 
     @cached_property
     def core_radius(self) -> int:
@@ -255,6 +255,13 @@ class Stars:
         """Flux over its error, correlated noise included; 0 where the error is unknown."""
         error = correlation * np.sqrt(self.variance[:, 0])
         return np.where(np.isfinite(error) & (error > 0.0), self.flux / np.where(error > 0.0, error, 1.0), 0.0)
+
+
+def at(image: NDArray[Pixel], stars: Stars) -> NDArray[Pixel]:
+    """Values of an image at the pixels nearest to the stars, the image's edge for those beyond it."""
+    iy = np.clip(np.rint(stars.y).astype(np.int64), 0, image.shape[0] - 1)
+    ix = np.clip(np.rint(stars.x).astype(np.int64), 0, image.shape[1] - 1)
+    return image[iy, ix]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -158,7 +158,7 @@ class Journal:
         Returns
         -------
         RecordRef
-            Where it stands, for `read_record`.
+            Where it stands, for `read_ended`.
 
         Raises
         ------
@@ -241,8 +241,8 @@ class Journal:
             self._offset = os.fstat(self._descriptor).st_size
 
 
-def read_record(folder: Path, ref: RecordRef) -> TaskOutcome:
-    """Read one outcome.
+def read_ended(folder: Path, ref: RecordRef) -> tuple[Ended, TaskOutcome]:
+    """Read one outcome with the head of its record.
 
     Parameters
     ----------
@@ -253,7 +253,9 @@ def read_record(folder: Path, ref: RecordRef) -> TaskOutcome:
 
     Returns
     -------
-    TaskOutcome
+    head : Ended
+        Task, digest and attempt.
+    outcome : TaskOutcome
         Its `task.galaxy` is the index at the time of writing; rows may have moved since.
 
     Raises
@@ -261,11 +263,6 @@ def read_record(folder: Path, ref: RecordRef) -> TaskOutcome:
     JournalError
         If it cannot be read, or is damaged.
     """
-    return read_ended(folder, ref)[1]
-
-
-def read_ended(folder: Path, ref: RecordRef) -> tuple[Ended, TaskOutcome]:
-    """Read one outcome as `read_record` does, with the head of its record."""
     file_numbers(ref.file)
     path = folder / ref.file
     try:

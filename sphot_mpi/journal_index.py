@@ -92,7 +92,7 @@ def scan(
         The journal's folder; if it is not there, nothing is found.
     verify : bool
         Check the outcomes' checksums, too, which reads all bytes: a damaged outcome then is as if it had never
-        been written, and its task runs again. Otherwise `read_record` finds it.
+        been written, and its task runs again. Otherwise `read_ended` finds it.
     ended : OutcomeIndex or None
         What a finished results file holds; the journal's outcomes are newer and go on top.
     see : callable or None

@@ -17,7 +17,7 @@ from photutils.detection import DAOStarFinder
 from photutils.utils.exceptions import NoDetectionsWarning
 
 from sphot_mpi.background import outlier_mask
-from sphot_mpi.config import PsfConfig
+from sphot_mpi.config_sections import PsfConfig
 from sphot_mpi.errors import FitError
 from sphot_mpi.flags import FitFlag, SourceFlag
 from sphot_mpi.ladder_refit import Scene, final_refit, lies_on, unrelated

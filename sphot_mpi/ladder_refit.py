@@ -16,12 +16,13 @@ from photutils.utils.exceptions import NoDetectionsWarning
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from sphot_mpi.config import PsfConfig
+from sphot_mpi.config_sections import PsfConfig
 from sphot_mpi.errors import FitError
 from sphot_mpi.flags import SourceFlag
 from sphot_mpi.flux_solve import JointFluxes, solve_joint, solve_pinned
 from sphot_mpi.kernels.stats import box_stats, median_filter, median_mad
-from sphot_mpi.point_fit import PointFitSettings, fit_points, measure_quality
+from sphot_mpi.point_fit import PointFitSettings, fit_points
+from sphot_mpi.point_quality import measure_quality
 from sphot_mpi.point_render import render_sources, weights
 from sphot_mpi.psf import PSF
 from sphot_mpi.source_cuts import quality_passing

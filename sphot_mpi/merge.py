@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from sphot_mpi.catalogue import Catalogue
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.catalogue_table import read_table, resolve_columns
-from sphot_mpi.config import Config, parse_config
-from sphot_mpi.errors import CatalogueError, OutputError, UsageError
+from sphot_mpi.config import Config
+from sphot_mpi.errors import CatalogueError, OutputError, UsageError, listed
 from sphot_mpi.model_images import ModelImages
 from sphot_mpi.outcomes import TaskKey, TaskOutcome
 from sphot_mpi.records import Cutout, Image
@@ -24,10 +24,10 @@ from sphot_mpi.results_origin import CampaignInfo
 from sphot_mpi.results_outcomes import StoredOutcomes
 from sphot_mpi.results_source import KeptOutcome
 from sphot_mpi.schedule import Task, TaskKind
+from sphot_mpi.stored_inputs import stored_config
 
 log = logging.getLogger(__name__)
 
-_SHOWN = 5
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -209,9 +209,8 @@ def _check_names(parts: Sequence[StoredOutcomes]) -> None:
     for part in parts:
         common = [name for name in part.reader.names() if name in first]
         if common:
-            shown = ", ".join(common[:_SHOWN]) + (", ..." if len(common) > _SHOWN else "")
             msg = (
-                f"{first[common[0]]} and {part.reader.path} have {len(common)} galaxies in common ({shown}); "
+                f"{first[common[0]]} and {part.reader.path} have {len(common)} galaxies in common ({listed(common)}); "
                 "a galaxy can come from one file only."
             )
             raise UsageError(msg)
@@ -219,7 +218,7 @@ def _check_names(parts: Sequence[StoredOutcomes]) -> None:
 
 
 def _common_config(parts: Sequence[StoredOutcomes]) -> Config:
-    configs = [parse_config(str(p.reader.file.attrs["configuration"]), str(p.reader.path)) for p in parts]
+    configs = [stored_config(part.reader) for part in parts]
     for part, config in zip(parts, configs, strict=True):
         if config.digest() != configs[0].digest():
             differing = next(_differences(configs[0].model_dump(by_alias=True), config.model_dump(by_alias=True)))

@@ -12,7 +12,7 @@ from sphot_mpi.config import Config
 from sphot_mpi.ledger import Ledger
 from sphot_mpi.outcome_index import RecordRef
 from sphot_mpi.outcomes import Status
-from sphot_mpi.results import CampaignInfo
+from sphot_mpi.results_origin import CampaignInfo
 from sphot_mpi.schedule import Schedule, Task
 
 

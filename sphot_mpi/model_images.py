@@ -6,7 +6,7 @@ import numpy as np
 
 from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.psf_kernel import Kernel
-from sphot_mpi.records import Cutout, FilterFit, Image
+from sphot_mpi.records import FilterFit, Image
 from sphot_mpi.sersic import SersicRenderer
 from sphot_mpi.star_renderer import StarRenderer
 
@@ -50,15 +50,15 @@ class ModelImages:
         raise ValueError(msg)
 
 
-def render_model(fit: FilterFit, cutout: Cutout, library: LibraryPSF) -> ModelImages:
+def render_model(fit: FilterFit, shape: tuple[int, int], library: LibraryPSF) -> ModelImages:
     """Render what a fit has found.
 
     Parameters
     ----------
     fit : FilterFit
         The fit.
-    cutout : Cutout
-        The cutout it was made on.
+    shape : (int, int)
+        (ny, nx) of the cutout it was made on.
     library : LibraryPSF
         The filter's PSF, before the fit's kernel.
 
@@ -69,9 +69,9 @@ def render_model(fit: FilterFit, cutout: Cutout, library: LibraryPSF) -> ModelIm
     """
     psf = working_psf(fit, library)
     return ModelImages(
-        sersic=SersicRenderer(psf, cutout.shape).render_params(fit.components),
-        sources=render_sources(fit, psf, cutout.shape),
-        sky=fit.sky.render(cutout.shape),
+        sersic=SersicRenderer(psf, shape).render_params(fit.components),
+        sources=render_sources(fit, psf, shape),
+        sky=fit.sky.render(shape),
     )
 
 

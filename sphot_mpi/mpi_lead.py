@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 
 from sphot_mpi.campaign import AGAIN, Campaign, End, Limits, announce, end, prepare, write
 from sphot_mpi.conductor import Conductor, Progress
+from sphot_mpi.fit_renderer import FitRenderer
 from sphot_mpi.interrupts import Interrupts, hang_limit
 from sphot_mpi.messages import Alive, Drain, Gather, Handback, Report, Setup, Stop
 from sphot_mpi.mpi import Heartbeat, World
 from sphot_mpi.schedule import Task
-from sphot_mpi.tasks import Fitters, TaskRunner
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +194,6 @@ class Master:
 def lead(
     world: World,
     make_campaign: Callable[[], Campaign],
-    make_fitters: Callable[[], Fitters],
     progress: Progress,
     limits: Limits,
 ) -> End:
@@ -206,8 +205,6 @@ def lead(
         At least two ranks; the others are in `mpi_serve.serve`.
     make_campaign : callable
         Reads catalogue and configuration.
-    make_fitters : callable
-        Function of a module that returns the fits.
     progress : Progress
         Told after every task.
     limits : Limits
@@ -237,7 +234,7 @@ def lead(
             world.send(Gather(), rank)
         world.broadcast(order)
         needed = campaign.images or campaign.psf
-        write(order, world, TaskRunner(campaign.config, make_fitters()) if needed else None)
+        write(order, world, FitRenderer(campaign.config) if needed else None)
     return end(job, interrupts)
 
 

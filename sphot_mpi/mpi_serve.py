@@ -90,7 +90,7 @@ class _Server:
         order: Write = self._world.broadcast()
         journal.close("finished" if order.finished else "drained")
         with suppress(OutputError):  # rank 0 has the same error, and says it
-            write(order, self._world, worker.runner)
+            write(order, self._world, worker.renderer)
 
     def _next(self) -> object:
         """Return the master's next message; all that have come are taken in, as a signal may be among them."""

@@ -57,7 +57,7 @@ class Failure:
     Parameters
     ----------
     stage : str
-        What was being done: "read", "crop", "psf" or "fit".
+        What was being done: "read", "crop", "psf", "fit" or "photometry".
     error, message, traceback : str
         Type of the exception, its sentence, and where it came from.
     """

@@ -13,12 +13,9 @@ from sphot_mpi.config import Config
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.joint_pipeline import fit_base_joint, fit_scaled_joint
 from sphot_mpi.photometry_record import AperturePhotometry
-from sphot_mpi.prepare import apply_crop, find_crop, prepare_galaxy
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import SOURCE_DTYPE, Cutout, FilterFit, KernelFit, SkyPlane
 from sphot_mpi.sersic_profile import elliptical_radius
-
-__all__ = ["apply_crop", "find_crop", "fit_base", "fit_scaled", "photometry", "prepare_galaxy"]
 
 FEW_PIXELS_FRACTION, UNCOVERED_FRACTION, HIGH_CHI2 = 0.25, 0.5, 2.0
 

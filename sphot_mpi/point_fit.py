@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.spatial import cKDTree
 
-from sphot_mpi.config import PsfConfig
-from sphot_mpi.flags import SourceFlag
+from sphot_mpi.config_sections import PsfConfig
 from sphot_mpi.flux_solve import solve_pinned
 from sphot_mpi.kernels.point_fit import fit_groups
-from sphot_mpi.kernels.point_windows import aperture_fluxes, local_backgrounds, window_metrics, window_pixels
+from sphot_mpi.kernels.point_windows import aperture_fluxes, local_backgrounds, window_pixels
+from sphot_mpi.point_quality import data_flags, fill_quality, fit_flags
 from sphot_mpi.point_render import contiguous, render_sources
 from sphot_mpi.psf import PSF
 from sphot_mpi.records import SOURCE_DTYPE
@@ -26,16 +26,6 @@ BACKGROUND_ROUNDS = 3
 
 #: Rounds in which the pieces of a split group are fitted with each other's light taken off.
 PIECE_ROUNDS = 5
-
-#: Flags that data and table decide, without the fit's history.
-DATA_FLAGS = (
-    SourceFlag.PARTIAL, SourceFlag.OUTSIDE, SourceFlag.NEGATIVE, SourceFlag.NO_OVERLAP, SourceFlag.FULLY_MASKED,
-    SourceFlag.FEW_PIXELS, SourceFlag.NON_FINITE_POSITION, SourceFlag.NON_FINITE_FLUX,
-    SourceFlag.NON_FINITE_LOCAL_BKG,
-)  # fmt: skip
-
-#: A position this near to its bound is flagged, px (photutils).
-BOUND_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,9 +182,9 @@ def fit_points(image: Image, weight: Image, psf: PSF, x: Image, y: Image, settin
     fit.parameters[~valid] = np.nan
     for k, name in enumerate(("flux", "x", "y")):
         sources[f"{name}_fit"], sources[f"{name}_err"] = fit.parameters[:, k], fit.errors[:, k]
-    _fill_quality(sources, fit.metrics)
-    sources["flags"] = data_flags(sources, pixels, image.shape, settings.fit_shape) | _fit_flags(
-        sources, fit.converged, settings
+    fill_quality(sources, fit.metrics)
+    sources["flags"] = data_flags(sources, pixels, image.shape, settings.fit_shape) | fit_flags(
+        sources, fit.converged, settings.xy_bound
     )
     return sources
 
@@ -276,71 +266,3 @@ class _GroupFit:
             order, starts, self.psf.planes, self.psf.oversample, *self.psf.origin, *self.settings.fit_shape,
             self.settings.xy_bound, self.settings.max_iterations,
         )  # fmt: skip
-
-
-def _fill_quality(sources: Sources, metrics: Image) -> None:
-    """Set ``qfit = sum |r| / flux``, ``cfit = r_centre / flux``, reduced chi2 (three parameters) and S/N."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        sources["qfit"] = metrics[:, 0] / sources["flux_fit"]
-        sources["cfit"] = metrics[:, 1] / sources["flux_fit"]
-        sources["reduced_chi2"] = metrics[:, 2] / (sources["n_pixels_fit"] - 3.0)
-        sources["snr"] = sources["flux_fit"] / sources["flux_err"]
-
-
-def measure_quality(sources: Sources, residual: Image, weight: Image, fit_shape: tuple[int, int]) -> Sources:
-    """Measure anew, on the residual of all sources together, what a fit says of its quality.
-
-    Parameters
-    ----------
-    sources : (n,) ndarray of SOURCE_DTYPE
-        Fitted; `x_fit` and `y_fit` finite.
-    residual, weight : (ny, nx) float64 ndarray
-        Data minus all sources, and 1 / variance.
-    fit_shape : (int, int)
-        Window, px.
-
-    Returns
-    -------
-    (n,) ndarray of SOURCE_DTYPE
-        With `n_pixels_fit`, `qfit`, `cfit`, `reduced_chi2`, `snr` and the flags of `data_flags` renewed.
-    """
-    out = sources.copy()
-    x, y = contiguous(out["x_fit"], out["y_fit"])
-    pixels = window_pixels(weight, x, y, fit_shape[0], fit_shape[1])
-    out["n_pixels_fit"] = np.maximum(pixels, 0)
-    metrics: Image = window_metrics(residual, weight, x, y, fit_shape[0], fit_shape[1])
-    _fill_quality(out, metrics)
-    kept = ~np.int64(sum(DATA_FLAGS))
-    out["flags"] = (out["flags"] & kept) | data_flags(out, pixels, weight.shape, fit_shape)
-    return out
-
-
-def data_flags(sources: Sources, pixels: Labels, shape: tuple[int, ...], fit_shape: tuple[int, int]) -> Labels:
-    """Flags of photutils that follow from the table and the usable pixels alone (-1: off the image)."""
-    ny, nx = shape
-    x, y, flux = sources["x_fit"], sources["y_fit"], sources["flux_fit"]
-    conditions = {
-        SourceFlag.PARTIAL: pixels < fit_shape[0] * fit_shape[1],
-        SourceFlag.OUTSIDE: (x < -0.5) | (y < -0.5) | (x > nx - 0.5) | (y > ny - 0.5),
-        SourceFlag.NEGATIVE: flux <= 0.0,
-        SourceFlag.NO_OVERLAP: pixels < 0,
-        SourceFlag.FULLY_MASKED: pixels == 0,
-        SourceFlag.FEW_PIXELS: (pixels > 0) & (pixels < 3),
-        SourceFlag.NON_FINITE_POSITION: ~np.isfinite(x) | ~np.isfinite(y),
-        SourceFlag.NON_FINITE_FLUX: ~np.isfinite(flux),
-        SourceFlag.NON_FINITE_LOCAL_BKG: ~np.isfinite(sources["local_bkg"]),
-    }
-    flags = np.zeros(sources.size, dtype=np.int64)
-    for flag, condition in conditions.items():
-        flags |= np.where(condition, int(flag), 0)
-    return flags
-
-
-def _fit_flags(sources: Sources, converged: NDArray[np.bool_], settings: PointFitSettings) -> Labels:
-    """Flags of photutils that tell how the fit ended."""
-    moved = np.maximum(np.abs(sources["x_fit"] - sources["x_init"]), np.abs(sources["y_fit"] - sources["y_init"]))
-    at_bound = (settings.xy_bound > 0.0) & (moved >= settings.xy_bound - BOUND_TOLERANCE)
-    flags = np.where(at_bound, int(SourceFlag.NEAR_BOUND), 0)
-    flags |= np.where(np.isfinite(sources["flux_fit"]) & ~converged, int(SourceFlag.NO_CONVERGENCE), 0)
-    flags |= np.where(np.isfinite(sources["flux_err"]), 0, int(SourceFlag.NO_COVARIANCE))
-    return flags.astype(np.int64)

@@ -1,4 +1,4 @@
-"""Images and stamps of point sources."""
+"""Images and stamps of point sources, from the spline of their PSF."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,3 +55,10 @@ def star_stamps(psf: PSF, x: Vector, y: Vector, radius: int) -> tuple[Image, NDA
     stamps = np.empty((x.size, 3, 2 * radius + 1, 2 * radius + 1))
     fill_stamps(stamps, psf.planes, psf.oversample, psf.origin[0], psf.origin[1], x, y, radius)
     return stamps, np.rint(y).astype(np.int64) - radius, np.rint(x).astype(np.int64) - radius
+
+
+def sampled_star(psf: PSF, radius: int) -> Image:
+    """Unit-flux star centred on a pixel, cut to a half-size of `radius` px, or to that of the whole PSF."""
+    half = min(radius, psf.radius)
+    centre = np.array([float(half)])
+    return render_sources((2 * half + 1, 2 * half + 1), psf, centre, centre, np.ones(1), half)

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, optimize
+from scipy import fft
 
 from sphot_mpi.errors import InputError
 from sphot_mpi.psf_kernel import Kernel
@@ -157,6 +157,13 @@ class PSF:
         """Working PSF on the oversampled grid, unit sum."""
         return np.asarray(fft.irfft2(self.library_spectrum * self._transform(), self.padded_shape))
 
+    @property
+    def cropped(self) -> Image:
+        """Working PSF in the shape of the library, with the same origin; what the kernel spreads beyond is cut off."""
+        (py, px), (ny, nx) = self.padded_shape, self.library.array.shape
+        y0, x0 = (py - ny) // 2, (px - nx) // 2
+        return self.array[y0 : y0 + ny, x0 : x0 + nx]
+
     @cached_property
     def planes(self) -> NDArray[np.float64]:
         """Deinterleaved spline coefficients of the working PSF."""
@@ -283,18 +290,3 @@ def library_spectrum(library: LibraryPSF) -> NDArray[np.complex128]:
     x0 = (shape[1] - library.array.shape[1]) // 2
     padded[y0 : y0 + library.array.shape[0], x0 : x0 + library.array.shape[1]] = library.array
     return np.asarray(fft.rfft2(padded))
-
-
-def gaussian_sigma(psf: PSF) -> float:
-    """Sigma (px) of the round Gaussian that fits the working PSF's core best, least squares."""
-    array = psf.array
-    half = int(np.ceil(2.0 * psf.fwhm * psf.oversample))
-    cy, cx = (round(v) for v in psf.origin)
-    core = array[cy - half : cy + half + 1, cx - half : cx + half + 1]
-    y, x = np.mgrid[-half : half + 1, -half : half + 1] / psf.oversample
-
-    def residual(p: Image) -> Image:
-        model = p[0] * np.exp(-0.5 * ((x - p[1]) ** 2 + (y - p[2]) ** 2) / p[3] ** 2)
-        return np.asarray((model - core).ravel() / core.max())
-
-    return float(optimize.least_squares(residual, [core.max(), 0.0, 0.0, psf.sigma]).x[3])

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.errors import InputError
+from sphot_mpi.magnitudes import BRIGHTNESS_UNIT
 from sphot_mpi.records import Cutout, Image
-from sphot_mpi.sky_coordinates import BRIGHTNESS_UNIT, brightness_factor, parse_wcs, wcs_pixel_scale, wcs_text
+from sphot_mpi.sky_coordinates import brightness_factor, parse_wcs, wcs_pixel_scale, wcs_text
 
 #: Largest image that is read: 4096 x 4096 px, 128 MiB as float64.
 MAX_PIXELS = 2**24

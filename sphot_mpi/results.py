@@ -28,8 +28,6 @@ from sphot_mpi.results_origin import CampaignInfo, root_attributes
 from sphot_mpi.results_rows import block_arrays
 from sphot_mpi.results_source import KeptOutcome, OutcomeSource, PSFSource, Renderer
 
-__all__ = ["CampaignInfo", "Written", "partial_path", "write_results"]
-
 log = logging.getLogger(__name__)
 
 #: Bytes of rows or pixels that a rank holds at a time.

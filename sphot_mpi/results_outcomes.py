@@ -4,10 +4,7 @@ The tables stand in one order: a row of /provenance a task; a row of /sersic, it
 /sources_index a fit; a row of /failures a failure. So a task's row in /provenance leads to all of its rows.
 """
 
-import typing
 from collections.abc import Iterator
-from dataclasses import fields
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.errors import OutputError, ProcessDiedError
-from sphot_mpi.flags import ApertureFlag, FitFlag
 from sphot_mpi.outcome_index import Found, RecordRef
-from sphot_mpi.outcomes import Failure, Frame, Status, TaskKey, TaskOutcome, Timing
+from sphot_mpi.outcomes import Frame, Status, TaskKey, TaskOutcome, Timing
 from sphot_mpi.photometry_record import AperturePhotometry
-from sphot_mpi.psf_kernel import FAMILIES
-from sphot_mpi.records import SERSIC_PARAMETERS, SOURCE_DTYPE, FilterFit, KernelFit, SersicParams, SkyPlane
+from sphot_mpi.records import FilterFit
 from sphot_mpi.results_reader import ResultsReader
+from sphot_mpi.results_records import failure_of, fit_of, frame_of, photometry_of
 from sphot_mpi.results_source import KeptOutcome
 from sphot_mpi.schedule import Task, TaskKind
-from sphot_mpi.storable import N_FAINT_LIMITS, SEPARATOR, SOURCE_POSITIONS
 
 _FITTED = (Status.DONE, Status.NO_DATA)
 
@@ -165,12 +160,11 @@ class StoredOutcomes:
         fit, frame, failure = None, None, None
         photometry: tuple[AperturePhotometry, ...] = ()
         if status is Status.FAILED:
-            failure = self._failure(int(self._failure_row[row]))
+            failure = failure_of(self._rows["failures"][int(self._failure_row[row])])
         elif key.kind is TaskKind.PHOTOMETRY:
             photometry = self._photometry(key.name, galaxy)
         elif status in _FITTED:
-            at = int(self._fit_row[row])
-            fit, frame = self._fit(key, at, galaxy), self._frame(at, galaxy)
+            fit, frame = self._fit(key, int(self._fit_row[row]), galaxy)
         outcome = TaskOutcome(
             task=Task(kind=key.kind, galaxy=self._galaxy_row[key.name], filter=key.filter),
             status=status,
@@ -188,128 +182,25 @@ class StoredOutcomes:
         )
         return KeptOutcome(outcome=outcome, digest=entry["digest"].decode(), attempts=int(entry["attempts"]))
 
-    def _failure(self, row: int) -> Failure:
-        entry = self._rows["failures"][row]
-        return Failure(**{f.name: entry[f.name].decode() for f in fields(Failure)})
-
-    def _frame(self, row: int, galaxy: np.void) -> Frame:
-        entry = self._rows["sersic"][row]
-        return Frame(
-            shape=(int(galaxy["crop_ny"]), int(galaxy["crop_nx"])),
-            origin=_origin(galaxy),
-            full_shape=(int(galaxy["full_ny"]), int(galaxy["full_nx"])),
-            unit=entry["unit"].decode(),
-            pixel_scale=float(entry["pixel_scale"]),
-            wcs=self._rows["wcs"][row]["wcs"].decode(),
-        )
-
-    def _fit(self, key: TaskKey, row: int, galaxy: np.void) -> FilterFit:
-        entry = self._rows["sersic"][row]
-        if (entry["name"].decode(), entry["filter"].decode()) != (key.name, key.filter):
-            msg = f"/sersic has {entry['name'].decode()} {entry['filter'].decode()} for {key.name} {key.filter}"
+    def _fit(self, key: TaskKey, at: int, galaxy: np.void) -> tuple[FilterFit, Frame]:
+        row, index = self._rows["sersic"][at], self._rows["sources_index"][at]
+        if (row["name"].decode(), row["filter"].decode()) != (key.name, key.filter):
+            msg = f"/sersic has {row['name'].decode()} {row['filter'].decode()} for {key.name} {key.filter}"
             raise ValueError(msg)
-        x, y = _origin(galaxy)
-        n = int(entry["n_components"])
-        k = len(SERSIC_PARAMETERS) * max(n, 1)
-        sources, report = self._sources(row, (x, y))
-        limits = [float(entry[f"faint_limit_{k + 1}"]) for k in range(N_FAINT_LIMITS)]
-        text = entry["messages"].decode()
-        same = ("total_flux", "total_flux_err", "flux_in_cutout", "noise", "correlation", "chi2_reduced")
-        return FilterFit(
-            galaxy=key.name,
-            filter=key.filter,
-            components=tuple(_component(entry, suffix, (x, y)) for suffix in ("", "_2")[:n]),
-            covariance=self._rows["sersic_covariance"][row][:k, :k].copy(),
-            sky=_sky(entry, (x, y)),
-            sky_covariance=self._rows["sky_covariance"][row].copy(),
-            sources=sources,
-            report=report,
-            kernel=_kernel(entry),
-            shift=(float(entry["shift_x"]), float(entry["shift_y"])),
-            n_pix=int(entry["n_pix"]),
-            masked_fraction=float(entry["masked_fraction"]),
-            star_density_ratio=float(entry["star_density_ratio"]),
-            faint_limits=() if np.isnan(limits).all() else tuple(limits),
-            passes=int(entry["passes"]),
-            converged=bool(entry["converged"]),
-            flags=FitFlag(int(entry["flags"])),
-            seconds=float(entry["seconds"]),
-            messages=tuple(text.split(SEPARATOR)) if text else (),
-            **{name: float(entry[name]) for name in same},
-        )
-
-    def _sources(self, row: int, origin: tuple[int, int]) -> tuple[NDArray[np.void], NDArray[np.bool_]]:
-        index = self._rows["sources_index"][row]
-        stored = self.reader.file["sources"][int(index["start"]) : int(index["start"] + index["count"])]
-        sources = np.zeros(len(stored), SOURCE_DTYPE)
-        for name in SOURCE_DTYPE.names or ():
-            axis = SOURCE_POSITIONS.get(name)
-            sources[name] = stored[name] if axis is None else stored[name] - origin[axis]
-        return sources, stored["reported"].astype(bool)
+        sources = self.reader.file["sources"][int(index["start"]) : int(index["start"] + index["count"])]
+        matrices = self._rows["sersic_covariance"][at], self._rows["sky_covariance"][at]
+        fit = fit_of(row, galaxy, sources, *matrices)
+        return fit, frame_of(row, galaxy, self._rows["wcs"][at]["wcs"].decode())
 
     def _photometry(self, name: str, galaxy: np.void) -> tuple[AperturePhotometry, ...]:
         start, stop = self._photometry_rows.get(name.encode(), (0, 0))
         table = self.reader.file["photometry"][start:stop]
         curves = self.reader.file["photometry_curve"][start:stop]
-        return tuple(
-            _photometry(entry, curve.copy(), name, _origin(galaxy)) for entry, curve in zip(table, curves, strict=True)
-        )
+        return tuple(photometry_of(row, curve, galaxy) for row, curve in zip(table, curves, strict=True))
 
 
 def _key(entry: np.void) -> TaskKey:
     return TaskKey(entry["name"].decode(), TaskKind(entry["task"].decode()), entry["filter"].decode())
-
-
-def _origin(galaxy: np.void) -> tuple[int, int]:
-    return int(galaxy["crop_x"]), int(galaxy["crop_y"])
-
-
-def _component(entry: np.void, suffix: str, origin: tuple[int, int]) -> SersicParams:
-    offset = {"x_0": origin[0], "y_0": origin[1]}
-    values = {p: float(entry[f"{p}{suffix}"]) for p in SERSIC_PARAMETERS}
-    return SersicParams(**{p: v - offset[p] if p in offset else v for p, v in values.items()})
-
-
-def _sky(entry: np.void, origin: tuple[int, int]) -> SkyPlane:
-    return SkyPlane(
-        level=float(entry["sky"]),
-        slope_x=float(entry["sky_slope_x"]),
-        slope_y=float(entry["sky_slope_y"]),
-        x_ref=float(entry["sky_x"] - origin[0]),
-        y_ref=float(entry["sky_y"] - origin[1]),
-    )
-
-
-def _kernel(entry: np.void) -> KernelFit:
-    family = entry["kernel_family"].decode()
-    numbers = range(1, len(FAMILIES[family].parameter_names) + 1)
-    return KernelFit(
-        family=family,
-        values=tuple(float(entry[f"kernel_{k}"]) for k in numbers),
-        errors=tuple(float(entry[f"kernel_{k}_err"]) for k in numbers),
-        fwhm=float(entry["fwhm"]),
-        n_anchors=int(entry["kernel_anchors"]),
-    )
-
-
-@cache
-def _photometry_types() -> dict[str, Any]:
-    return typing.get_type_hints(AperturePhotometry)
-
-
-def _photometry(entry: np.void, curve: NDArray[np.float64], galaxy: str, origin: tuple[int, int]) -> AperturePhotometry:
-    own: dict[str, Any] = {
-        "galaxy": galaxy,
-        "origin": origin,
-        "curve": curve,
-        "flags": ApertureFlag(int(entry["flags"])),
-    }
-    values: dict[str, Any] = {}
-    for name, kind in _photometry_types().items():
-        if name not in own:
-            values[name] = entry[name].decode() if kind is str else kind(entry[name])
-    values["x"], values["y"] = float(entry["x"] - origin[0]), float(entry["y"] - origin[1])
-    return AperturePhotometry(**own, **values)
 
 
 def _runs(names: NDArray[np.bytes_]) -> dict[bytes, tuple[int, int]]:

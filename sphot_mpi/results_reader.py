@@ -13,7 +13,7 @@ import numpy as np
 from astropy.table import QTable
 from numpy.typing import NDArray
 
-from sphot_mpi.errors import OutputError, UsageError
+from sphot_mpi.errors import OutputError, UsageError, listed
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.records import Image
 from sphot_mpi.results_schema import FORMAT
@@ -119,8 +119,7 @@ class ResultsReader:
         """
         row = self._rows.get(name)
         if row is None:
-            shown = ", ".join(list(self._rows)[:8]) + (", ..." if len(self._rows) > 8 else "")
-            msg = f"{self.path}: there is no galaxy {name!r}; it holds {shown}."
+            msg = f"{self.path}: there is no galaxy {name!r}; it holds {listed(list(self._rows))}."
             raise UsageError(msg)
         return row
 

@@ -1,6 +1,6 @@
 """Where the outcomes come from when the results file is written: lazily, one galaxy after another."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,12 +10,12 @@ from sphot_mpi.outcomes import TaskOutcome
 from sphot_mpi.records import Cutout, Image
 from sphot_mpi.schedule import Task
 
-#: Reads the cutout of a finished fit again and renders its components; `TaskRunner.images` is one.
+#: Reads the cutout of a finished fit again and renders its components; `FitRenderer.images` is one.
 Renderer = Callable[[TaskOutcome, Galaxy], tuple[Cutout, ModelImages]]
 
 
 class PSFSource(Protocol):
-    """Gives the effective PSFs of fits; `TaskRunner` is one. Both raise `InputError` where there is no PSF any more."""
+    """Gives the effective PSFs of fits; `FitRenderer` is one. Both raise `InputError` where there is none any more."""
 
     def psf_shape(self, galaxy: Galaxy, filter_name: str) -> tuple[int, int, int]:
         """Return ny, nx and oversampling of a galaxy's PSF."""
@@ -54,36 +54,3 @@ class OutcomeSource(Protocol):
 
     def load(self, task: Task) -> KeptOutcome:
         """Load what one of them brought back; called more than once."""
-
-
-class MemorySource:
-    """Outcomes that are in memory.
-
-    Parameters
-    ----------
-    galaxies : iterable of Galaxy
-        The catalogue's galaxies.
-    outcomes : iterable of TaskOutcome
-        In any order.
-    """
-
-    def __init__(self, galaxies: Iterable[Galaxy], outcomes: Iterable[TaskOutcome]) -> None:
-        self._outcomes = {outcome.task: outcome for outcome in outcomes}
-        self._tasks: dict[int, list[Task]] = {}
-        for task in self._outcomes:
-            self._tasks.setdefault(task.galaxy, []).append(task)
-        for galaxy in galaxies:
-            self._tasks.get(galaxy.index, []).sort(key=lambda task: task_place(task, galaxy))  # noqa: B023
-
-    def tasks(self, galaxy: int) -> Sequence[Task]:
-        """Return a galaxy's tasks in order."""
-        return self._tasks.get(galaxy, [])
-
-    def load(self, task: Task) -> KeptOutcome:
-        """Return what a task brought back."""
-        return KeptOutcome(outcome=self._outcomes[task])
-
-
-def task_place(task: Task, galaxy: Galaxy) -> int:
-    """Return a task's place among those of its galaxy: by filter, and what has none goes last."""
-    return galaxy.filters.index(task.filter) if task.filter else len(galaxy.filters)

@@ -1,7 +1,6 @@
-"""What is known of a campaign, and what must run.
+"""What must run of a campaign, after what is known of it.
 
-The outcomes of a finished results file and those of the journal beside it are one: the
-journal's are newer. They go by the galaxies' names, so rows may be added and moved.
+Outcomes go by the galaxies' names, so rows of the catalogue may be added and moved.
 """
 
 import difflib
@@ -14,43 +13,16 @@ from sphot_mpi.catalogue import Catalogue
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.decisions import Anew, Reason, Rerun, Rules, Selection
 from sphot_mpi.digests import InputFiles, Settings
-from sphot_mpi.errors import OutputError, UsageError
-from sphot_mpi.journal import journal_files, journal_folder, next_start
+from sphot_mpi.errors import OutputError, UsageError, listed
 from sphot_mpi.journal_format import Planned
-from sphot_mpi.journal_index import JournalIndex, scan
+from sphot_mpi.journal_index import JournalIndex
+from sphot_mpi.known import Known
 from sphot_mpi.ledger import Ledger
 from sphot_mpi.outcome_index import OutcomeIndex
 from sphot_mpi.outcomes import Status, TaskKey
-from sphot_mpi.results_outcomes import StoredOutcomes
 from sphot_mpi.schedule import GalaxyPlan, Task, TaskKind
 
 _RUNS, _DONE, _FAILED = range(3)
-_SHOWN = 5
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Known:
-    """What results file and journal hold.
-
-    Parameters
-    ----------
-    index : JournalIndex
-        Outcomes of both, the journal's on top.
-    start : int
-        Number of the start that is to come.
-    complete : bool
-        Whether there is a results file with all tasks ended, and no journal.
-    images : tuple of str
-        Names of the images in the results file.
-    psf : bool
-        Whether it holds PSFs.
-    """
-
-    index: JournalIndex
-    start: int = 1
-    complete: bool = False
-    images: tuple[str, ...] = ()
-    psf: bool = False
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -154,51 +126,6 @@ class Work:
             since=self.since,
             anew=bool(self.selection.anew) and self.since == self.known.start,
         )
-
-
-def known_outcomes(output: Path, anew: Anew = Anew.NO, *, verify: bool = True) -> Known:
-    """Find out what earlier runs have left.
-
-    Parameters
-    ----------
-    output : Path
-        The results file; its journal lies beside it.
-    anew : Anew
-        If it says so, the results file is not looked at; its replacement may have begun in the journal.
-    verify : bool
-        Check every byte of the journal, so that what is damaged runs again now, and is not found when it is needed.
-
-    Returns
-    -------
-    Known
-        Nothing, if there is neither file nor journal.
-
-    Raises
-    ------
-    OutputError
-        If the file is no results file of ours, or the journal cannot be read.
-    """
-    ended, complete, psf = OutcomeIndex(), False, False
-    images: tuple[str, ...] = ()
-    if output.exists() and not anew:
-        with _stored(output) as stored:
-            for key, found in stored.ended():
-                ended.add(key, found)
-            complete = bool(stored.reader.file.attrs.get("complete", False))
-            images = stored.reader.image_names()
-            psf = "psf" in stored.reader.file
-    folder = journal_folder(output)
-    index = scan(folder, verify=verify, ended=ended)
-    return Known(index, next_start(folder), complete and not journal_files(folder), images, psf)
-
-
-def _stored(output: Path) -> StoredOutcomes:
-    try:
-        return StoredOutcomes(output)
-    except OutputError as error:
-        reason = str(error).removeprefix(f"{output}: ").split(";")[0]
-        msg = f"{output}: the file exists, and cannot be gone on with: {reason}; give --overwrite, or another -o."
-        raise OutputError(msg) from error
 
 
 def plan_work(catalogue: Catalogue, settings: Settings, selection: Selection, output: Path, known: Known) -> Work:
@@ -329,9 +256,9 @@ def _check_names(catalogue: Catalogue, output: Path, known: Known) -> None:
     there = {galaxy.name for galaxy in catalogue.galaxies}
     others = [name for name in known.index.ended.names() if name not in there]
     if others:
-        shown = ", ".join(others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
         msg = (
-            f"{output}: the file or its journal holds {len(others)} galaxies that {catalogue.path} has not ({shown}); "
+            f"{output}: the file or its journal holds {len(others)} galaxies that {catalogue.path} has not "
+            f"({listed(others)}); "
             "put them back, name another file with -o, or give --overwrite to begin anew."
         )
         raise OutputError(msg)

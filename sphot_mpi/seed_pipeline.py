@@ -1,24 +1,24 @@
 """The seed's pipelines: Sersic, sky, point sources, sky, kernel, again until the Sersic is quiet.
 
 The base fit and the scale fits differ only in how the galaxy and the stars are
-fitted; one loop, `alternate`, drives them all.
+fitted; one loop, `seed_loop`, drives them all.
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from sphot_mpi.background import plane_covariance
 from sphot_mpi.calibrate import sound_sources
-from sphot_mpi.config import Config, CoreConfig
+from sphot_mpi.config import Config
+from sphot_mpi.config_sections import CoreConfig
 from sphot_mpi.errors import FitError
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.isophotes import first_guess
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import Cutout, FilterFit, Image, SersicParams
-from sphot_mpi.seed_kernel import kernel_is_quiet, recalibrate, with_kernel, with_matched_filter
+from sphot_mpi.seed_loop import Alternation, cleaned_up, run
 from sphot_mpi.seed_stages import (
     SeedState,
     fit_stars,
@@ -29,30 +29,17 @@ from sphot_mpi.seed_stages import (
     start_state,
     with_galaxy,
 )
-from sphot_mpi.sersic import to_vector, total_flux
-from sphot_mpi.sersic_fit import fit_scale, fit_sersic
+from sphot_mpi.sersic import total_flux
+from sphot_mpi.sersic_fit import fit_sersic
 from sphot_mpi.sersic_problem import SersicBounds
 from sphot_mpi.sersic_profile import elliptical_radius
 from sphot_mpi.sersic_result import SersicFit
+from sphot_mpi.sersic_scale import fit_scale
 
 HEALTHY_STAR_DENSITY = (0.8, 1.3)
 
 LARGEST_SHIFT = 0.5
 """Largest displacement, px, of a filter's galaxy: what goes further follows a clump or a dust lane."""
-
-#: Fits the galaxy of a state to an image, in a pass (-1: the primer).
-GalaxyStep = Callable[[SeedState, Image, int], SersicFit]
-StarStep = Callable[[SeedState], SeedState]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Alternation:
-    """Where the main loop ended."""
-
-    state: SeedState
-    fit: SersicFit
-    passes: int
-    converged: bool
 
 
 def fit_base_seed(cutout: Cutout, library: LibraryPSF, config: Config) -> FilterFit:
@@ -93,7 +80,7 @@ def fit_base_seed(cutout: Cutout, library: LibraryPSF, config: Config) -> Filter
     def star_step(state: SeedState) -> SeedState:
         return fit_stars(state, config)
 
-    end = _run(state, galaxy_step, star_step, core.iter_basefit, config)
+    end = run(state, galaxy_step, star_step, core.iter_basefit, config)
     if core.use_final_polish:
         method = "lbfgsb_polish" if core.sersic_method == "seed" else core.sersic_method
         n_components = len(end.state.components)
@@ -101,7 +88,7 @@ def fit_base_seed(cutout: Cutout, library: LibraryPSF, config: Config) -> Filter
         state = star_step(with_galaxy(end.state, polished.components, config.psf))
         end = replace(end, state=state, fit=polished)
     else:
-        end = _cleaned_up(end, star_step, config)
+        end = cleaned_up(end, star_step, config)
     return _result(end, started)
 
 
@@ -157,8 +144,8 @@ def fit_scaled_seed(
             return fit_stars(state, config)
         return fit_stars_forced(state, positions, config, leftovers=mode == "anchored")
 
-    end = _run(state, galaxy_step, star_step, core.iter_scalefit, config)
-    end = _cleaned_up(end, star_step, config)
+    end = run(state, galaxy_step, star_step, core.iter_scalefit, config)
+    end = cleaned_up(end, star_step, config)
     if mode == "forced":
         end = replace(end, state=replace(end.state, flags=end.state.flags | FitFlag.FORCED))
     galaxy = end.state.components[0]
@@ -209,90 +196,6 @@ def _bounds(shape: tuple[int, int]) -> SersicBounds:
     """Ranges of the Sersic: the crop has the galaxy in its middle, unless it was cut at an edge."""
     ny, nx = shape
     return SersicBounds(x_0=(0.15 * nx, 0.85 * nx), y_0=(0.15 * ny, 0.85 * ny), r_eff=(0.3, 0.5 * max(shape)))
-
-
-def _run(state: SeedState, galaxy_step: GalaxyStep, star_step: StarStep, limit: int, config: Config) -> Alternation:
-    """Primer on the raw data, then the main loop."""
-    primed = galaxy_step(state, state.cutout.data, -1)
-    state = _calibrated(star_step(with_galaxy(state, primed.components, config.psf)), config)
-    return alternate(state, galaxy_step, star_step, limit, config)
-
-
-def alternate(
-    state: SeedState, galaxy_step: GalaxyStep, star_step: StarStep, limit: int, config: Config
-) -> Alternation:
-    """Repeat galaxy, sky, stars, sky, kernel until galaxy and kernel are quiet.
-
-    Parameters
-    ----------
-    state : SeedState
-        After the primer.
-    galaxy_step, star_step : callable
-        How the galaxy and the stars are fitted.
-    limit : int
-        Most passes, at least 1.
-    config : Config
-        ``core.mainloop_*`` decide when to stop.
-
-    Returns
-    -------
-    Alternation
-        `converged` if the change stayed within the tolerance for `patience` passes in a row, not before the floor.
-    """
-    core = config.core
-    quiet, passes, converged = 0, 0, False
-    while True:
-        before = state
-        fit = galaxy_step(state, psf_sub_data(state), passes)
-        state = _calibrated(star_step(with_galaxy(state, fit.components, config.psf)), config)
-        passes += 1
-        change = parameter_change(before.components, fit.components)
-        quiet = quiet + 1 if change < core.mainloop_convergence_atol and kernel_is_quiet(before, state) else 0
-        converged = quiet >= core.mainloop_convergence_patience and passes >= core.mainloop_min_iter
-        if converged or passes >= limit:
-            return Alternation(state=state, fit=fit, passes=passes, converged=converged)
-
-
-def _calibrated(state: SeedState, config: Config) -> SeedState:
-    """State with a new kernel and matched filter, if the main loop is to have them."""
-    if not config.psf_calib.in_mainloop:
-        return state
-    return with_matched_filter(with_kernel(state, recalibrate(state, config)), state.psf.kernel, config)
-
-
-def _cleaned_up(end: Alternation, star_step: StarStep, config: Config) -> Alternation:
-    """One more photometry under the last kernel, so that what is saved belongs to it."""
-    if not config.psf_calib.in_mainloop:
-        return end
-    return replace(end, state=star_step(with_galaxy(end.state, end.state.components, config.psf)))
-
-
-def parameter_change(before: tuple[SersicParams, ...], after: tuple[SersicParams, ...]) -> float:
-    """Largest change of the standardised Sersic parameters.
-
-    Parameters
-    ----------
-    before, after : tuple of SersicParams
-        Components; a different number of them is an infinite change.
-
-    Returns
-    -------
-    float
-        Over centre / r_eff, ln r_circ, ln n, the two ellipticities and ln flux: all without unit, of order one.
-    """
-    if len(before) != len(after):
-        return float("inf")
-    return max(
-        float(np.abs(_standardised(a, b.r_eff) - _standardised(b, b.r_eff)).max())
-        for a, b in zip(before, after, strict=True)
-    )
-
-
-def _standardised(params: SersicParams, length: float) -> Image:
-    vector = to_vector(params)
-    vector[:2] /= length
-    # a component of no flux is as far from a bright one as can be
-    return np.append(vector, np.log(max(total_flux(params), 1e-30)))
 
 
 def star_density_ratio(state: SeedState) -> float:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.background import background_std, fit_sky, outlier_mask
-from sphot_mpi.config import Config, PsfConfig
+from sphot_mpi.config import Config
+from sphot_mpi.config_sections import PsfConfig
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.forced import forced_photometry
 from sphot_mpi.ladder import LadderResult, fit_ladder

@@ -13,10 +13,7 @@ from sphot_mpi.sersic import SersicRenderer, from_vector, params_jacobian
 from sphot_mpi.sersic_lm import levenberg_marquardt
 from sphot_mpi.sersic_problem import Evaluation, SersicBounds, SersicProblem, join_theta, split_theta
 from sphot_mpi.sersic_result import SersicFit, inverse_normal, sky_plane
-from sphot_mpi.sersic_scale import fit_scale
 from sphot_mpi.sersic_search import METHODS, search
-
-__all__ = ["SersicBounds", "SersicFit", "fit_scale", "fit_sersic", "guess_sersic"]
 
 Array = NDArray[np.float64]
 

@@ -1,10 +1,11 @@
 """Truth against result, as a table for a terminal."""
 
 import io
+from collections.abc import Set
 from pathlib import Path
 
 import numpy as np
-from astropy.table import QTable
+from astropy.table import Table as AstropyTable
 from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
@@ -33,6 +34,49 @@ _COLUMNS: dict[str, tuple[str, str, bool]] = {
 }
 
 
+#: Columns of the truth that are compared.
+_TRUE = frozenset(
+    ("name", "filter", "magnitude", "total_flux", "r_eff", "n", "x_0", "y_0", "ellip", "theta", "kernel_sigma",
+     "sky_level", "sky_x_ref", "sky_y_ref", "faint_star_sky", "noise")
+)  # fmt: skip
+
+
+def read_truth(path: Path, columns: Set[str], what: str) -> AstropyTable:
+    """Read a table of truth.
+
+    Parameters
+    ----------
+    path : Path
+        ECSV file.
+    columns : set of str
+        That it must have.
+    what : str
+        Of what it is the truth, for messages.
+
+    Returns
+    -------
+    Table
+        At least one row.
+
+    Raises
+    ------
+    InputError
+        If this is no such table.
+    """
+    try:
+        truth = AstropyTable.read(path, format="ascii.ecsv")
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        msg = f"{path}: this cannot be read as a table ({reason}); name the truth.ecsv of {what}."
+        raise InputError(msg) from error
+    missing = sorted(columns - set(truth.colnames))
+    if missing or len(truth) == 0:
+        lacks = f"it has no column {', '.join(missing)}" if missing else "it has no row"
+        msg = f"{path}: this is no truth of {what} ({lacks}); name its truth.ecsv."
+        raise InputError(msg)
+    return truth
+
+
 def compare_with_truth(results_path: str | Path, truth_path: str | Path) -> str:
     """Return a table of what a simulated campaign held and how far the fits are off.
 
@@ -57,11 +101,7 @@ def compare_with_truth(results_path: str | Path, truth_path: str | Path) -> str:
     OutputError
         If the results cannot be read.
     """
-    try:
-        truth = QTable.read(truth_path, format="ascii.ecsv")
-    except (OSError, ValueError) as error:
-        msg = f"{truth_path} cannot be read as a table of truth ({error}); name the truth.ecsv of the simulation."
-        raise InputError(msg) from error
+    truth = read_truth(Path(truth_path), _TRUE, "a simulation")
     with ResultsReader(Path(results_path)) as reader:
         fits = reader.array("sersic")
         base = {row["name"].decode(): row["base_filter"].decode() for row in reader.array("galaxies")}

@@ -9,20 +9,7 @@ from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
-from sphot_mpi.magnitudes import BRIGHTNESS_UNIT, ab_magnitude, pixel_area_sr
-
-__all__ = [
-    "BRIGHTNESS_UNIT",
-    "ab_magnitude",
-    "brightness_factor",
-    "header_wcs",
-    "parse_wcs",
-    "pixel_area_sr",
-    "pixel_to_sky",
-    "position_angle",
-    "wcs_pixel_scale",
-    "wcs_text",
-]
+from sphot_mpi.magnitudes import pixel_area_sr
 
 
 def parse_wcs(text: str) -> WCS:

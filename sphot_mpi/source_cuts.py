@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from sphot_mpi.config import PsfConfig
+from sphot_mpi.config_sections import PsfConfig
 from sphot_mpi.flags import SourceFlag
 from sphot_mpi.kernels.stats import median_mad
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from sphot_mpi.kernels import psf as kernels
+from sphot_mpi.point_render import sampled_star
 from sphot_mpi.psf import PSF
 
 Image = NDArray[np.float64]
@@ -46,13 +47,9 @@ class StarField:
         self.noise = noise
 
     @cached_property
-    def _sampled(self) -> Image:
+    def _whole(self) -> Image:
         """Unit-flux star centred on a pixel, over the whole PSF."""
-        r = self.psf.radius
-        image = np.zeros((2 * r + 1, 2 * r + 1))
-        centre = np.array([float(r)])
-        self._render(image, self.psf.planes, centre, centre, np.ones(1), np.array([r]))
-        return image
+        return sampled_star(self.psf, self.psf.radius)
 
     @cached_property
     def radii(self) -> NDArray[np.int64]:
@@ -65,7 +62,7 @@ class StarField:
         """Highest value of a unit-flux star beyond each of `radii` (0 beyond the last)."""
         r = self.psf.radius
         distance = np.maximum(*np.abs(np.mgrid[-r : r + 1, -r : r + 1]))
-        values = [np.abs(self._sampled[distance > radius]).max(initial=0.0) for radius in self.radii]
+        values = [np.abs(self._whole[distance > radius]).max(initial=0.0) for radius in self.radii]
         values[-1] = 0.0
         return np.array(values)
 
@@ -79,9 +76,7 @@ class StarField:
         for radius in self.radii[:-1]:
             beyond = np.zeros((COARSE * (2 * half + 1),) * 2)
             start = COARSE * half + COARSE // 2 - r
-            beyond[start : start + 2 * r + 1, start : start + 2 * r + 1] = np.where(
-                distance > radius, self._sampled, 0.0
-            )
+            beyond[start : start + 2 * r + 1, start : start + 2 * r + 1] = np.where(distance > radius, self._whole, 0.0)
             blocks = beyond.reshape(2 * half + 1, COARSE, 2 * half + 1, COARSE).sum(axis=(1, 3))
             padded = np.zeros(self._coarse_shape)
             padded[: 2 * half + 1, : 2 * half + 1] = blocks
@@ -147,34 +142,3 @@ class StarField:
         image = np.empty(self.shape)
         kernels.enlarge(image, coarse, COARSE, reach)
         return image
-
-    def stamps(
-        self, x: Vector, y: Vector, radius: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-        """Unit-flux stamps with derivatives, and their corners (y, x).
-
-        Parameters
-        ----------
-        x, y : (n,) float64 ndarray
-            Positions, px.
-        radius : int
-            Half-size, px.
-
-        Returns
-        -------
-        stamps : (n, 3, 2 radius + 1, 2 radius + 1) float64 ndarray
-            P, dP/dx, dP/dy.
-        corner_y, corner_x : (n,) int64 ndarray
-            Image pixel of each stamp's first element.
-        """
-        stamps = np.empty((x.size, 3, 2 * radius + 1, 2 * radius + 1))
-        kernels.fill_stamps(stamps, self.psf.planes, self.psf.oversample, *self.psf.origin, x, y, radius)
-        corner_y = np.rint(y).astype(np.int64) - radius
-        corner_x = np.rint(x).astype(np.int64) - radius
-        return stamps, corner_y, corner_x
-
-    def sampled(self, radius: int) -> Image:
-        """Unit-flux star centred on a pixel, cut to a half-size of `radius` px."""
-        r = min(radius, self.psf.radius)
-        centre = self.psf.radius
-        return self._sampled[centre - r : centre + r + 1, centre - r : centre + r + 1]

@@ -14,9 +14,9 @@ from scipy import fft
 
 from sphot_mpi.kernels import bands
 from sphot_mpi.kernels import stars as kernels
+from sphot_mpi.point_render import sampled_star, star_stamps
 from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.sersic_grid import LibraryGrids, frequencies, kernel_envelope, working_box
-from sphot_mpi.star_field import StarField
 
 Image = NDArray[np.float64]
 Vector = NDArray[np.float64]
@@ -156,7 +156,7 @@ class StarRenderer:
         return image
 
     def render_with_derivatives(
-        self, x: Vector, y: Vector, flux: Vector, telling: NDArray[np.bool_], *, shift: bool, kernel: bool
+        self, x: Vector, y: Vector, flux: Vector, *, shift: NDArray[np.bool_] | None, kernel: NDArray[np.bool_] | None
     ) -> StarImages:
         """Image of point sources, and the derivatives of some of them.
 
@@ -164,37 +164,48 @@ class StarRenderer:
         ----------
         x, y, flux : (n,) float64 ndarray
             As in `render`.
-        telling : (n,) bool ndarray
-            Sources whose derivatives are summed.
-        shift, kernel : bool
-            Which derivatives are wanted.
+        shift, kernel : (n,) bool ndarray or None
+            Sources whose derivatives are summed; None: that derivative is not wanted.
 
         Returns
         -------
         StarImages
-            Of all sources, and of the telling ones' derivatives.
+            Of all sources, and of the chosen ones' derivatives.
         """
-        n_kernel = len(self.psf.kernel.coordinates) if kernel else 0
-        images = np.zeros((1 + 2 * shift + n_kernel, *self.shape))
-        if telling.any():
-            images = self._images(x[telling], y[telling], flux[telling], shift=shift, slopes=kernel)
-        others = self.render(x[~telling], y[~telling], flux[~telling])
-        return StarImages(images[0] + others, images[1 : 1 + 2 * shift], images[1 + 2 * shift :])
+        n_kernel = 0 if kernel is None else len(self.psf.kernel.coordinates)
+        out = StarImages(
+            np.zeros(self.shape),
+            np.zeros((0 if shift is None else 2, *self.shape)),
+            np.zeros((n_kernel, *self.shape)),
+        )
+        none = np.zeros(x.size, bool)
+        moved, blurred = (none if chosen is None else chosen for chosen in (shift, kernel))
+        for moves in (False, True):
+            for blurs in (False, True):
+                part = (moved == moves) & (blurred == blurs)
+                if part.any():
+                    images = self._images(x[part], y[part], flux[part], shift=moves, slopes=blurs)
+                    out.model[:] += images[0]
+                    if moves:
+                        out.shift[:] += images[1:3]
+                    if blurs:
+                        out.kernel[:] += images[1 + 2 * moves :]
+        return out
 
     @cached_property
-    def core(self) -> StarField:
-        """Stamps and samples of the PSF's core, from a library cut around it: a fraction of the cost."""
+    def core(self) -> PSF:
+        """The PSF's core, from a library cut around it: stamps and samples of it are a fraction of the cost."""
         library, os = self.psf.library, self.psf.oversample
         cut = [max((side - 1) // 2 - (LARGEST_STAMP + CORE_ROOM) * os, 0) for side in library.array.shape]
         # the same on both sides, so that the origin stays the array's centre
         inner = library.array[cut[0] : library.array.shape[0] - cut[0], cut[1] : library.array.shape[1] - cut[1]]
-        return StarField(PSF(LibraryPSF(inner, os), self.psf.kernel), self.shape, np.inf)
+        return PSF(LibraryPSF(inner, os), self.psf.kernel)
 
     def stamps(
         self, x: Vector, y: Vector, radius: int
     ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-        """Unit-flux stamps with derivatives, and their corners; see `StarField.stamps`."""
-        return self.core.stamps(x, y, radius)
+        """Unit-flux stamps with derivatives, and their corners; see `star_stamps`."""
+        return star_stamps(self.core, x, y, radius)
 
     def columns(
         self, x: Vector, y: Vector, flux: Vector, first: NDArray[np.int64], width: NDArray[np.int64], radius: int
@@ -216,13 +227,13 @@ class StarRenderer:
             Derivatives of the stars' images by each unknown.
         """
         columns = np.empty((int(width.sum()), 2 * radius + 1, 2 * radius + 1))
-        psf = self.core.psf
+        psf = self.core
         bands.star_columns(columns, first, width, psf.planes, psf.oversample, *psf.origin, x, y, flux)
         return columns
 
     def sampled(self, radius: int) -> Image:
         """Unit-flux star centred on a pixel, cut to a half-size of `radius` px."""
-        return self.core.sampled(radius)
+        return sampled_star(self.core, radius)
 
 
 def _kernel_transform(frequency: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sphot_mpi.joint import GALAXY_KEEP_SNR, State, at, residual_of
+from sphot_mpi.joint import GALAXY_KEEP_SNR, State, residual_of
 from sphot_mpi.joint_galaxy import galaxy_radius
+from sphot_mpi.joint_scene import at
 from sphot_mpi.records import Image
 
 #: Edges, in r_eff, of the elliptical annuli.

@@ -6,32 +6,27 @@ import socket
 import sys
 import time
 import traceback
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.config import Config
 from sphot_mpi.errors import InputError, SphotError
+from sphot_mpi.fit_renderer import FitRenderer
 from sphot_mpi.flags import FitFlag
-from sphot_mpi.inputs import contents, read_galaxy, read_libraries
+from sphot_mpi.inputs import contents, read_galaxy
 from sphot_mpi.interrupts import TaskTimeout
-from sphot_mpi.model_images import ModelImages, render_model, working_psf
 from sphot_mpi.outcomes import Failure, Frame, Status, TaskOutcome, Timing
 from sphot_mpi.photometry_record import AperturePhotometry
 from sphot_mpi.prepare import Crop, apply_crop, find_crop
 from sphot_mpi.psf import LibraryPSF
-from sphot_mpi.records import Cutout, FilterFit, Image
+from sphot_mpi.records import Cutout, FilterFit
 from sphot_mpi.schedule import Task, TaskKind
 
 log = logging.getLogger(__name__)
-
-#: PSF libraries that a worker keeps; more than one only where the catalogue names several.
-_LIBRARIES_KEPT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +126,8 @@ class TaskRunner:
         self._limited = limited
         self._host = socket.gethostname()
         self._prepared: _Prepared | None = None
-        self._libraries: OrderedDict[tuple[Path, str], LibraryPSF] = OrderedDict()
+        #: Makes images and PSFs of the fits once they are done; shares the PSF libraries with them.
+        self.renderer = FitRenderer(config)
 
     def run(
         self,
@@ -198,7 +194,7 @@ class TaskRunner:
             return
         cutout = self._cutout(galaxy, task.filter, shared, result)
         result.stage = "psf"
-        library = self._library(galaxy, task.filter, shared.config)
+        library = self.renderer.library(galaxy, task.filter)
         result.stage = "fit"
         if task.kind is TaskKind.BASE:
             fit = self._fitters.base(cutout, library, shared.config)
@@ -216,7 +212,7 @@ class TaskRunner:
             return
         cutouts = {name: self._cutout(galaxy, name, shared, result) for name in fits}
         result.stage = "psf"
-        libraries = {name: self._library(galaxy, name, shared.config) for name in fits}
+        libraries = {name: self.renderer.library(galaxy, name) for name in fits}
         result.stage = "photometry"
         if self._fitters.photometry is None:
             msg = "no photometry was given to this runner"
@@ -251,91 +247,6 @@ class TaskRunner:
         if filter_name not in images.cutouts:
             raise _Missing
         return images.cutouts[filter_name]
-
-    def _library(self, galaxy: Galaxy, filter_name: str, config: Config) -> LibraryPSF:
-        key = (galaxy.psf, filter_name)
-        if key not in self._libraries:
-            found = read_libraries(galaxy.psf, (filter_name,), config.prep.blur_psf)
-            if filter_name not in found:
-                msg = f"{galaxy.psf}: there is no PSF for {filter_name}; add a dataset of that name."
-                raise InputError(msg)
-            while len(self._libraries) >= _LIBRARIES_KEPT * len(galaxy.filters):
-                self._libraries.popitem(last=False)
-            self._libraries[key] = found[filter_name]
-        return self._libraries[key]
-
-    def images(self, outcome: TaskOutcome, galaxy: Galaxy) -> tuple[Cutout, ModelImages]:
-        """Read the cutout of a finished fit again, and render the fit's components.
-
-        Parameters
-        ----------
-        outcome : TaskOutcome
-            With a fit.
-        galaxy : Galaxy
-            The galaxy's row.
-
-        Returns
-        -------
-        cutout : Cutout
-            As it was fitted.
-        model : ModelImages
-            From the fit's record.
-        """
-        if outcome.fit is None or outcome.frame is None:
-            msg = "the outcome holds no fit"
-            raise ValueError(msg)
-        frame, name = outcome.frame, outcome.task.filter
-        full = self._read(galaxy, name)
-        (x0, y0), (ny, nx) = frame.origin, frame.shape
-        window = slice(y0, y0 + ny), slice(x0, x0 + nx)
-        cutout = replace(
-            full,
-            data=full.data[window],
-            mask=full.mask[window],
-            error=None if full.error is None else full.error[window],
-            origin=frame.origin,
-        )
-        return cutout, render_model(outcome.fit, cutout, self._library(galaxy, name, galaxy.config(self._config)))
-
-    def psf_shape(self, galaxy: Galaxy, filter_name: str) -> tuple[int, int, int]:
-        """Return ny, nx and oversampling of a galaxy's library PSF.
-
-        Raises
-        ------
-        InputError
-            If there is none.
-        """
-        library = self._library(galaxy, filter_name, galaxy.config(self._config))
-        return library.array.shape[0], library.array.shape[1], library.oversample
-
-    def psf(self, outcome: TaskOutcome, galaxy: Galaxy) -> Image:
-        """Return the working PSF of a finished fit, cut to the shape of the library's, with the same origin.
-
-        Parameters
-        ----------
-        outcome : TaskOutcome
-            With a fit.
-        galaxy : Galaxy
-            The galaxy's row.
-
-        Returns
-        -------
-        (M, N) float64 ndarray
-            On the library's grid; what the kernel spreads beyond it is cut off.
-
-        Raises
-        ------
-        InputError
-            If there is no library PSF.
-        """
-        if outcome.fit is None:
-            msg = "the outcome holds no fit"
-            raise ValueError(msg)
-        library = self._library(galaxy, outcome.task.filter, galaxy.config(self._config))
-        psf = working_psf(outcome.fit, library)
-        (oy, ox), (ny, nx) = psf.origin, library.array.shape
-        y0, x0 = round(oy - (ny - 1) / 2), round(ox - (nx - 1) / 2)
-        return psf.array[y0 : y0 + ny, x0 : x0 + nx]
 
 
 def _peak_memory() -> float:

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from sphot_mpi.campaign import Campaign, run_serial
+from sphot_mpi.campaign import Campaign
 from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.config import PRESETS, load_config
 from sphot_mpi.kernels.counters import Counts, count_kernels
 from sphot_mpi.nnls import solve_nnls
 from sphot_mpi.progress import Quiet
+from sphot_mpi.serial import run_serial
 from sphot_mpi.simulate import simulate_campaign
 from sphot_mpi.tasks import pipeline_fitters
 

@@ -78,7 +78,8 @@ class Worker:
         self._task_timeout = task_timeout
         self._label = label
         self._kept: OrderedDict[RecordRef, TaskOutcome] = OrderedDict()
-        self.runner = TaskRunner(config, make_fitters(), rank, self._limited)
+        self._runner = TaskRunner(config, make_fitters(), rank, self._limited)
+        self.renderer = self._runner.renderer
 
     def do(self, assignment: Assignment) -> Report | Handback:
         """Do an assignment.
@@ -143,9 +144,9 @@ class Worker:
                 raise
 
         if not assignment.deaths:
-            return self.runner.run(task, galaxy, needed)
+            return self._runner.run(task, galaxy, needed)
         log.warning("a process died while it ran this task; it runs in a process of its own")
-        return self.runner.run(task, galaxy, needed, apart)
+        return self._runner.run(task, galaxy, needed, apart)
 
     def _fits(self, refs: tuple[RecordRef, ...]) -> dict[str, FilterFit]:
         """Return the fits among the outcomes that a task needs, by filter."""

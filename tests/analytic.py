@@ -5,7 +5,8 @@ from functools import cache
 import numpy as np
 from scipy.special import erf
 
-from sphot_mpi.psf import LibraryPSF
+from sphot_mpi.psf import PSF, LibraryPSF
+from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.simulate_psf import synthetic_library
 
 
@@ -40,3 +41,9 @@ def stamp_on(shape, stamp, corner_y, corner_x):
 def telescope_psfs():
     """The simulator's PSFs; computed once, because that takes seconds."""
     return synthetic_library()
+
+
+def ringed_psf(kernel):
+    """A diffraction PSF with rings, spikes and a halo, 166 px wide, under a Gaussian of `kernel` px."""
+    library = telescope_psfs()["F150W"]
+    return PSF(LibraryPSF(library.array, library.oversample), Kernel("gaussian", (kernel,)))

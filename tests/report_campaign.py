@@ -5,10 +5,11 @@ from pathlib import Path
 
 from fakes import Files, make_fakes
 
-from sphot_mpi.campaign import Campaign, run_serial
+from sphot_mpi.campaign import Campaign
 from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.config import load_config
 from sphot_mpi.progress import Quiet
+from sphot_mpi.serial import run_serial
 
 
 def run_fakes(files: Files, filters: Sequence[str]) -> Path:

@@ -13,13 +13,15 @@ from sphot_mpi.config import load_config
 from sphot_mpi.decisions import Selection
 from sphot_mpi.digests import InputFiles, Settings
 from sphot_mpi.journal import Journal, journal_folder, remove_journal
+from sphot_mpi.known import known_outcomes
 from sphot_mpi.ledger import never_started
 from sphot_mpi.outcome_store import OutcomeStore
 from sphot_mpi.outcomes import Status, TaskKey
-from sphot_mpi.results import CampaignInfo, write_results
+from sphot_mpi.results import write_results
 from sphot_mpi.results_comm import SoloComm
+from sphot_mpi.results_origin import CampaignInfo
 from sphot_mpi.results_source import KeptOutcome
-from sphot_mpi.resume import known_outcomes, plan_work
+from sphot_mpi.resume import plan_work
 from sphot_mpi.schedule import Schedule, TaskState
 
 EVERYTHING = Selection()

@@ -10,7 +10,7 @@ import pytest
 
 from sphot_mpi.records import SOURCE_DTYPE, Cutout, FilterFit, KernelFit
 from sphot_mpi.scores import StarScores
-from sphot_mpi.simulate import simulate_galaxy
+from sphot_mpi.simulate_image import simulate_galaxy
 from sphot_mpi.simulate_psf import synthetic_library
 from sphot_mpi.simulate_render import total_flux
 

@@ -7,6 +7,7 @@ from scipy import ndimage, signal
 
 from sphot_mpi.detection import LEAST_COVERAGE, MatchedFilter, detect
 from sphot_mpi.kernels.joint import find_peaks, keep_apart
+from sphot_mpi.point_render import sampled_star
 from sphot_mpi.psf import PSF
 from sphot_mpi.star_field import StarField
 
@@ -14,7 +15,7 @@ SHAPE = (113, 150)
 SIGMA = 1.4
 NOISE = 0.02
 FIELD = StarField(PSF(gaussian_library(SIGMA, (100, 101))), SHAPE, NOISE)
-STAMP = FIELD.sampled(8)
+STAMP = sampled_star(FIELD.psf, 8)
 FWHM = FIELD.psf.fwhm
 LONE_ERROR = NOISE / np.sqrt((STAMP**2).sum())
 

@@ -10,14 +10,8 @@ from fakes import FILTERS, SHAPE, galaxy_image, gaussian_psf
 from sphot_mpi import raw_image
 from sphot_mpi.errors import InputError
 from sphot_mpi.inputs import list_filters, read_galaxy, read_libraries
-from sphot_mpi.sky_coordinates import (
-    ab_magnitude,
-    brightness_factor,
-    parse_wcs,
-    pixel_to_sky,
-    position_angle,
-    wcs_text,
-)
+from sphot_mpi.magnitudes import ab_magnitude
+from sphot_mpi.sky_coordinates import brightness_factor, parse_wcs, pixel_to_sky, position_angle, wcs_text
 
 AREA = np.deg2rad(0.03 / 3600.0) ** 2  # sr, of the default pixel
 

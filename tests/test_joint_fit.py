@@ -243,7 +243,7 @@ def test_a_record_is_whole_and_consistent(which):
 
 def check_rendering(fit, cutout, state):
     """The record's images are those of the scene that was fitted, and add up to the data."""
-    images = render_model(fit, cutout, library(cutout.filter))
+    images = render_model(fit, cutout.shape, library(cutout.filter))
     residual = images.residual(cutout.data)
     total = images.sersic + images.sources + images.sky + residual
     np.testing.assert_allclose(total, cutout.data, atol=1e-12 * cutout.data.max())

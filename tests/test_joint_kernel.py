@@ -10,8 +10,8 @@ from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS, FitFlag
 from sphot_mpi.joint import KERNEL_TOLERANCE, State, kernel_is_told, solve
 from sphot_mpi.joint_galaxy import galaxy_of
 from sphot_mpi.joint_kernel import KERNEL_NAMES, prior_terms, shape_limit, stepped
-from sphot_mpi.joint_render import Freedom, render_columns, render_galaxy, render_stars
-from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
+from sphot_mpi.joint_render import KERNEL_STARS, Freedom, kernel_stars, render_columns, render_galaxy, render_stars
+from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars, at
 from sphot_mpi.joint_solve import solve_step
 from sphot_mpi.psf import PSF
 from sphot_mpi.psf_kernel import FAMILIES, Kernel
@@ -59,7 +59,7 @@ def kernels_of(state, passes, freedom=FREE):
 
 @pytest.mark.parametrize("family", TRUTHS)
 def test_kernel_columns_are_the_derivatives_of_the_model(family):
-    scene, kernel = field(galaxy=True), Kernel(family, TRUTHS[family])
+    scene, kernel = field(KERNEL_STARS, galaxy=True), Kernel(family, TRUTHS[family])
     optics = Optics(PSF(LIBRARY, kernel), frame_of(np.zeros(SHAPE)))
     rendered = render_columns(scene, optics, replace(FREE, galaxy_scale=True))
     assert [name for name in rendered.names if name in KERNEL_NAMES] == list(KERNEL_NAMES[: len(TRUTHS[family])])
@@ -131,6 +131,36 @@ def test_no_kernel_is_needed_where_the_library_is_right(family):
     assert kernels[-1].width < 0.12
     assert not kernels[-1].differs(kernels[-2], 0.05)
     assert np.isfinite(state.step.covariance).all()
+
+
+def test_the_brightest_stars_tell_the_kernel_and_not_those_that_unseen_neighbours_broaden():
+    rng = np.random.default_rng(3)
+    n, faint = KERNEL_STARS + 200, slice(KERNEL_STARS, None)
+    x, y = rng.uniform(PAD, PAD + SHAPE[1], n), rng.uniform(PAD, PAD + SHAPE[0], n)
+    flux = np.concatenate([rng.uniform(8.0, 30.0, KERNEL_STARS), rng.uniform(2.0, 6.0, n - KERNEL_STARS)])
+    # half of each faint star's light stands 2.4 px beside it, which the scene does not know
+    turn = rng.uniform(0.0, 2.0 * np.pi, n)[faint]
+    parts = [(x[faint] + sign * 1.2 * np.cos(turn), y[faint] + sign * 1.2 * np.sin(turn)) for sign in (1.0, -1.0)]
+    halves = [Stars.new(*place, 0.5 * flux[faint]) for place in parts]
+    bright = Stars.new(x[:KERNEL_STARS], y[:KERNEL_STARS], flux[:KERNEL_STARS])
+    frame = observed(Scene(stars=bright.join(halves[0]).join(halves[1]), galaxy=None), Kernel("gaussian", (1.1,)))
+    state, _ = kernels_of(started(Scene(stars=Stars.new(x, y, flux), galaxy=None), frame, "gaussian"), 10)
+    told = kernel_stars(state.scene.stars, state.optics)
+    assert np.count_nonzero(told) == KERNEL_STARS
+    # told by all of them it is 1.17; bright stars beside such pairs have a share of that
+    assert state.optics.kernel.width == pytest.approx(1.1, abs=0.03)
+
+
+def test_so_many_stars_tell_the_kernel_where_it_is_measured():
+    scene = field(4 * KERNEL_STARS, faint=2.0)
+    frame = observed(scene, Kernel("gaussian", (1.1,)))
+    area = np.zeros(frame.shape, bool)
+    area[:, : frame.shape[1] // 2] = True
+    optics = Optics.start(LIBRARY, 1.1, replace(frame, anchored_area=area))
+    stars = scene.stars
+    told, there = kernel_stars(stars, optics), at(area & frame.good, stars)
+    assert np.count_nonzero(told & there) == min(KERNEL_STARS, np.count_nonzero(there))
+    assert stars.flux[told].min() > stars.flux[~told].max()
 
 
 @pytest.mark.parametrize("family", TRUTHS)

@@ -19,7 +19,6 @@ from sphot_mpi.journal import (
     journal_folder,
     next_start,
     read_ended,
-    read_record,
     remove_journal,
 )
 from sphot_mpi.journal_format import Closed, Ended, Losses, Opened, Planned, Started
@@ -86,7 +85,7 @@ def test_an_outcome_is_on_the_disk_before_append_returns(tmp_path):
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=False, timeout=60)
     assert done.returncode == -signal.SIGKILL
     index = scan(tmp_path / "j")
-    assert difference(read_record(tmp_path / "j", index.find(key(0)).ref), outcome(0)) == ""
+    assert difference(read_ended(tmp_path / "j", index.find(key(0)).ref)[1], outcome(0)) == ""
     assert dict(index.deaths) == {key(1): 1}
 
 
@@ -108,7 +107,7 @@ def test_a_tail_torn_at_any_byte_loses_only_the_last_record(tmp_path):
 
 
 def test_a_flipped_byte_loses_only_the_record_it_hits(tmp_path):
-    """The body's checksum is looked at by `read_record`, and by a scan that verifies; the head's by every scan."""
+    """The body's checksum is looked at by `read_ended`, and by a scan that verifies; the head's by every scan."""
     folder = tmp_path / "j"
     refs = write(folder, range(3))
     path = journal_files(folder)[0]
@@ -122,12 +121,12 @@ def test_a_flipped_byte_loses_only_the_record_it_hits(tmp_path):
         broken[offset] ^= 1 << int(rng.integers(8))
         path.write_bytes(broken)
         with pytest.raises(JournalError, match=path.name):
-            read_record(folder, hit)
+            read_ended(folder, hit)
         index = scan(folder, verify=True)
         assert [index.find(key(k)) is not None for k in range(3)] == [True, False, True]
         assert sum(length for _, _, length in index.losses.damaged) == hit.length
         for k in (0, 2):
-            assert difference(read_record(folder, index.find(key(k)).ref), outcome(k)) == ""
+            assert difference(read_ended(folder, index.find(key(k)).ref)[1], outcome(k)) == ""
 
 
 def test_many_damaged_bytes_never_yield_a_wrong_outcome(tmp_path):
@@ -146,7 +145,7 @@ def test_many_damaged_bytes_never_yield_a_wrong_outcome(tmp_path):
         assert len(index) < 7
         for k in range(6):
             found = index.find(key(k))
-            assert found is None or difference(read_record(folder, found.ref), outcome(k)) == ""
+            assert found is None or difference(read_ended(folder, found.ref)[1], outcome(k)) == ""
 
 
 def test_an_outcome_that_looks_like_a_record_is_none(tmp_path):
@@ -235,10 +234,10 @@ def test_refs_that_lead_elsewhere_are_refused(tmp_path):
         RecordRef("0009-000000.journal", 0, 9),
     ):
         with pytest.raises(JournalError):
-            read_record(tmp_path / "j", ref)
+            read_ended(tmp_path / "j", ref)
     opened = next(iter(heads(tmp_path / "j", Losses())))[1]
     with pytest.raises(JournalError, match="no outcome stands here"):
-        read_record(tmp_path / "j", RecordRef("0001-000000.journal", opened.offset, opened.length))
+        read_ended(tmp_path / "j", RecordRef("0001-000000.journal", opened.offset, opened.length))
 
 
 def test_other_files_in_the_folder_are_left_alone(tmp_path):

@@ -18,8 +18,9 @@ from sphot_mpi.merge import joined_columns, merge_results
 from sphot_mpi.model_images import ModelImages
 from sphot_mpi.outcomes import Status
 from sphot_mpi.records import Cutout
-from sphot_mpi.results import CampaignInfo, write_results
+from sphot_mpi.results import write_results
 from sphot_mpi.results_comm import SoloComm
+from sphot_mpi.results_origin import CampaignInfo
 from sphot_mpi.results_reader import ResultsReader
 from sphot_mpi.results_schema import IMAGES
 from sphot_mpi.schedule import TaskKind

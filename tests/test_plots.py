@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from sphot_mpi.campaign import Campaign, run_serial
+from sphot_mpi.campaign import Campaign
 from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.config import Config, load_config
 from sphot_mpi.errors import InputError, OutputError, UsageError
@@ -24,6 +24,7 @@ from sphot_mpi.qa.plots import plot_galaxy
 from sphot_mpi.qa.profile import MJY_SR_ZERO_POINT, elliptical_profile, growth_in_cutout
 from sphot_mpi.records import SERSIC_PARAMETERS, SOURCE_DTYPE, Cutout, FilterFit, KernelFit, SersicParams, SkyPlane
 from sphot_mpi.results_reader import ResultsReader
+from sphot_mpi.serial import run_serial
 from sphot_mpi.simulate import simulate_campaign
 from sphot_mpi.simulate_psf import synthetic_library
 from sphot_mpi.simulate_truth import compare_with_truth
@@ -314,3 +315,5 @@ def test_compare_with_truth_of_other_galaxies_is_refused(folder: Path, tmp_path:
         compare_with_truth(folder / "full.h5", tmp_path / "other.ecsv")
     with pytest.raises(InputError, match="cannot be read as a table"):
         compare_with_truth(folder / "full.h5", folder / "full.h5")
+    with pytest.raises(InputError, match="no truth of a simulation"):
+        compare_with_truth(folder / "full.h5", folder / "truth_sources.ecsv")

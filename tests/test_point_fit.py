@@ -13,14 +13,8 @@ from photutils.psf import ImagePSF, PSFPhotometry, SourceGrouper
 from sphot_mpi.flags import SourceFlag
 from sphot_mpi.kernels.dense import cholesky, cholesky_solve
 from sphot_mpi.kernels.point_windows import aperture_fluxes
-from sphot_mpi.point_fit import (
-    PointFitSettings,
-    data_flags,
-    fit_points,
-    fit_side,
-    group_sources,
-    measure_quality,
-)
+from sphot_mpi.point_fit import PointFitSettings, fit_points, fit_side, group_sources
+from sphot_mpi.point_quality import data_flags, measure_quality
 from sphot_mpi.point_render import render_sources, weights
 from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.psf_kernel import Kernel

@@ -10,7 +10,7 @@ from astropy.table import QTable
 from astropy.wcs import WCS
 from fakes import FAKES, FILTERS, fake_base, fake_scaled
 
-from sphot_mpi.campaign import Campaign, run_serial
+from sphot_mpi.campaign import Campaign
 from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.config import load_config
 from sphot_mpi.errors import OutputError, UsageError
@@ -21,6 +21,7 @@ from sphot_mpi.progress import Quiet
 from sphot_mpi.records import SOURCE_DTYPE
 from sphot_mpi.results_reader import ResultsReader
 from sphot_mpi.results_schema import FORMAT, IMAGES, TABLES
+from sphot_mpi.serial import run_serial
 from sphot_mpi.sky_coordinates import wcs_text
 from sphot_mpi.storable import QUANTUM
 from sphot_mpi.tasks import Fitters

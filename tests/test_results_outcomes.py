@@ -12,8 +12,9 @@ from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.config import load_config
 from sphot_mpi.errors import OutputError
 from sphot_mpi.outcomes import Status, TaskKey
-from sphot_mpi.results import CampaignInfo, write_results
+from sphot_mpi.results import write_results
 from sphot_mpi.results_comm import SoloComm
+from sphot_mpi.results_origin import CampaignInfo
 from sphot_mpi.results_outcomes import StoredOutcomes
 from sphot_mpi.results_source import KeptOutcome
 from sphot_mpi.schedule import TaskKind

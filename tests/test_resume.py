@@ -14,10 +14,10 @@ from sphot_mpi.config import load_config
 from sphot_mpi.decisions import Anew, Reason, Rerun, Selection
 from sphot_mpi.errors import OutputError, UsageError
 from sphot_mpi.journal import journal_files, journal_folder
+from sphot_mpi.known import known_outcomes
 from sphot_mpi.outcome_store import OutcomeStore
 from sphot_mpi.outcomes import TaskKey
 from sphot_mpi.results_reader import ResultsReader
-from sphot_mpi.resume import known_outcomes
 from sphot_mpi.schedule import Task, TaskKind
 
 BASE, SCALE, PHOTOMETRY = TaskKind

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
-from sphot_mpi import seed_kernel, seed_pipeline, seed_stages
+from sphot_mpi import seed_kernel, seed_loop, seed_stages
 from sphot_mpi.calibrate import Calibration
 from sphot_mpi.config import load_config
 from sphot_mpi.errors import FitError
@@ -16,14 +16,8 @@ from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import SOURCE_DTYPE, Cutout, KernelFit, SersicParams
 from sphot_mpi.seed_kernel import with_kernel
-from sphot_mpi.seed_pipeline import (
-    alternate,
-    fit_base_seed,
-    fit_scaled_seed,
-    method_of_pass,
-    parameter_change,
-    star_density_ratio,
-)
+from sphot_mpi.seed_loop import alternate, parameter_change
+from sphot_mpi.seed_pipeline import fit_base_seed, fit_scaled_seed, method_of_pass, star_density_ratio
 from sphot_mpi.seed_stages import (
     psf_modelimg,
     psf_sub_data,
@@ -253,7 +247,7 @@ class Steps:
     def __init__(self, monkeypatch, radii):
         self.radii, self.passes = radii, []
         # photometry and sky are not what is tested
-        monkeypatch.setattr(seed_pipeline, "with_galaxy", lambda state, parts, _: replace(state, components=parts))
+        monkeypatch.setattr(seed_loop, "with_galaxy", lambda state, parts, _: replace(state, components=parts))
 
     def galaxy(self, state, image, index):
         self.passes.append(index)
@@ -423,10 +417,10 @@ def test_the_next_ladder_takes_the_scanned_filter(monkeypatch):
 def test_the_kernel_keeps_out_of_the_loop_unless_wanted():
     state = calibrated_state(0.5)
     off = CALIBRATED.replaced({"psf-calib": {"in_mainloop": False}})
-    assert seed_pipeline._calibrated(state, off) is state
+    assert seed_loop.calibrated(state, off) is state
     x, y, flux = star_table()
     sources = np.zeros(x.size, SOURCE_DTYPE)
     sources["x_fit"], sources["y_fit"], sources["flux_fit"] = x, y, flux
-    on = seed_pipeline._calibrated(with_sources(state, sources, CALIBRATED.psf), CALIBRATED)
+    on = seed_loop.calibrated(with_sources(state, sources, CALIBRATED.psf), CALIBRATED)
     # the kernel that turns 0.8 into 1.2 px, from the true sources
     assert on.psf.kernel.values[0] == pytest.approx(np.sqrt(1.2**2 - 0.8**2), abs=0.03)

@@ -10,8 +10,9 @@ from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import SERSIC_PARAMETERS, SersicParams
 from sphot_mpi.sersic import SersicRenderer, from_vector, to_vector, total_flux
-from sphot_mpi.sersic_fit import SersicBounds, fit_scale, fit_sersic, guess_sersic
-from sphot_mpi.sersic_problem import SersicProblem, join_theta
+from sphot_mpi.sersic_fit import fit_sersic, guess_sersic
+from sphot_mpi.sersic_problem import SersicBounds, SersicProblem, join_theta
+from sphot_mpi.sersic_scale import fit_scale
 from sphot_mpi.sersic_search import METHODS, Coordinates, Objective
 
 SHAPE = (71, 84)

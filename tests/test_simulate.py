@@ -11,8 +11,9 @@ from scipy import fft, integrate, special
 from sphot_mpi.errors import InputError, UsageError
 from sphot_mpi.inputs import read_galaxy, read_libraries
 from sphot_mpi.records import SersicParams
-from sphot_mpi.simulate import read_library, simulate_campaign, simulate_galaxy
+from sphot_mpi.simulate import read_library, simulate_campaign
 from sphot_mpi.simulate_draw import ZERO_POINT, chip_edge, draw_galaxy, draw_stars
+from sphot_mpi.simulate_image import simulate_galaxy
 from sphot_mpi.simulate_kinds import FILTERS, KINDS, STAR_BREAK, STAR_FAINTEST
 from sphot_mpi.simulate_psf import synthetic_library
 from sphot_mpi.simulate_render import (

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from analytic import telescope_psfs
+from analytic import ringed_psf, telescope_psfs
 
-from sphot_mpi.psf import PSF, LibraryPSF
-from sphot_mpi.psf_kernel import Kernel
+from sphot_mpi.point_render import sampled_star, star_stamps
 from sphot_mpi.simulate_render import render_stars
 from sphot_mpi.star_field import RADII, STAMP_EDGE, StarField
 
@@ -15,14 +14,8 @@ KERNEL = 0.9
 
 
 @pytest.fixture(scope="module")
-def scene_psf():
-    """A diffraction PSF with rings, spikes and a halo, 166 px wide."""
-    return telescope_psfs()["F150W"]
-
-
-@pytest.fixture(scope="module")
-def psf(scene_psf):
-    return PSF(LibraryPSF(scene_psf.array, scene_psf.oversample), Kernel("gaussian", (KERNEL,)))
+def psf():
+    return ringed_psf(KERNEL)
 
 
 def crowd(n=500, seed=0, margin=30):
@@ -33,9 +26,9 @@ def crowd(n=500, seed=0, margin=30):
     return x, y, NOISE * 3.0 * np.minimum(1.0 + rng.pareto(0.7, n), 1000.0)
 
 
-def test_a_crowd_has_all_its_light(scene_psf, psf):
+def test_a_crowd_has_all_its_light(psf):
     x, y, flux = crowd()
-    exact = render_stars(SHAPE, scene_psf.blurred(KERNEL), x, y, flux)
+    exact = render_stars(SHAPE, telescope_psfs()["F150W"].blurred(KERNEL), x, y, flux)
     difference = StarField(psf, SHAPE, NOISE).render(x, y, flux) - exact
     # no pixel is off by more than what two stars leave at their stamps' edges, all together by 3 % of the noise
     assert np.abs(difference).max() < 2.0 * STAMP_EDGE * NOISE
@@ -82,21 +75,21 @@ def test_brighter_stars_never_get_smaller_stamps(psf):
     assert (np.diff(field.radii) > 0).all()
 
 
-def test_stars_far_off_the_image_light_it(scene_psf, psf):
+def test_stars_far_off_the_image_light_it(psf):
     x, y = np.array([-25.0, 150.3, 60.0]), np.array([50.0, -11.2, 140.4])
     flux = np.array([4000.0, 3000.0, 5000.0])
-    exact = render_stars(SHAPE, scene_psf.blurred(KERNEL), x, y, flux)
+    exact = render_stars(SHAPE, telescope_psfs()["F150W"].blurred(KERNEL), x, y, flux)
     assert exact.max() > NOISE
     np.testing.assert_allclose(StarField(psf, SHAPE, NOISE).render(x, y, flux), exact, atol=STAMP_EDGE * NOISE)
     beyond = StarField(psf, SHAPE, NOISE).render(np.array([-1e4, 1e7]), np.array([50.0, -1e8]), np.array([1.0, 1e3]))
     assert not beyond.any()
 
 
-def test_faint_stars_off_the_image_light_it_by_their_wings(scene_psf, psf):
+def test_faint_stars_off_the_image_light_it_by_their_wings(psf):
     rng = np.random.default_rng(1)
     n = 3000
     x, y, flux = rng.uniform(-60, -20, n), rng.uniform(-20, 130, n), np.full(n, 2.0 * NOISE)
-    exact = render_stars(SHAPE, scene_psf.blurred(KERNEL), x, y, flux)
+    exact = render_stars(SHAPE, telescope_psfs()["F150W"].blurred(KERNEL), x, y, flux)
     got = StarField(psf, SHAPE, NOISE).render(x, y, flux)
     assert exact.sum() > NOISE
     # the gradient of the far halo within a coarse pixel: 4 % of what is itself 0.4 % of the stars' light
@@ -112,13 +105,12 @@ def test_no_stars_are_a_black_image(psf):
 
 
 def test_the_sampled_star_is_the_star_on_a_pixel(psf):
-    field = StarField(psf, (31, 45), NOISE)
-    stamp = field.sampled(9)
+    stamp = sampled_star(psf, 9)
     assert stamp.shape == (19, 19)
     full = StarField(psf, (31, 45), 1e-30).render(np.array([22.0]), np.array([15.0]), np.ones(1))
     np.testing.assert_allclose(stamp, full[6:25, 13:32], atol=1e-15)
-    assert field.sampled(10**6).shape == (2 * psf.radius + 1,) * 2
-    stamps, corner_y, corner_x = field.stamps(np.array([22.0]), np.array([15.0]), 9)
+    assert sampled_star(psf, 10**6).shape == (2 * psf.radius + 1,) * 2
+    stamps, corner_y, corner_x = star_stamps(psf, np.array([22.0]), np.array([15.0]), 9)
     np.testing.assert_allclose(stamps[0, 0], stamp, atol=1e-15)
     assert (corner_y[0], corner_x[0]) == (6, 13)
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from analytic import gaussian_library, gaussian_stars, telescope_psfs
+from analytic import gaussian_library, gaussian_stars, ringed_psf, telescope_psfs
 
-from sphot_mpi.psf import PSF, LibraryPSF
+from sphot_mpi.point_render import sampled_star, star_stamps
+from sphot_mpi.psf import PSF
 from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.simulate_render import render_stars
-from sphot_mpi.star_field import StarField
 from sphot_mpi.star_renderer import BAND_TOLERANCE, MARGIN, StarRenderer
 
 KERNEL = 0.9
@@ -15,14 +15,8 @@ SHAPES = [(111, 140), (90, 61)]
 
 
 @pytest.fixture(scope="module")
-def scene_psf():
-    """A diffraction PSF with rings, spikes and a halo, 166 px wide."""
-    return telescope_psfs()["F150W"]
-
-
-@pytest.fixture(scope="module")
-def psf(scene_psf):
-    return PSF(LibraryPSF(scene_psf.array, scene_psf.oversample), Kernel("gaussian", (KERNEL,)))
+def psf():
+    return ringed_psf(KERNEL)
 
 
 def crowd(shape, n=300, seed=0):
@@ -34,9 +28,9 @@ def crowd(shape, n=300, seed=0):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_crowd_is_exact_wings_and_all(scene_psf, psf, shape):
+def test_a_crowd_is_exact_wings_and_all(psf, shape):
     x, y, flux = crowd(shape)
-    exact = render_stars(shape, scene_psf.blurred(KERNEL), x, y, flux)
+    exact = render_stars(shape, telescope_psfs()["F150W"].blurred(KERNEL), x, y, flux)
     difference = StarRenderer(psf, shape).render(x, y, flux) - exact
     # the cut band leaves out that part of each star; the spreading and single precision are better
     assert np.sqrt((difference**2).sum() / (exact**2).sum()) < 2.0 * BAND_TOLERANCE
@@ -58,7 +52,7 @@ def test_any_unit_of_the_data_will_do(psf, unit):
     x, y, flux = crowd(SHAPES[1], 20)
     renderer, telling = StarRenderer(psf, SHAPES[1]), flux > 2.0
     one, other = (
-        renderer.render_with_derivatives(x, y, scale * flux, telling, shift=True, kernel=True) for scale in (1.0, unit)
+        renderer.render_with_derivatives(x, y, scale * flux, shift=telling, kernel=telling) for scale in (1.0, unit)
     )
     for got, expected in ((other.model, one.model), (other.shift, one.shift), (other.kernel, one.kernel)):
         np.testing.assert_allclose(got / unit, expected, atol=1e-6 * np.abs(expected).max())
@@ -73,7 +67,7 @@ def test_no_stars_are_a_black_image(psf):
     none = np.zeros(0)
     renderer = StarRenderer(psf, SHAPES[0])
     assert renderer.render(none, none, none).shape == SHAPES[0]
-    images = renderer.render_with_derivatives(none, none, none, none > 0.0, shift=True, kernel=True)
+    images = renderer.render_with_derivatives(none, none, none, shift=none > 0.0, kernel=none > 0.0)
     for image in (images.model, *images.shift, *images.kernel):
         assert image.shape == SHAPES[0]
         assert not image.any()
@@ -85,18 +79,18 @@ def test_derivatives_are_central_differences_of_the_telling_stars(shape):
     library, v = gaussian_library(0.8, (101, 90)), 1.1
     psf = PSF(library, Kernel("gaussian", (np.sqrt(v),)))
     x, y, flux = crowd(shape, 40, seed=3)
-    renderer, telling = StarRenderer(psf, shape), flux > 2.0
-    images = renderer.render_with_derivatives(x, y, flux, telling, shift=True, kernel=True)
+    renderer, telling, moving = StarRenderer(psf, shape), flux > 2.0, x > 0.5 * shape[1]
+    images = renderer.render_with_derivatives(x, y, flux, shift=moving, kernel=telling)
     np.testing.assert_allclose(images.model, renderer.render(x, y, flux), atol=1e-6 * flux.max())
 
-    def exact(dx=0.0, dy=0.0, dv=0.0):
-        return gaussian_stars(
-            shape, x[telling] + dx, y[telling] + dy, flux[telling], np.sqrt(0.8**2 + v + dv)
-        )  # fmt: skip
+    def exact(some, dx=0.0, dy=0.0, dv=0.0):
+        return gaussian_stars(shape, x[some] + dx, y[some] + dy, flux[some], np.sqrt(0.8**2 + v + dv))
 
     h = 1e-4
-    for got, step in ((images.shift[0], {"dx": h}), (images.shift[1], {"dy": h}), (images.kernel[0], {"dv": h})):
-        difference = (exact(**step) - exact(**{k: -s for k, s in step.items()})) / (2 * h)
+    steps = {"dx": (images.shift[0], moving), "dy": (images.shift[1], moving), "dv": (images.kernel[0], telling)}
+    for name, (got, some) in steps.items():
+        step = {name: h}
+        difference = (exact(some, **step) - exact(some, **{k: -s for k, s in step.items()})) / (2 * h)
         # high frequencies, where the band is cut, weigh more in a derivative than in the star
         np.testing.assert_allclose(got, difference, atol=20.0 * BAND_TOLERANCE * np.abs(difference).max())
 
@@ -106,8 +100,11 @@ def test_derivatives_are_central_differences_of_the_telling_stars(shape):
 def test_only_what_is_wanted_is_rendered(psf, shift, kernel):
     x, y, flux = crowd(SHAPES[1], 20)
     renderer = StarRenderer(psf, SHAPES[1])
-    images = renderer.render_with_derivatives(x, y, flux, flux > 0.0, shift=shift, kernel=kernel)
-    every = renderer.render_with_derivatives(x, y, flux, flux > 0.0, shift=True, kernel=True)
+    everyone = flux > 0.0
+    images = renderer.render_with_derivatives(
+        x, y, flux, shift=everyone if shift else None, kernel=everyone if kernel else None
+    )
+    every = renderer.render_with_derivatives(x, y, flux, shift=everyone, kernel=everyone)
     assert (len(images.shift), len(images.kernel)) == (2 * shift, 1 * kernel)
     for got, expected in zip((images.shift, images.kernel), (every.shift, every.kernel), strict=True):
         if len(got):
@@ -117,9 +114,7 @@ def test_only_what_is_wanted_is_rendered(psf, shift, kernel):
 def test_both_coordinates_of_a_kernel_with_a_shape_have_a_derivative(psf):
     moffat = psf.with_kernel(Kernel.of_width("moffat", KERNEL))
     x, y, flux = np.array([60.2]), np.array([50.6]), np.ones(1)
-    images = StarRenderer(moffat, SHAPES[0]).render_with_derivatives(
-        x, y, flux, np.array([True]), shift=False, kernel=True
-    )
+    images = StarRenderer(moffat, SHAPES[0]).render_with_derivatives(x, y, flux, shift=None, kernel=np.array([True]))
     for k, step in enumerate((1e-3, 1e-4)):
         axis = step * np.eye(2)[k]
         kernels = [Kernel.from_coordinates("moffat", moffat.kernel.coordinates + sign * axis) for sign in (1.0, -1.0)]
@@ -130,16 +125,14 @@ def test_both_coordinates_of_a_kernel_with_a_shape_have_a_derivative(psf):
 
 
 def test_the_core_is_that_of_the_whole_psf(psf):
-    whole, renderer = StarField(psf, (31, 45), 1e-30), StarRenderer(psf, (31, 45))
+    renderer = StarRenderer(psf, (31, 45))
     x, y = np.array([22.2, 3.4]), np.array([14.7, 20.1])
-    for got, expected in zip(renderer.stamps(x, y, 9), whole.stamps(x, y, 9), strict=True):
+    for got, expected in zip(renderer.stamps(x, y, 9), star_stamps(psf, x, y, 9), strict=True):
         # cut 10 px beyond the largest stamp: what the kernel brings in from there
         np.testing.assert_allclose(got, expected, atol=1e-6)
-    np.testing.assert_allclose(renderer.sampled(9), whole.sampled(9), atol=1e-6)
+    np.testing.assert_allclose(renderer.sampled(9), sampled_star(psf, 9), atol=1e-6)
 
 
 def test_a_narrow_library_needs_no_cut():
     psf = PSF(gaussian_library(1.0, (41, 50)))
-    np.testing.assert_allclose(
-        StarRenderer(psf, (30, 30)).sampled(4), StarField(psf, (30, 30), 1e-30).sampled(4), atol=1e-12
-    )
+    np.testing.assert_allclose(StarRenderer(psf, (30, 30)).sampled(4), sampled_star(psf, 4), atol=1e-12)

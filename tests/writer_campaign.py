@@ -8,6 +8,7 @@ import json
 import resource
 import sys
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +24,9 @@ from sphot_mpi.model_images import ModelImages
 from sphot_mpi.outcomes import Failure, Frame, Status, TaskOutcome, Timing
 from sphot_mpi.photometry_record import AperturePhotometry
 from sphot_mpi.records import SOURCE_DTYPE, Cutout, FilterFit, KernelFit, SersicParams, SkyPlane
-from sphot_mpi.results import CampaignInfo, write_results
-from sphot_mpi.results_source import MemorySource
+from sphot_mpi.results import write_results
+from sphot_mpi.results_origin import CampaignInfo
+from sphot_mpi.results_source import KeptOutcome
 from sphot_mpi.schedule import Task, TaskKind
 
 FILTERS = ("F150W", "F555W", "F277W")
@@ -187,6 +189,24 @@ def write_case(path: Path, case: Case, comm) -> object:
     rng = np.random.default_rng(comm.rank)
     source = MemorySource(catalogue.galaxies, [outcomes[k] for k in rng.permutation(len(outcomes))])
     return write_results(path, info, source, comm, make_images, PSFs(), batch_bytes=case.batch_bytes)
+
+
+class MemorySource:
+    """Outcomes that are in memory, in any order."""
+
+    def __init__(self, galaxies: Iterable[Galaxy], outcomes: Iterable[TaskOutcome]) -> None:
+        self._outcomes = {outcome.task: outcome for outcome in outcomes}
+        self._tasks: dict[int, list[Task]] = {}
+        for galaxy in galaxies:
+            order = (*galaxy.filters, "")  # photometry, which has no filter, goes last
+            tasks = [task for task in self._outcomes if task.galaxy == galaxy.index]
+            self._tasks[galaxy.index] = sorted(tasks, key=lambda task: order.index(task.filter))  # noqa: B023
+
+    def tasks(self, galaxy: int) -> Sequence[Task]:
+        return self._tasks[galaxy]
+
+    def load(self, task: Task) -> KeptOutcome:
+        return KeptOutcome(outcome=self._outcomes[task])
 
 
 class MPIComm:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from sphot_mpi.calibrate import choose_anchors
-from sphot_mpi.config import PsfCalibConfig
+from sphot_mpi.config_sections import PsfCalibConfig
 from sphot_mpi.kernels.psf import render_stars
 from sphot_mpi.model_images import ModelImages
 from sphot_mpi.psf import PSF, LibraryPSF

@@ -1,37 +1,20 @@
 """What a picture of a fit shows: images and numbers of one filter, read or rendered anew."""
 
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from sphot_mpi.catalogue import Catalogue, read_catalogue
-from sphot_mpi.catalogue_rows import Galaxy
-from sphot_mpi.config import Config, load_config
-from sphot_mpi.errors import ConfigError, OutputError, SphotError
+from sphot_mpi.errors import OutputError, SphotError
 from sphot_mpi.flags import FitFlag
-from sphot_mpi.inputs import read_galaxy, read_libraries
-from sphot_mpi.model_images import ModelImages, render_model
-from sphot_mpi.psf import LibraryPSF
+from sphot_mpi.model_images import ModelImages
 from sphot_mpi.psf_kernel import FAMILIES
 from sphot_mpi.qa.kernel_check import KernelCheck, check_kernel
 from sphot_mpi.qa.tables import CampaignTables
-from sphot_mpi.records import (
-    SERSIC_PARAMETERS,
-    SOURCE_DTYPE,
-    Cutout,
-    FilterFit,
-    Image,
-    KernelFit,
-    SersicParams,
-    SkyPlane,
-)
+from sphot_mpi.records import FilterFit, Image, KernelFit, SersicParams
 from sphot_mpi.results_reader import ResultsReader
-
-_NO_MATRIX = np.empty((0, 0))
+from sphot_mpi.stored_fit import StoredFit
+from sphot_mpi.stored_inputs import StoredInputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -121,40 +104,7 @@ class PanelReader:
     def __init__(self, reader: ResultsReader, tables: CampaignTables | None = None) -> None:
         self.reader = reader
         self.tables = CampaignTables(reader) if tables is None else tables
-        # galaxies mostly share one PSF file; a campaign with one a galaxy must not fill the memory
-        self._library = lru_cache(maxsize=32)(self._read_library)
-
-    @cached_property
-    def config(self) -> Config:
-        """The campaign's configuration; keys that its version did not have are those of its preset."""
-        try:
-            values = tomllib.loads(str(self.reader.file.attrs["configuration"]))
-            return load_config(None, str(values.get("preset", "best"))).replaced(values)
-        except (KeyError, tomllib.TOMLDecodeError, ConfigError) as error:
-            msg = f"{self.reader.path}: its configuration cannot be read ({error}); run again with this version."
-            raise OutputError(msg) from error
-
-    @cached_property
-    def _catalogue(self) -> Catalogue:
-        return read_catalogue(Path(str(self.reader.file.attrs["catalogue"])), self.config, skip_invalid=True)
-
-    @cached_property
-    def _inputs(self) -> dict[str, Galaxy]:
-        return {galaxy.name: galaxy for galaxy in self._catalogue.galaxies}
-
-    def _input(self, name: str) -> Galaxy:
-        galaxy = self._inputs.get(name)
-        if galaxy is None:
-            msg = f"{self._catalogue.path}: galaxy {name!r} is not in it, or its files are gone."
-            raise OutputError(msg)
-        return galaxy
-
-    def _read_library(self, path: Path, filter_name: str) -> LibraryPSF:
-        libraries = read_libraries(path, (filter_name,), self.config.prep.blur_psf)
-        if filter_name not in libraries:
-            msg = f"{path}: there is no PSF of {filter_name} in it."
-            raise OutputError(msg)
-        return libraries[filter_name]
+        self._inputs = StoredInputs(reader)
 
     def read(self, name: str, filter_name: str, *, check: bool = True) -> Panel:
         """Read one filter of a galaxy; images that are not stored are made from the input and the tables.
@@ -186,10 +136,10 @@ class PanelReader:
             nothing = np.full(shape, np.nan)
             flags = FitFlag.NO_DATA if row is None else FitFlag(int(row["flags"]))
             return Panel(filter=filter_name, data=nothing, sersic=nothing, sources=nothing, sky=nothing, flags=flags)
-        origin = int(galaxy["crop_x"]), int(galaxy["crop_y"])
-        fit = _fit_of(row, origin)
-        data, model = self._stored(name, fit, shape) or self._rendered(name, fit, origin, shape)
-        kernel_check, note = self._check(name, fit, origin, data, model) if check else (None, "not made")
+        stored = StoredFit.of(row, galaxy, self.reader.sources(name, filter_name))
+        fit = stored.fit
+        data, model = self._inputs.images(stored)
+        kernel_check, note = self._check(fit, data, model) if check else (None, "not made")
         return Panel(
             filter=filter_name, data=data, sersic=model.sersic, sources=model.sources, sky=model.sky,
             components=fit.components, noise=fit.noise, unit=row["unit"].decode(),
@@ -200,58 +150,16 @@ class PanelReader:
             petrosian=self._petrosian(),
         )  # fmt: skip
 
-    def _stored(self, name: str, fit: FilterFit, shape: tuple[int, int]) -> tuple[Image, ModelImages] | None:
-        stored = self.reader.images(name, fit.filter)
-        if stored.data is None or stored.sersic_model is None or stored.psf_model is None:
-            return None
-        sky = fit.sky.render(shape)
-        return stored.data, ModelImages(sersic=stored.sersic_model, sources=stored.psf_model, sky=sky)
-
-    def _rendered(
-        self, name: str, fit: FilterFit, origin: tuple[int, int], shape: tuple[int, int]
-    ) -> tuple[Image, ModelImages]:
-        """Read the data from the input and render the model."""
+    def _check(self, fit: FilterFit, data: Image, model: ModelImages) -> tuple[KernelCheck | None, str]:
         try:
-            galaxy = self._input(name)
-            full = read_galaxy(galaxy.path, name, (fit.filter,)).cutouts[fit.filter]
-            library = self._library(galaxy.psf, fit.filter)
-        except (SphotError, KeyError) as error:
-            msg = (
-                f"{self.reader.path}: its images are not stored and cannot be made anew ({error}); "
-                "run with --images all."
-            )
-            raise OutputError(msg) from error
-        window = slice(origin[1], origin[1] + shape[0]), slice(origin[0], origin[0] + shape[1])
-        data = np.where(full.mask[window] | (full.data[window] == 0.0), np.nan, full.data[window])
-        cutout = Cutout(
-            galaxy=name, filter=fit.filter, data=data, error=None, mask=np.isnan(data), unit=full.unit,
-            pixel_scale=full.pixel_scale, origin=origin, full_shape=full.shape,
-        )  # fmt: skip
-        return data, render_model(self._with_sources(name, fit, origin), cutout, library)
-
-    def _with_sources(self, name: str, fit: FilterFit, origin: tuple[int, int]) -> FilterFit:
-        """Add the sources; a panel of stored images alone does not need them."""
-        stored = self.reader.sources(name, fit.filter)
-        table = np.zeros(stored.size, SOURCE_DTYPE)
-        for key in SOURCE_DTYPE.names or ():
-            table[key] = stored[key]
-        for axis, offset in zip("xy", origin, strict=True):
-            table[f"{axis}_init"] -= offset
-            table[f"{axis}_fit"] -= offset
-        return replace(fit, sources=table, report=stored["reported"])
-
-    def _check(
-        self, name: str, fit: FilterFit, origin: tuple[int, int], data: Image, model: ModelImages
-    ) -> tuple[KernelCheck | None, str]:
-        try:
-            library, config = self._library(self._input(name).psf, fit.filter), self.config.psf_calib
+            library, config = self._inputs.library(fit.galaxy, fit.filter), self._inputs.config.psf_calib
         except SphotError as error:
             return None, f"The PSF library cannot be read any more: {error}"
-        return check_kernel(self._with_sources(name, fit, origin), data, model, library, config), ""
+        return check_kernel(fit, data, model, library, config), ""
 
     def _petrosian(self) -> float:
         try:
-            return self.config.aperture.petro
+            return self._inputs.config.aperture.petro
         except OutputError:
             return float("nan")
 
@@ -276,29 +184,3 @@ def kernel_text(kernel: KernelFit) -> str:
     names = FAMILIES[kernel.family].parameter_names if kernel.family in FAMILIES else ()
     values = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, kernel.values, strict=False))
     return f"{kernel.family} ({values})"
-
-
-def _fit_of(row: np.void, origin: tuple[int, int]) -> FilterFit:
-    """Return as much of a fit as rendering needs, but its sources, in the cutout's frame."""
-    components = []
-    for suffix in ("", "_2")[: int(row["n_components"])]:
-        values = {key: float(row[f"{key}{suffix}"]) for key in SERSIC_PARAMETERS}
-        values["x_0"] -= origin[0]
-        values["y_0"] -= origin[1]
-        components.append(SersicParams(**values))
-    sky = SkyPlane(
-        level=float(row["sky"]), slope_x=float(row["sky_slope_x"]), slope_y=float(row["sky_slope_y"]),
-        x_ref=float(row["sky_x"]) - origin[0], y_ref=float(row["sky_y"]) - origin[1],
-    )  # fmt: skip
-    kernel = tuple(float(row[key]) for key in ("kernel_1", "kernel_2") if np.isfinite(row[key]))
-    return FilterFit(
-        galaxy=row["name"].decode(), filter=row["filter"].decode(), components=tuple(components),
-        covariance=_NO_MATRIX, total_flux=float(row["total_flux"]), total_flux_err=float(row["total_flux_err"]),
-        flux_in_cutout=float(row["flux_in_cutout"]), sky=sky, sky_covariance=_NO_MATRIX,
-        sources=np.empty(0, SOURCE_DTYPE), report=np.empty(0, dtype=np.bool_),
-        kernel=KernelFit(
-            family=row["kernel_family"].decode(), values=kernel, fwhm=float(row["fwhm"]),
-            n_anchors=int(row["kernel_anchors"]),
-        ),
-        noise=float(row["noise"]), flags=FitFlag(int(row["flags"])),
-    )  # fmt: skip

@@ -5,7 +5,7 @@ import textwrap
 from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS, FitFlag
 
 #: Okabe and Ito's colours, told apart with any colour vision; each also has its own line style or marker.
-BLACK, ORANGE, BLUE, GREEN, SKY = "#000000", "#D55E00", "#0072B2", "#009E73", "#56B4E9"
+BLACK, ORANGE, BLUE, GREEN = "#000000", "#D55E00", "#0072B2", "#009E73"
 
 #: Maps that differ in lightness (cividis) or run from red to blue through white.
 BRIGHTNESS, DIFFERENCE = "cividis", "RdBu_r"
