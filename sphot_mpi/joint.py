@@ -211,9 +211,11 @@ def settle(state: State, freedom: Freedom, keep: Keep, *, most: int) -> tuple[St
     Nothing is merged any more: of what detection made in vain little is left, and a real pair would be missed.
     """
     for _ in range(most):
-        before = state.step.chi2 if state.step is not None else np.inf
+        before = state.step
         state = prune(solve(state, freedom), keep, merge=False)
         assert state.step is not None
-        if abs(before - state.step.chi2) < max(1.0, QUIET_CHI2 * state.step.chi2):
+        # chi2 is that before a step: the first under new unknowns shows nothing of what they do
+        last = before.chi2 if before is not None and before.names == state.step.names else np.inf
+        if abs(last - state.step.chi2) < max(1.0, QUIET_CHI2 * state.step.chi2):
             return state, True
     return state, False

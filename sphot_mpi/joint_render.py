@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.joint_kernel import KERNEL_NAMES
-from sphot_mpi.joint_scene import PAD, Galaxy, Optics, Scene, Stars, at, sky_axes, sky_basis
+from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Scene, Stars, at, sky_axes, sky_basis
 from sphot_mpi.records import Image
 
 Vector = NDArray[np.float64]
@@ -59,6 +59,10 @@ class Rendered:
         scale, and for component c "c.flux", "c.x_0", "c.y_0", "c.ln_r" ...
     columns : (m, ny, nx) float64 ndarray
         Derivatives of the model by the dense unknowns.
+    told : tuple of int
+        Unknowns that only a part of the light tells: kernel and shift, where they are not measured everywhere.
+    tests : (t, ny, nx) float64 ndarray
+        That part of their columns: the residual is to be orthogonal to it, and not to the whole column.
     """
 
     stars: Image
@@ -66,6 +70,8 @@ class Rendered:
     sky: Image
     names: tuple[str, ...]
     columns: NDArray[np.float64]
+    told: tuple[int, ...]
+    tests: NDArray[np.float64]
 
 
 def render_galaxy(galaxy: Galaxy | None, optics: Optics) -> Image:
@@ -140,32 +146,41 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
         columns |= dict(zip(SHIFT_NAMES, images.shift, strict=False))
     else:
         star_image = render_stars(stars, optics)
+    of_stars = {name: columns[name] for name in (*KERNEL_NAMES, *SHIFT_NAMES) if name in columns}
     galaxy_image = np.zeros(shape)
     if scene.galaxy is not None:
         galaxy_image = _galaxy_columns(scene.galaxy, optics, freedom, columns)
-    for name in (*KERNEL_NAMES, *SHIFT_NAMES):
-        if name in columns:
-            # where the base filter has no data, the stars are not known well enough to tell the PSF
-            columns[name] = np.where(optics.frame.anchored_area, columns[name], 0.0)
+    names, told = tuple(columns), () if optics.frame.anchored_area.all() else tuple(of_stars)
+    # off its centre, a small error of a pinned profile would be taken for one of the kernel
+    pinned = not freedom.galaxy_shape and not freedom.galaxy_profile and not _centre_tells(optics.frame, scene.galaxy)
+    tests = [of_stars[name] if pinned and name in KERNEL_NAMES else columns[name] for name in told]
     return Rendered(
         stars=star_image,
         galaxy=galaxy_image,
         sky=render_sky(scene.sky, shape),
-        names=tuple(columns),
+        names=names,
         columns=np.stack(list(columns.values())),
+        told=tuple(names.index(name) for name in told),
+        # where the base filter has no data, the stars are not known well enough to tell the PSF
+        tests=np.stack(tests) * optics.frame.anchored_area if tests else np.zeros((0, *shape)),
     )
+
+
+def _centre_tells(frame: Frame, galaxy: Galaxy | None) -> bool:
+    """Whether kernel and shift are measured on the galaxy's centre too."""
+    if galaxy is None:
+        return True
+    x, y = (
+        np.clip(round(v) + PAD, 0, side - 1)
+        for v, side in zip(galaxy.centres[galaxy.main], frame.shape[::-1], strict=True)
+    )
+    return bool(frame.anchored_area[y, x])
 
 
 def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: dict[str, Image]) -> Image:
     """Add the galaxy's derivatives to `columns`; returns its image."""
-    needs_derivatives = freedom.galaxy_shape or freedom.galaxy_profile
-    if freedom.kernel or freedom.shift:
-        # where they are measured off the galaxy, its light says nothing about them
-        x, y = (
-            np.clip(round(v) + PAD, 0, side - 1)
-            for v, side in zip(galaxy.centres[galaxy.main], optics.frame.shape[::-1], strict=True)
-        )
-        needs_derivatives |= bool(optics.frame.anchored_area[y, x])
+    # kernel and shift change it even where stars tell them: solved without its part, a bright galaxy would swing
+    needs_derivatives = freedom.galaxy_shape or freedom.galaxy_profile or freedom.kernel or freedom.shift
     if not needs_derivatives and not freedom.galaxy_flux and not freedom.galaxy_scale:
         return render_galaxy(galaxy, optics)
     unit = [

@@ -94,11 +94,9 @@ def solve_step(scene: Scene, optics: Optics, freedom: Freedom) -> Step:
     frame = optics.frame
     rendered = render_columns(scene, optics, freedom)
     residual = frame.residual(rendered.stars + rendered.galaxy + rendered.sky)
-    dense_gram, dense_rhs = _dense_normal(rendered, frame, residual)
-    system = star_system(scene.stars, optics, residual, rendered.columns)
+    system = star_system(scene.stars, optics, residual, np.concatenate((rendered.columns, rendered.tests)))
     names = rendered.names
-    weight, pull = prior_terms(names, optics.kernel)
-    dense = _Dense(dense_gram + weight, dense_rhs + pull, _dense_damping(names), names, optics.kernel)
+    dense = _dense_normal(rendered, frame, residual, optics.kernel)
     solution = _solve_dense(system, dense)
     far = system.too_far(solution.stars)
     if far.any():
@@ -120,10 +118,15 @@ def solve_step(scene: Scene, optics: Optics, freedom: Freedom) -> Step:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Dense:
-    """Normal equations of the dense unknowns alone, with the kernel that they are about."""
+    """Normal equations of the dense unknowns alone, with the kernel that they are about.
+
+    `gram` holds the products of all columns and tests; an unknown's equation is that of row `rows`.
+    """
 
     gram: NDArray[np.float64]
     rhs: Vector
+    rows: NDArray[np.int64]
+    prior: NDArray[np.float64]
     damping: Vector
     names: tuple[str, ...]
     kernel: Kernel
@@ -141,10 +144,13 @@ class _Solution:
 
 def _solve_dense(system: StarSystem, dense: _Dense) -> _Solution:
     """Solve the dense unknowns in the stars' Schur complement, then the stars."""
+    m, rows = len(dense.names), dense.rows
     both = system.solve(np.column_stack((system.cross, system.rhs)))
-    response, alone = both[:, :-1], both[:, -1]
-    schur = dense.gram - system.cross.T @ response
-    reduced = dense.rhs - system.cross.T @ alone
+    response, alone = both[:, :m], both[:, -1]
+    # products free of all that the stars can take up
+    free = dense.gram - system.cross.T @ both[:, :-1]
+    schur = free[rows, :m] + dense.prior
+    reduced = dense.rhs - system.cross[:, rows].T @ alone
     matrix = schur + np.diag(dense.damping)
     step = _invert(matrix) @ reduced
     limit = shape_limit(step, dense.names, dense.kernel)
@@ -153,17 +159,26 @@ def _solve_dense(system: StarSystem, dense: _Dense) -> _Solution:
         rest = np.arange(step.size) != k
         step[rest] = _invert(matrix[np.ix_(rest, rest)]) @ (reduced[rest] - matrix[rest, k] * step[k])
     step *= _galaxy_limit(step, dense.names)
-    return _Solution(alone - response @ step, step, _invert(schur), response)
+    covariance = _invert(schur)
+    if (rows != np.arange(m)).any():
+        covariance = covariance @ (free[np.ix_(rows, rows)] + dense.prior) @ covariance.T
+    return _Solution(alone - response @ step, step, covariance, response)
 
 
-def _dense_normal(rendered: Rendered, frame: Frame, residual: Image) -> tuple[NDArray[np.float64], Vector]:
-    """Gram matrix and right-hand side of the dense columns over all usable pixels."""
+def _dense_normal(rendered: Rendered, frame: Frame, residual: Image, kernel: Kernel) -> _Dense:
+    """Products of the dense columns and tests over all usable pixels, with the kernel's prior."""
     if not frame.good.any():
         msg = "the image has no usable pixel; give data that are finite and not zero"
         raise FitError(msg)
-    columns = rendered.columns.reshape(len(rendered.names), -1)
+    names = rendered.names
+    m, t = len(names), len(rendered.told)
+    columns = np.concatenate((rendered.columns, rendered.tests)).reshape(m + t, -1)
     weighted = columns * frame.weight.ravel()
-    return weighted @ columns.T, weighted @ residual.ravel()
+    rows = np.arange(m)
+    rows[list(rendered.told)] = m + np.arange(t)
+    prior, pull = prior_terms(names, kernel)
+    rhs = (weighted @ residual.ravel())[rows] + pull
+    return _Dense(weighted @ columns.T, rhs, rows, prior, _dense_damping(names), names, kernel)
 
 
 def _move_stars(stars: Stars, system: StarSystem, solution: _Solution) -> Stars:
@@ -261,10 +276,12 @@ def _step_fluxes(fluxes: Vector, step: dict[str, float]) -> Vector:
 
 
 def _invert(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Inverse of a symmetric positive semi-definite matrix, scaled to unit diagonal first."""
-    scale = 1.0 / np.sqrt(np.maximum(np.diag(matrix), 1e-300))
+    """Pseudo-inverse of a matrix that is nearly symmetric and positive semi-definite, scaled to unit diagonal first."""
+    size = np.abs(np.diag(matrix))
+    # what no pixel tells stays as it is
+    scale = np.where(size > 0.0, 1.0 / np.sqrt(np.maximum(size, 1e-300)), 0.0)
     scaled = matrix * scale[:, None] * scale[None, :]
     if not np.isfinite(scaled).all():
         msg = "the galaxy's normal equations are not finite"
         raise FitError(msg)
-    return np.asarray(np.linalg.pinv(scaled, rcond=1e-12, hermitian=True) * scale[:, None] * scale[None, :])
+    return np.asarray(np.linalg.pinv(scaled, rcond=1e-12) * scale[:, None] * scale[None, :])

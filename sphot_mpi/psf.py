@@ -225,32 +225,43 @@ class PSF:
     def fwhm(self) -> float:
         """FWHM of the working PSF, px: of its azimuthal mean about its own peak."""
         array = self._folded()
-        peak = np.unravel_index(int(np.argmax(array)), array.shape)
-        half = min(6 * self.oversample, min(array.shape) // 2 - 1)
-        centred = np.roll(array, (half - peak[0], half - peak[1]), (0, 1))
-        core = centred[: 2 * half + 1, : 2 * half + 1]
-        y, x = np.mgrid[: core.shape[0], : core.shape[1]]
-        weight = np.where(core > 0.5 * core.max(), core, 0.0)
-        cy, cx = (weight * y).sum() / weight.sum(), (weight * x).sum() / weight.sum()
-        r = np.hypot(y - cy, x - cx)
-        bins = np.arange(0.0, half, 1.0)
-        index = np.digitize(r.ravel(), bins)
-        count = np.bincount(index, minlength=bins.size + 1)[1:-1]
-        total = np.bincount(index, core.ravel(), minlength=bins.size + 1)[1:-1]
-        radius = np.bincount(index, r.ravel(), minlength=bins.size + 1)[1:-1] / np.maximum(count, 1)
-        mean = total / np.maximum(count, 1)
-        top = core.max()
-        below = np.flatnonzero(mean < 0.5 * top)
-        if below.size == 0 or below[0] == 0:
-            return float(2.0 * radius[0] / self.oversample)
-        k = int(below[0])
-        f = (mean[k - 1] - 0.5 * top) / (mean[k - 1] - mean[k])
-        return float(2.0 * (radius[k - 1] + f * (radius[k] - radius[k - 1])) / self.oversample)
+        most = min(array.shape) // 2 - 1
+        half = min(6 * self.oversample, most)
+        # nearly always enough, and far less than the whole array
+        while (radius := _half_radius(array, half)) is None and half < most:
+            half = min(2 * half, most)
+        return 2.0 * (half if radius is None else radius) / self.oversample
 
     @property
     def sigma(self) -> float:
         """Standard deviation of the Gaussian with the same FWHM, px."""
         return float(self.fwhm / FWHM_PER_SIGMA)
+
+
+def _half_radius(array: Image, half: int) -> float | None:
+    """Radius, samples, at which the azimuthal mean about the peak is half of that; None: beyond `half`."""
+    peak = np.unravel_index(int(np.argmax(array)), array.shape)
+    centred = np.roll(array, (half - peak[0], half - peak[1]), (0, 1))
+    core = centred[: 2 * half + 1, : 2 * half + 1]
+    y, x = np.mgrid[: core.shape[0], : core.shape[1]]
+    weight = np.where(core > 0.5 * core.max(), core, 0.0)
+    cy, cx = (weight * y).sum() / weight.sum(), (weight * x).sum() / weight.sum()
+    r = np.hypot(y - cy, x - cx)
+    bins = np.arange(0.0, half, 1.0)
+    index = np.digitize(r.ravel(), bins)
+    count = np.bincount(index, minlength=bins.size + 1)[1:-1]
+    total = np.bincount(index, core.ravel(), minlength=bins.size + 1)[1:-1]
+    radius = np.bincount(index, r.ravel(), minlength=bins.size + 1)[1:-1] / np.maximum(count, 1)
+    mean = total / np.maximum(count, 1)
+    top = core.max()
+    below = np.flatnonzero(mean < 0.5 * top)
+    if below.size == 0:
+        return None
+    k = int(below[0])
+    if k == 0:
+        return float(radius[0])
+    f = (mean[k - 1] - 0.5 * top) / (mean[k - 1] - mean[k])
+    return float(radius[k - 1] + f * (radius[k] - radius[k - 1]))
 
 
 def _whole(upper: Image) -> Image:

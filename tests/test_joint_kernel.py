@@ -107,6 +107,23 @@ def test_a_wrong_family_does_no_worse_than_the_library(truth, family):
 
 
 @pytest.mark.parametrize("family", TRUTHS)
+def test_fluxes_are_right_with_the_kernel_and_wrong_without(family):
+    kernel = Kernel(family, TRUTHS[family])
+    scene = field(60, galaxy=True)
+    frame = observed(scene, kernel)
+    freedom = Freedom(galaxy_scale=True)
+    alone, _ = kernels_of(State.start(scene, Optics.start(LIBRARY, 0.0, frame)), 6, freedom)
+    state, _ = kernels_of(started(scene, frame, family), 10, replace(freedom, kernel=True))
+    bright = scene.stars.flux > 2.0
+    bias = [np.median(s.scene.stars.flux[bright] / scene.stars.flux[bright]) - 1.0 for s in (alone, state)]
+    total = state.scene.galaxy.fluxes.sum() / scene.galaxy.fluxes.sum() - 1.0
+    # what the calibration is for: below 1 % where the library alone is wrong by more than 5 %
+    assert abs(bias[0]) > 0.05
+    assert abs(bias[1]) < 0.01
+    assert abs(total) < 0.01
+
+
+@pytest.mark.parametrize("family", TRUTHS)
 def test_no_kernel_is_needed_where_the_library_is_right(family):
     scene = field()
     state, kernels = kernels_of(started(scene, observed(scene, Kernel()), family), 8)
@@ -213,3 +230,60 @@ def test_the_shape_stays_within_reach():
 
 def test_the_flag_says_what_happens_without_stars():
     assert "held" in FIT_FLAG_DESCRIPTIONS[FitFlag.KERNEL_FEW_ANCHORS]
+
+
+def scene_beside_a_bright_galaxy(seed):
+    """A galaxy, few faint stars with pinned positions beside it, and the area where these tell kernel and shift."""
+    rng = np.random.default_rng(seed)
+    bright = replace(GALAXY, amplitude=3.0)
+    galaxy = galaxy_of((bright,))
+    y, x = np.mgrid[: SHAPE[0] + 2 * PAD, : SHAPE[1] + 2 * PAD]
+    area = galaxy.elliptical_radius(x - PAD, y - PAD) > 1.5
+    places = np.argwhere(area & (galaxy.elliptical_radius(x - PAD, y - PAD) < 4.0))
+    at = rng.choice(places, 12, replace=False).astype(float)
+    stars = Stars.new(at[:, 1], at[:, 0], 0.5 * (1.0 + rng.pareto(2.0, 12)))
+    return Scene(stars=replace(stars, anchor_sigma=np.full(12, 0.02)), galaxy=galaxy), area
+
+
+@pytest.mark.parametrize("name", ["shift_x", "shift_y", "kernel"])
+def test_the_whole_model_answers_to_what_a_part_of_it_tells(name):
+    scene, area = scene_beside_a_bright_galaxy(0)
+    kernel = Kernel(values=(1.1,))
+    optics = Optics(PSF(LIBRARY, kernel), replace(frame_of(np.zeros(SHAPE)), anchored_area=area))
+    rendered = render_columns(scene, optics, Freedom(shift=True, kernel=True, galaxy_scale=True))
+    h, inside = 0.01, (slice(PAD, -PAD), slice(PAD, -PAD))
+
+    def changed(step, galaxy):
+        move = step * np.array([name == "shift_x", name == "shift_y"])
+        stars = replace(scene.stars, x=scene.stars.x + move[0], y=scene.stars.y + move[1])
+        galaxy = replace(galaxy, centres=galaxy.centres + move)
+        changed_kernel = Kernel.from_coordinates("gaussian", kernel.coordinates + step * (name == "kernel"))
+        return model(Scene(stars=stars, galaxy=galaxy), changed_kernel)
+
+    def derivative(galaxy):
+        return ((changed(h, galaxy) - changed(-h, galaxy)) / (2 * h))[inside]
+
+    # as for the kernel's columns above: stamps end where a star is a tenth of the noise
+    whole = derivative(scene.galaxy)
+    k = rendered.names.index(name)
+    assert np.abs(rendered.columns[k][inside] - whole).max() < 5e-3 * np.abs(whole).max() + 0.1 * NOISE
+    # a galaxy tells where it is, but its pinned profile must not tell the kernel
+    dark = replace(scene.galaxy, fluxes=1e-9 * scene.galaxy.fluxes)
+    told = derivative(dark if name == "kernel" else scene.galaxy) * area[inside]
+    test = rendered.tests[rendered.told.index(k)][inside]
+    assert np.abs(test - told).max() < 5e-3 * np.abs(told).max() + 0.1 * NOISE
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_few_stars_beside_a_bright_galaxy_do_not_swing_it_to_and_fro(seed):
+    scene, area = scene_beside_a_bright_galaxy(seed)
+    frame = replace(observed(scene, Kernel(values=(1.1,)), seed), anchored_area=area)
+    state = started(scene, frame, "gaussian")
+    shifts = []
+    for _ in range(8):
+        state = solve(state, Freedom(kernel=True, shift=True, galaxy_scale=True))
+        shifts.append(state.scene.shift)
+    # the galaxy alone tells it to 0.005 px; the steps are Newton's, so that nothing moves any more
+    assert np.abs(shifts[-1]).max() < 0.03
+    assert np.abs(shifts[-1] - shifts[-3]).max() < 0.001
+    assert state.optics.kernel.width == pytest.approx(1.1, abs=0.05)

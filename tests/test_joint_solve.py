@@ -134,7 +134,7 @@ def test_kernel_and_shift_are_measured_in_the_anchored_area_only():
         scene, optics_on(replace(frame, anchored_area=area)), Freedom(kernel=True, shift=True, galaxy_scale=True)
     )
     for name in ("kernel", "shift_x", "shift_y"):
-        column = rendered.columns[rendered.names.index(name)]
+        column = rendered.tests[rendered.told.index(rendered.names.index(name))]
         assert not column[:, 50:].any()
         assert column[:, :50].any()
     assert rendered.columns[rendered.names.index("scale")][:, 50:].any()

@@ -81,6 +81,19 @@ def state_of(data, stars=None, galaxy=None, mask=None):
 # --- finding, pruning, settling
 
 
+def test_settling_waits_for_what_is_newly_free():
+    galaxy = galaxy_of((GALAXY,))
+    state = state_of(SKY + galaxy_image(GALAXY) + noise(), galaxy=replace(galaxy, fluxes=0.9 * galaxy.fluxes))
+    # with the flux held there is nothing to do, and chi2 does not change any more
+    state, quiet = settle(state, Freedom(), Keep(3.0, 3.0), most=5)
+    assert quiet
+    state, quiet = settle(state, Freedom(galaxy_scale=True), Keep(3.0, 3.0), most=5)
+    assert quiet
+    assert state.step.chi2 == pytest.approx(SHAPE[0] * SHAPE[1], rel=0.05)
+    # the last step starts where the flux is right already, so that its covariance belongs there
+    assert state.scene.galaxy.fluxes[0] == pytest.approx(galaxy.fluxes[0], rel=0.01)
+
+
 def test_stars_are_found_and_solved():
     truth = stars_at()
     state = state_of(SKY + image_of(truth) + noise())

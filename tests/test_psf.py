@@ -306,3 +306,12 @@ def test_fwhm_is_that_of_the_gaussian_in_the_pixel(shape, kernel):
     # read off an azimuthal mean with steps of 1 / 4 px
     assert psf.fwhm == pytest.approx(2.0 * half, rel=0.02)
     assert psf.sigma == pytest.approx(psf.fwhm / FWHM_PER_SIGMA)
+
+
+@pytest.mark.parametrize("sigma", [2.0, 4.0])
+@pytest.mark.parametrize("kernel", [0.0, 2.0, 3.5, 4.0])
+def test_fwhm_of_the_widest_psfs(sigma, kernel):
+    # half of it may lie beyond the part of the array that is looked at first
+    psf = PSF(gaussian_library(sigma, (161, 160)), Kernel(values=(kernel,)))
+    # the detector's pixel adds 1/12 px^2 of variance
+    assert psf.fwhm == pytest.approx(FWHM_PER_SIGMA * np.sqrt(sigma**2 + kernel**2 + 1.0 / 12.0), rel=0.02)
