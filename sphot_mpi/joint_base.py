@@ -20,6 +20,7 @@ from sphot_mpi.joint_galaxy import (
 from sphot_mpi.joint_measure import Measurement, measure
 from sphot_mpi.joint_render import Freedom, render_stars
 from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Scene, Stars, at
+from sphot_mpi.outside_light import with_outside_light
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import Image
 from sphot_mpi.structure import flux_limits, star_density, with_faint_stars, with_structure_noise, with_wider_errors
@@ -106,7 +107,9 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
     stars = state.scene.stars
     bright_stars = stars.take(stars.snr(frame.correlation) > KERNEL_STAR_SNR)
     state = state.with_frame(kernel_area(state.optics.frame, state.scene.galaxy, bright_stars))
+    state = with_outside_light(state, weigh=True)
     state, structured = _find_galaxy(state, joint, keep, config)
+    state = with_outside_light(state, weigh=False)
     limits = flux_limits(state, MEASURE_SNR)
     state = free_all(with_faint_stars(state, limits))
     state, measurement = measure(state, joint, keep, most=SETTLE_PASSES, weigh=False)

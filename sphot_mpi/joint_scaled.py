@@ -23,6 +23,7 @@ from sphot_mpi.joint_measure import Measurement, measure
 from sphot_mpi.joint_profile import with_own_profile
 from sphot_mpi.joint_render import Freedom
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars, at
+from sphot_mpi.outside_light import with_outside_light
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import FilterFit, Image
 from sphot_mpi.structure import structure_factor, with_faint_stars
@@ -117,6 +118,7 @@ def fit_scaled_scene(
         joint, most = Freedom(kernel=calibrate, galaxy_flux=True, galaxy_shape=True), REFIT_PASSES
     else:
         joint, most = Freedom(kernel=calibrate, shift=True, galaxy_scale=True), SETTLE_PASSES
+    state = with_outside_light(state, weigh=True)
     state, measurement, own_profile = _measured(state, joint, keep, config, most)
     if positions != "forced" and not held_to_colour(state.scene.stars).any():
         # a star that only this filter shows before the centre

@@ -48,6 +48,8 @@ class Frame:
         Where kernel and shift may be measured.
     faint : (ny, nx) float64 ndarray
         Expected light of stars that are too faint to be found where the galaxy is, but not elsewhere.
+    outside : (ny, nx) float64 ndarray
+        Expected light of the stars beyond the data.
     """
 
     data: Image
@@ -56,6 +58,7 @@ class Frame:
     correlation: float
     anchored_area: NDArray[np.bool_]
     faint: Image
+    outside: Image
 
     @classmethod
     def from_image(
@@ -81,6 +84,7 @@ class Frame:
             correlation=correlation,
             anchored_area=np.ones((data.shape[0] + 2 * PAD, data.shape[1] + 2 * PAD), bool),
             faint=np.zeros((data.shape[0] + 2 * PAD, data.shape[1] + 2 * PAD)),
+            outside=np.zeros((data.shape[0] + 2 * PAD, data.shape[1] + 2 * PAD)),
         )
 
     @property
@@ -94,8 +98,8 @@ class Frame:
         return self.weight > 0.0
 
     def residual(self, model: Image) -> Image:
-        """Data minus `model` and the expected light of faint stars, 0 where masked."""
-        return np.where(self.good, self.data - self.faint - model, 0.0)
+        """Data minus `model` and the expected light of unknown stars, 0 where masked."""
+        return np.where(self.good, self.data - self.faint - self.outside - model, 0.0)
 
     def interior(self, image: NDArray[Pixel]) -> NDArray[Pixel]:
         """Cut the margin off."""
