@@ -8,7 +8,8 @@ the density of star light on the data, seen through the PSF.
 from dataclasses import replace
 
 import numpy as np
-from scipy import signal
+from numpy.typing import NDArray
+from scipy import fft
 
 from sphot_mpi.joint import State
 from sphot_mpi.joint_scene import Optics, at
@@ -46,13 +47,13 @@ def with_outside_light(state: State, *, weigh: bool) -> State:
     if stars.size == 0:
         return state
     stamp = _psf_image(state.optics)
-    beyond = np.pad(~covered, stamp.shape[0] // 2, constant_values=True).astype(np.float64)
-    share = np.maximum(signal.fftconvolve(beyond, stamp, mode="valid"), 0.0)
+    powers = (stamp, stamp**2) if weigh else (stamp,)
+    share, *squared = _beyond_seen_through(~covered, powers)
     area, edge = float(covered.sum()), float((covered & (share > EDGE)).sum())
     rare = int(np.log(2.0) * area / max(edge, 1.0))
     flux = np.sort(np.maximum(stars.flux, 0.0))[: max(stars.size - rare, 0)]
     if weigh:
-        scatter = np.maximum(signal.fftconvolve(beyond, stamp**2, mode="valid"), 0.0) * (flux**2).sum() / area
+        scatter = squared[0] * (flux**2).sum() / area
         state = state.with_frame(replace(frame, weight=frame.weight / (1.0 + frame.weight * scatter)))
     frame = replace(state.optics.frame, outside=share * flux.sum() / area)
     return replace(state, optics=state.optics.on(frame))
@@ -65,3 +66,15 @@ def _psf_image(optics: Optics) -> Image:
     middle = np.array([float(reach)])
     renderer = StarRenderer(psf, (2 * reach + 1, 2 * reach + 1), optics.renderer.grids)
     return renderer.render(middle, middle, np.ones(1))
+
+
+def _beyond_seen_through(beyond: NDArray[np.bool_], stamps: tuple[Image, ...]) -> list[Image]:
+    """Convolve what lies beyond the data, and all that lies off the frame, with square stamps of one size."""
+    ny, nx = beyond.shape
+    side = stamps[0].shape[0]
+    wide = np.pad(beyond, side // 2, constant_values=True).astype(np.float32)
+    # what wraps round falls on the margin, which is cut off
+    shape = [fft.next_fast_len(length, real=True) for length in wide.shape]
+    spectrum = fft.rfft2(wide, shape)
+    images = (fft.irfft2(spectrum * fft.rfft2(stamp.astype(np.float32), shape), shape) for stamp in stamps)
+    return [np.maximum(image[side - 1 : side - 1 + ny, side - 1 : side - 1 + nx], 0.0, dtype=float) for image in images]

@@ -247,15 +247,17 @@ def check_rendering(fit, cutout, state):
     residual = images.residual(cutout.data)
     total = images.sersic + images.sources + images.sky + residual
     np.testing.assert_allclose(total, cutout.data, atol=1e-12 * cutout.data.max())
-    # stars too faint to be found, whose mean light the fit expects, are in no table: they stay in the residual
+    # stars too faint to be found or beyond the data, whose mean light the fit expects, are in no table: they stay in
+    # the residual
     frame = state.optics.frame
-    inner = frame.interior(residual_of(state) + frame.faint)
+    expected = frame.faint + frame.outside
+    inner = frame.interior(residual_of(state) + expected)
     # both are in single precision, and on grids of different periods
     np.testing.assert_allclose(residual, inner, atol=2e-3 * NOISE[cutout.filter])
     assert images.sersic.sum() == pytest.approx(fit.flux_in_cutout, rel=1e-5)
     assert residual.std() == pytest.approx(NOISE[cutout.filter], rel=0.15)
     # the fit's own chi2 counts errors that are at least those of the map
-    own = residual - frame.interior(frame.faint)
+    own = residual - frame.interior(expected)
     assert fit.chi2_reduced <= ((own / cutout.error) ** 2).mean() * (1.0 + 1e-3)
 
 
