@@ -65,6 +65,8 @@ class BaseFit:
         Whether errors on the galaxy were widened because too many stars were found on it.
     faint_limits : tuple of float
         As of `flux_limits`.
+    position_scatter : float
+        As of `position_scatter`.
     """
 
     state: State
@@ -73,6 +75,7 @@ class BaseFit:
     two_components: bool
     structured: bool
     faint_limits: tuple[float, ...]
+    position_scatter: float
 
 
 def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit:
@@ -114,6 +117,7 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
     state = free_all(with_faint_stars(state, limits))
     state, measurement = measure(state, joint, keep, most=SETTLE_PASSES, weigh=False)
     state = with_measured_stars(state)
+    scatter = position_scatter(state)
     # from here on the galaxy is held: its light must not hang on how deep the stars are fitted
     held, keep = Freedom(kernel=calibrate), Keep.beside_held_galaxy(config.psf.keep_snr)
     for threshold in (th for th in ladder if th < MEASURE_SNR):
@@ -127,6 +131,7 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
         two_components=state.scene.galaxy is not None and state.scene.galaxy.size > 1,
         structured=structured,
         faint_limits=limits,
+        position_scatter=scatter,
     )
 
 
@@ -135,6 +140,14 @@ def with_measured_stars(state: State) -> State:
     stars = state.scene.stars
     stars = replace(stars, anchor_x=stars.x.copy(), anchor_y=stars.y.copy(), base_flux=np.maximum(stars.flux, 0.0))
     return replace(state, scene=state.scene.with_stars(stars))
+
+
+def position_scatter(state: State) -> float:
+    """Median error of a star's place, px along one axis, times its flux: errors are in inverse proportion to fluxes."""
+    stars = state.scene.stars
+    errors = state.optics.frame.correlation * np.sqrt(stars.variance[:, 1:].mean(axis=1)) * stars.flux
+    known = np.isfinite(errors) & (stars.flux > 0.0)
+    return float(np.median(errors[known])) if known.any() else float("nan")
 
 
 def _find_galaxy(state: State, joint: Freedom, keep: Keep, config: Config) -> tuple[State, bool]:

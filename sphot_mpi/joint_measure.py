@@ -37,6 +37,11 @@ class Measurement:
         """Error of the sum of some unknowns."""
         return float(np.sqrt(self.block(names).sum()))
 
+    @property
+    def flux_error(self) -> float:
+        """Error of the galaxy's flux, its shape as free as it was."""
+        return self.spread([name for name in self.names if name == "scale" or name.endswith(".flux")])
+
     def block(self, names: list[str]) -> Image:
         """Covariance of some unknowns, in their order."""
         rows = [self.names.index(name) for name in names]

@@ -1,5 +1,7 @@
 """From the state of a joint fit to the record that is kept."""
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,9 +44,10 @@ def base_result(fit: BaseFit, cutout: Cutout, config: Config, seconds: float) ->
     flags = FitFlag.SECOND_COMPONENT if fit.two_components else FitFlag(0)
     if fit.structured:
         flags |= FitFlag.STRUCTURED
-    return _Summary(fit.state, fit.measurement, cutout, config).record(
+    record = _Summary(fit.state, fit.measurement, cutout, config).record(
         fit.converged, flags, seconds, None, fit.faint_limits
     )
+    return replace(record, position_scatter=fit.position_scatter)
 
 
 def scaled_result(

@@ -50,6 +50,8 @@ LEAST_COMMON = 0.1
 LEAST_NEW_SNR = 3.0
 #: Anchored stars below this S/N are dropped: a dark star only makes room for somebody else's light.
 LEAST_ANCHORED_SNR = 0.0
+#: Least S/N of a galaxy before which a star is looked for.
+LEAST_SEEN_SNR = 5.0
 #: Solves of the pinned stars: without, then with kernel and shift.
 PINNED_PASSES = (2, 3)
 #: Most solves after the last detection: shape pinned, and shape free.
@@ -120,7 +122,7 @@ def fit_scaled_scene(
         joint, most = Freedom(kernel=calibrate, shift=True, galaxy_scale=True), SETTLE_PASSES
     state = with_outside_light(state, weigh=True)
     state, measurement, own_profile = _measured(state, joint, keep, config, most)
-    if positions != "forced" and not held_to_colour(state.scene.stars).any():
+    if positions != "forced" and _is_seen(state, measurement) and not held_to_colour(state.scene.stars).any():
         # a star that only this filter shows before the centre
         radius = config.psf.center_mask_r_in_fwhm * state.optics.fwhm
         starred = with_central_stars(state, joint, keep, radius)
@@ -137,6 +139,12 @@ def fit_scaled_scene(
     return ScaledFit(
         state=state, measurement=measurement, converged=converged and measurement.quiet, own_profile=own_profile
     )
+
+
+def _is_seen(state: State, measurement: Measurement) -> bool:
+    """Whether the galaxy is bright enough here to be told from a star before its centre."""
+    assert state.scene.galaxy is not None
+    return bool(state.scene.galaxy.fluxes.sum() > LEAST_SEEN_SNR * measurement.flux_error)
 
 
 def _measured(state: State, joint: Freedom, keep: Keep, config: Config, most: int) -> tuple[State, Measurement, bool]:
@@ -267,9 +275,6 @@ def _with_anchors(state: State, base: FilterFit, *, measured: bool) -> State:
     """
     table = _sources_above(base, -np.inf)
     known = table["flux_init"] > 0.0
-    # a position's error is in inverse proportion to the flux; one law for all, since single errors hang on the depth
-    errors = np.hypot(table["x_err"], table["y_err"])[known] / np.sqrt(2.0) * table["flux_init"][known]
-    scatter = np.median(errors) if known.any() else 0.0
     table = table[known if measured else ~known & (table["snr"] > ANCHOR_SNR)]
     stem = "init" if measured else "fit"
     order = np.argsort(-table[f"flux_{stem}"], kind="stable")
@@ -277,7 +282,8 @@ def _with_anchors(state: State, base: FilterFit, *, measured: bool) -> State:
     most = int(ANCHORS_PER_PSF * state.optics.frame.good.sum() * (stamp**2).sum()) - state.scene.stars.size
     table = table[np.sort(order[: max(most, 0)])]
     x, y = (table[f"{axis}_{stem}"] + PAD + moved for axis, moved in zip("xy", state.scene.shift, strict=True))
-    sigma = np.clip(np.nan_to_num(scatter / table[f"flux_{stem}"], nan=0.5, posinf=0.5), *ANCHOR_SIGMA)
+    # one law for all, since single errors hang on the depth
+    sigma = np.clip(np.nan_to_num(base.position_scatter / table[f"flux_{stem}"], nan=0.5, posinf=0.5), *ANCHOR_SIGMA)
     stars = replace(
         Stars.new(x, y, np.zeros(x.size)),
         anchor_sigma=sigma,

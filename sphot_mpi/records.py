@@ -204,6 +204,9 @@ class FilterFit:
     faint_limits : tuple of float
         Base-filter flux below which stars are not found on the galaxy, in annuli of 0.5 r_eff from the centre outwards;
         empty where that was not measured.
+    position_scatter : float
+        Of the base filter's joint fit: median error of a star's place along x or y times its flux, px * data unit, when
+        the galaxy was measured; a star's error is this over its flux. NaN otherwise.
     passes : int
         Passes of the main loop.
     converged : bool
@@ -234,6 +237,7 @@ class FilterFit:
     masked_fraction: float = float("nan")
     star_density_ratio: float = float("nan")
     faint_limits: tuple[float, ...] = ()
+    position_scatter: float = float("nan")
     passes: int = 0
     converged: bool = False
     flags: FitFlag = FitFlag(0)

@@ -72,7 +72,15 @@ def _sersic_row(fit: FilterFit, frame: Frame) -> Row:
     }
     for k in range(N_FAINT_LIMITS):
         row[f"faint_limit_{k + 1}"] = fit.faint_limits[k] if k < len(fit.faint_limits) else NAN
-    same = ("chi2_reduced", "n_pix", "masked_fraction", "noise", "correlation", "star_density_ratio")
+    same = (
+        "chi2_reduced",
+        "n_pix",
+        "masked_fraction",
+        "noise",
+        "correlation",
+        "star_density_ratio",
+        "position_scatter",
+    )
     for name in (*same, "passes", "converged", "seconds"):
         row[name] = getattr(fit, name)
     row["ra"], row["dec"] = sky_position(frame, row["x_0"], row["y_0"])

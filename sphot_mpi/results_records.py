@@ -84,7 +84,7 @@ def fit_of(
     text = row["messages"].decode()
     numbers = (
         "total_flux", "total_flux_err", "flux_in_cutout", "noise", "correlation", "chi2_reduced",
-        "masked_fraction", "star_density_ratio", "seconds",
+        "masked_fraction", "star_density_ratio", "position_scatter", "seconds",
     )  # fmt: skip
     return FilterFit(
         galaxy=row["name"].decode(),

@@ -129,6 +129,12 @@ SERSIC = (
         )
         for k in range(N_FAINT_LIMITS)
     ),
+    Column(
+        "position_scatter",
+        "f8",
+        "<data> pix2",
+        "base filter: median error of a star's place times its flux, for the other filters' anchors; NaN otherwise",
+    ),
     Column("passes", "i4", "", "passes of the main loop"),
     Column("converged", "?", "", "whether the main loop became quiet"),
     Column("flags", "i8", "", f"bits: {FIT_FLAGS}"),

@@ -91,6 +91,7 @@ def random_fit(rng, galaxy="ga", filter_name="F150W") -> FilterFit:
         masked_fraction=number(rng),
         star_density_ratio=number(rng),
         faint_limits=tuple(float(v) for v in rng.choice([np.inf, 0.5, 3.25], 5)) if rng.random() < 0.5 else (),
+        position_scatter=number(rng),
         passes=int(rng.integers(0, 30)),
         converged=bool(rng.random() < 0.5),
         flags=FitFlag(int(rng.integers(0, 2**17))),

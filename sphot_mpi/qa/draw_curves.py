@@ -59,7 +59,7 @@ def draw_profile(top: Axes, bottom: Axes, panel: Panel) -> None:
     top.set_ylabel(label, fontsize=9)
     bottom.set_ylabel("\u0394 mag", fontsize=9)
     for ax in (top, bottom):
-        ax.yaxis.set_label_coords(-0.145, 0.5)
+        ax.yaxis.set_label_coords(-0.165, 0.5)
     top.set_title("surface brightness", fontsize=10, pad=4)
     top.legend(fontsize=8, loc="lower left", framealpha=0.85)
 
