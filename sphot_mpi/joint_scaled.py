@@ -43,7 +43,7 @@ STRUCTURE_RADIUS, HELD_SCATTER = 2.0, 0.002
 #: and the largest scatter of colours with which anything is expected.
 MOST_EXCESS, SIGNIFICANT, MOST_SCATTER = 1.3, 3.0, 0.4
 #: An anchored star above this S/N moves within its prior until it is settled.
-FREE_SNR = 15.0
+FREE_SNR = 30.0
 #: Least part of the image that both filters must cover to measure kernel and shift there alone.
 LEAST_COMMON = 0.1
 #: Detection in this filter ends here: what is fainter is left to the anchors.

@@ -25,7 +25,7 @@ Pixel = TypeVar("Pixel", bound=np.generic)
 #: Largest r_eff of a component, in sides of the image: beyond that it is the field's light.
 LARGEST_COMPONENT = 0.27
 #: Half-size, in FWHM, of the stars' core stamps; the residual is that of whole stars, so it is no bias.
-CORE_FWHM = 1.35
+CORE_FWHM = 1.5
 #: Margin of the frame around the cutout, px.
 PAD = 12
 

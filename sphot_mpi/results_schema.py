@@ -17,7 +17,7 @@ FORMAT = "sphot-mpi"
 FORMAT_VERSION = "1.1"
 
 #: Stand for the unit of the data, of a flux and of a slope, until the unit of a campaign is known.
-DATA, FLUX, SLOPE = "<data>", "<data> pix", "<data> / pix"
+DATA, FLUX, SLOPE, MOMENT = "<data>", "<data> pix", "<data> / pix", "<data> pix2"
 
 #: Images that ``--images`` may store, with what they show.
 IMAGES = {
@@ -132,7 +132,7 @@ SERSIC = (
     Column(
         "position_scatter",
         "f8",
-        "<data> pix2",
+        MOMENT,
         "base filter: median error of a star's place times its flux, for the other filters' anchors; NaN otherwise",
     ),
     Column("passes", "i4", "", "passes of the main loop"),
@@ -329,7 +329,7 @@ TABLES = ("catalogue", *TABLE_COLUMNS)
 def column_unit(column: Column, data_unit: str) -> Unit | None:
     """Return a column's unit for data of `data_unit`; None: no unit, or that of the data is not known."""
     known = Unit(data_unit) if data_unit else None
-    scale = {DATA: Unit(""), FLUX: Unit("pix"), SLOPE: Unit("1 / pix")}.get(column.unit)
+    scale = {DATA: Unit(""), FLUX: Unit("pix"), SLOPE: Unit("1 / pix"), MOMENT: Unit("pix2")}.get(column.unit)
     if scale is not None:
         return None if known is None else known * scale
     return Unit(column.unit) if column.unit else None
