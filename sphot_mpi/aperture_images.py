@@ -16,12 +16,10 @@ from sphot_mpi.point_render import sampled_star
 from sphot_mpi.psf_correction import View
 from sphot_mpi.records import Cutout, FilterFit, Image, SersicParams
 from sphot_mpi.sersic import total_flux
-from sphot_mpi.sersic_profile import elliptical_radius
+from sphot_mpi.unseen_light import EDGES, FIELD, half_light_distance, render_unseen
 
 Mask = NDArray[np.bool_]
 
-#: Edges, in half-light radii, of the annuli in which a fit knows its limit for stars, and where the field begins.
-EDGES, FIELD = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5), 2.5
 #: Fewest pixels of a field that tells the light of faint stars.
 LEAST_FIELD = 400
 #: Least width of the annuli in which holes are filled, px.
@@ -46,6 +44,8 @@ class FilterImages:
         The model galaxy.
     sources : (ny, nx) float64 ndarray
         All point sources, on the cutout.
+    outside : (ny, nx) float64 ndarray
+        Expected light of stars beyond the data, on the cutout.
     rings : tuple of FaintRing
         Stars too faint to be found on the galaxy.
     """
@@ -56,6 +56,7 @@ class FilterImages:
     components: tuple[SersicParams, ...]
     sersic: Image
     sources: Image
+    outside: Image
     rings: tuple["FaintRing", ...]
 
     @classmethod
@@ -69,6 +70,8 @@ class FilterImages:
             components=components,
             sersic=view.renderer.render_params(components),
             sources=render_sources(view.fit, view.psf, cutout.shape),
+            # the faint stars' light on the galaxy is told anew: see `faint_rings`
+            outside=render_unseen(replace(view.fit.unseen, faint=()), (), cutout.usable, view.psf),
             rings=tuple(faint_rings(view.fit, cutout)),
         )
 
@@ -95,7 +98,7 @@ class FilterImages:
             For the outliers.
         """
         galaxy = self.sersic[self.inner]
-        stars = self.sources + self.faint
+        stars = self.sources + self.outside + self.faint
         if name == "sersic_modelimg":
             return galaxy
         if name == "psf_modelimg":
@@ -193,7 +196,7 @@ def faint_rings(fit: FilterFit, cutout: Cutout) -> list[FaintRing]:
     known = np.flatnonzero(np.isfinite(table["x_fit"]) & np.isfinite(table["y_fit"]))
     if not fit.components or not fit.faint_limits or known.size == 0:
         return []
-    radius = half_light_distance(fit, cutout.shape)
+    radius = half_light_distance(fit.components, cutout.shape)
     field = ~cutout.mask & (radius > FIELD)
     if field.sum() < LEAST_FIELD:
         return []
@@ -231,15 +234,6 @@ def faint_light(rings: Sequence[FaintRing], shape: tuple[int, int]) -> Image:
     for ring in rings:
         image[ring.pixels] = ring.light
     return image
-
-
-def half_light_distance(fit: FilterFit, shape: tuple[int, int]) -> Image:
-    """Elliptical radius over the components' mean r_eff, which counts as a quarter of the image at most."""
-    fluxes = np.array([max(total_flux(c), 0.0) for c in fit.components])
-    axes = np.array([c.r_eff for c in fit.components])
-    half_light = float(np.average(axes, weights=fluxes)) if fluxes.sum() > 0.0 else float(axes[0])
-    main = fit.components[int(np.argmax(fluxes))]
-    return elliptical_radius(shape, main) / min(half_light, 0.25 * min(shape))
 
 
 def filled(image: Image, model: Image, family: EllipseFamily, reach: float, config: ApertureConfig) -> Image:

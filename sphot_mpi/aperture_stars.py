@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sphot_mpi.aperture_images import FIELD, LEAST_FIELD, FilterImages, half_light_distance, typical_colour
+from sphot_mpi.aperture_images import LEAST_FIELD, FilterImages, typical_colour
 from sphot_mpi.config_sections import ApertureConfig
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.records import Image
+from sphot_mpi.unseen_light import FIELD, half_light_distance
 
 Vector = NDArray[np.float64]
 
@@ -143,7 +144,7 @@ def field_stars(images: FilterImages, coverage: Image, base: FilterImages) -> Fi
         None where hardly any field lies beside the galaxy.
     """
     area, cutout = float(coverage.sum()), images.cutout
-    field = ~cutout.mask & (half_light_distance(images.view.fit, cutout.shape) > FIELD)
+    field = ~cutout.mask & (half_light_distance(images.view.fit.components, cutout.shape) > FIELD)
     # a star in the aperture would be field and galaxy at once
     field &= coverage[images.inner] == 0.0
     if field.sum() < max(LEAST_FIELD, area) or area <= 0.0:

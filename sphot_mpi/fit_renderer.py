@@ -94,7 +94,7 @@ class FitRenderer:
             error=None if full.error is None else full.error[window],
             origin=frame.origin,
         )
-        return cutout, render_model(fit, cutout.shape, self.library(galaxy, fit.filter))
+        return cutout, render_model(fit, cutout, self.library(galaxy, fit.filter))
 
     def psf_shape(self, galaxy: Galaxy, filter_name: str) -> tuple[int, int, int]:
         """Return ny, nx and oversampling of a galaxy's library PSF.

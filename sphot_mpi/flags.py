@@ -23,6 +23,7 @@ class FitFlag(IntFlag):
     STEP_FAILED = 16384
     FORCED = 32768
     STRUCTURED = 65536
+    DISPLACED = 131072
 
 
 FIT_FLAG_DESCRIPTIONS: dict[FitFlag, str] = {
@@ -43,6 +44,7 @@ FIT_FLAG_DESCRIPTIONS: dict[FitFlag, str] = {
     FitFlag.STEP_FAILED: "a step inside the fit failed and was skipped",
     FitFlag.FORCED: "sources were measured at the base filter's positions only",
     FitFlag.STRUCTURED: "the galaxy is not smooth: errors on it were widened, and its lumps are kept from being stars",
+    FitFlag.DISPLACED: "the galaxy's centre is not where the base filter's, shifted as the stars are, would be",
 }
 
 

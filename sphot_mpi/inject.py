@@ -179,7 +179,7 @@ def _scene(cutout: Cutout, stored: StoredFit, library: LibraryPSF) -> FilterScen
     if x0 + width > cutout.shape[1] or y0 + height > cutout.shape[0]:
         msg = f"galaxy {fit.galaxy!r}, {fit.filter}: the image is smaller than the fitted cutout; name its own results."
         raise InputError(msg)
-    model = render_model(fit, cutout.shape, library)
+    model = render_model(fit, cutout, library)
     variance, per_light = light_noise(cutout, model.sersic + model.sources, fit)
     return FilterScene(
         cutout=cutout, fit=fit, psf=scene_psf(working_psf(fit, library)),

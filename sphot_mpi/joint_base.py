@@ -123,7 +123,8 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
     for threshold in (th for th in ladder if th < MEASURE_SNR):
         state = hold_settled(with_faint_stars(state, limits))
         state = descend(state, (threshold,), held, keep, centre_caution(state, config), first_blend=LAST_BLEND)
-    state, converged = settle(free_all(with_faint_stars(state, limits)), held, keep, most=SETTLE_PASSES)
+    state = with_outside_light(free_all(with_faint_stars(state, limits)), weigh=False)
+    state, converged = settle(state, held, keep, most=SETTLE_PASSES)
     return BaseFit(
         state=state,
         measurement=measurement,

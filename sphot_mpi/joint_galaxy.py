@@ -15,6 +15,7 @@ from sphot_mpi.records import Image, SersicParams, SkyPlane
 from sphot_mpi.sersic import from_vector, to_vector, total_flux
 from sphot_mpi.sersic_fit import fit_sersic
 from sphot_mpi.sersic_problem import SersicBounds
+from sphot_mpi.unseen_light import LARGEST_PART
 
 Vector = NDArray[np.float64]
 
@@ -267,7 +268,7 @@ def galaxy_radius(galaxy: Galaxy, shape: tuple[int, int]) -> Image:
     """Elliptical radius of every frame pixel, in r_eff, but never more than a quarter of the image for one r_eff."""
     y, x = np.ogrid[: shape[0], : shape[1]]
     radius = galaxy.elliptical_radius(x - PAD, y - PAD)
-    return radius * max(1.0, galaxy.half_light_radius() / (0.25 * min(shape)))
+    return radius * max(1.0, galaxy.half_light_radius() / (LARGEST_PART * (min(shape) - 2 * PAD)))
 
 
 def outside(frame: Frame, radius: Image) -> NDArray[np.bool_]:

@@ -1,37 +1,105 @@
-"""A radial profile of its own for the galaxy of another filter, where a colour gradient asks for one."""
+"""What the galaxy of another filter has of its own: radial profile, place and ellipse, where the data ask for them."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sphot_mpi.flags import FitFlag
 from sphot_mpi.joint import Keep, State
 from sphot_mpi.joint_galaxy import galaxy_radius
 from sphot_mpi.joint_measure import Measurement, measure
-from sphot_mpi.joint_render import SHAPE_NAMES, Freedom, render_galaxy
+from sphot_mpi.joint_render import MOVE_NAMES, SHAPE_NAMES, Freedom, render_galaxy
 from sphot_mpi.joint_scene import Galaxy
+from sphot_mpi.joint_solve import MOST_APART
+from sphot_mpi.records import Image
 
-#: Chi2 of a filter's free profile against the base filter's, above which it has its own; and that of its shares alone.
+#: Wald's chi2 of a filter's free profile against the base filter's, above which it has its own; and that of its shares
+#: alone.
 PROFILE_CHANGE, SHARES_CHANGE = 20.0, 10.0
+#: That of its place and its ellipse.
+PLACE_CHANGE, ELLIPSE_CHANGE = 20.0, 20.0
 #: Radius of the core, r_eff, and the share of the galaxy's light by which such a profile may grow outside of it: with
 #: r_eff and n of its own, and with no more than the components' shares.
 CORE, MOST_IN_WINGS, MOST_BY_SHARES = 1.5, 0.05, 0.15
-#: Most solves of a profile.
-PROFILE_PASSES = 6
+#: Most solves of a trial.
+TRIAL_PASSES = 6
 
 
-def with_own_profile(
-    state: State, measurement: Measurement, freedom: Freedom, keep: Keep
-) -> tuple[State, Measurement, bool]:
-    """Free the galaxy's radial profile where the base filter's does not fit this filter's data.
-
-    Real galaxies have colour gradients. What the base filter's profile leaves of them would hang on the weights, and
-    would be filled with stars.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Trial:
+    """A measurement with more freedom than the one before.
 
     Parameters
     ----------
     state, measurement
-        Of the fit with the base filter's profile.
+        What came of it.
+    expected : State
+        Where it began: with the base filter's shape.
+    """
+
+    state: State
+    measurement: Measurement
+    expected: State
+
+    @classmethod
+    def of(cls, state: State, freedom: Freedom, keep: Keep, expected: State) -> "_Trial":
+        """Solve a state with some freedom."""
+        trial, measurement = measure(state, freedom, keep, most=TRIAL_PASSES)
+        return cls(state=trial, measurement=measurement, expected=expected)
+
+    @property
+    def galaxies(self) -> tuple[Galaxy, Galaxy]:
+        """The expected galaxy and the one that was found."""
+        expected, found = self.expected.scene.galaxy, self.state.scene.galaxy
+        assert expected is not None
+        assert found is not None
+        return expected, found
+
+    def has_profile(self, least_change: float, most_in_wings: float) -> bool:
+        """Whether the profile changed significantly, and in the core: wings would take the field's light or the sky's.
+
+        Parameters
+        ----------
+        least_change : float
+            Least chi2 of the change.
+        most_in_wings : float
+            Share of the galaxy's light by which the wings may grow.
+        """
+        expected, found = self.galaxies
+        if (found.fluxes <= 0.0).any() or profile_change(expected, found, self.measurement) <= least_change:
+            return False
+        core = galaxy_radius(expected, self.state.optics.frame.shape) < CORE
+        growth = wing_light(self.state, core) - wing_light(self.expected, core)
+        return growth < most_in_wings * float(expected.fluxes.sum())
+
+    def is_displaced(self) -> bool:
+        """Whether the galaxy stands elsewhere, and not so far off that it would be another one."""
+        expected, found = self.galaxies
+        change = (found.centres - expected.centres)[found.main]
+        chi2 = wald(change, self.measurement.block(list(MOVE_NAMES)))
+        return chi2 > PLACE_CHANGE and float(np.hypot(*change)) < MOST_APART * expected.half_light_radius()
+
+    def has_ellipse(self) -> bool:
+        """Whether a component's ellipse changed significantly."""
+        expected, found = self.galaxies
+        names = [f"{c}.{name}" for c in range(found.size) for name in SHAPE_NAMES[2:]]
+        change = (found.shapes - expected.shapes)[:, 2:].ravel()
+        return wald(change, self.measurement.block(names)) > ELLIPSE_CHANGE
+
+
+def with_own_shape(
+    state: State, measurement: Measurement, freedom: Freedom, keep: Keep
+) -> tuple[State, Measurement, FitFlag]:
+    """Free of the galaxy's shape what the base filter's does not fit of this filter's data.
+
+    Real galaxies have colour gradients, dust and young stars on one side. What the base filter's shape leaves of them
+    would hang on the weights, and would be filled with stars.
+
+    Parameters
+    ----------
+    state, measurement
+        Of the fit with the base filter's shape.
     freedom : Freedom
         What was free in it.
     keep : Keep
@@ -40,30 +108,37 @@ def with_own_profile(
     Returns
     -------
     state : State
-        With the profile that is to be used.
+        With the shape that is to be used.
     measurement : Measurement
         Its covariance.
-    taken : bool
-        Whether that is this filter's own.
+    flags : FitFlag
+        What is this filter's own: `OWN_PROFILE`, `DISPLACED`.
     """
-    galaxy = state.scene.galaxy
+    galaxy, none = state.scene.galaxy, FitFlag(0)
     if galaxy is None or not galaxy.fluxes.sum() > 0.0:
-        return state, measurement, False
-    shares = replace(freedom, galaxy_scale=False, galaxy_flux=True)
-    trials = [(replace(shares, galaxy_profile=True), PROFILE_CHANGE, MOST_IN_WINGS)]
+        return state, measurement, none
+    # the stars have told the shift; by how much the galaxy's place differs from theirs is its own
+    moved = replace(freedom, shift=False, galaxy_move=True)
+    shares = replace(moved, galaxy_scale=False, galaxy_flux=True)
+    profile = replace(shares, galaxy_profile=True)
+    trial = _Trial.of(state, profile, keep, state)
+    displaced = trial.is_displaced()
+    if trial.has_profile(PROFILE_CHANGE, MOST_IN_WINGS):
+        rounder = _Trial.of(trial.state, replace(profile, galaxy_ellipse=True), keep, state)
+        if rounder.has_ellipse() and rounder.has_profile(PROFILE_CHANGE, MOST_IN_WINGS):
+            trial = rounder
+        return trial.state, trial.measurement, FitFlag.OWN_PROFILE | (FitFlag.DISPLACED if displaced else none)
     if galaxy.size > 1:
         # disk and bulge have colours of their own, with nothing else that could run away
-        trials.append((shares, SHARES_CHANGE, MOST_BY_SHARES))
-    core = galaxy_radius(galaxy, state.optics.frame.shape) < CORE
-    for own, least_change, most_in_wings in trials:
-        trial, trial_measurement = measure(state, own, keep, most=PROFILE_PASSES)
-        found = trial.scene.galaxy
-        assert found is not None
-        needed = (found.fluxes > 0.0).all() and profile_change(galaxy, found, trial_measurement) > least_change
-        # a colour gradient shows in the core; wings that grow take the field's light or the sky's tilt
-        if needed and wing_light(trial, core) - wing_light(state, core) < most_in_wings * galaxy.fluxes.sum():
-            return trial, trial_measurement, True
-    return state, measurement, False
+        trial = _Trial.of(state, shares, keep, state)
+        if trial.has_profile(SHARES_CHANGE, MOST_BY_SHARES):
+            flags = FitFlag.OWN_PROFILE | (FitFlag.DISPLACED if trial.is_displaced() else none)
+            return trial.state, trial.measurement, flags
+    if displaced:
+        trial = _Trial.of(state, moved, keep, state)
+        if trial.is_displaced():
+            return trial.state, trial.measurement, FitFlag.DISPLACED
+    return state, measurement, none
 
 
 def wing_light(state: State, core: NDArray[np.bool_]) -> float:
@@ -92,5 +167,9 @@ def profile_change(expected: Galaxy, found: Galaxy, measurement: Measurement) ->
     turn[: len(names), : len(names)] = np.eye(len(names))
     turn[len(names) :, len(names)] = -share[1:]
     turn[len(names) :, len(names) + 1 :] = np.eye(size - 1)
-    covariance = turn @ measurement.block([*names, *fluxes]) @ turn.T
+    return wald(change, turn @ measurement.block([*names, *fluxes]) @ turn.T)
+
+
+def wald(change: NDArray[np.float64], covariance: Image) -> float:
+    """Wald's chi2 of a change against none."""
     return float(change @ np.linalg.pinv(covariance, hermitian=True) @ change)

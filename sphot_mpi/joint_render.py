@@ -18,7 +18,9 @@ KERNEL_STARS = 30
 #: Parameters of one component's place and shape, in the order of `Galaxy.centres` and `Galaxy.shapes`.
 CENTRE_NAMES = ("x_0", "y_0")
 SHAPE_NAMES = ("ln_r", "ln_n", "eta_1", "eta_2")
-#: Derivatives by a common displacement.
+#: Derivatives by a displacement of all components.
+MOVE_NAMES = ("move_x", "move_y")
+#: Derivatives by a common displacement of galaxy and stars.
 SHIFT_NAMES = ("shift_x", "shift_y")
 
 
@@ -34,6 +36,10 @@ class Freedom:
         Each component's flux; centre and shapes.
     galaxy_profile : bool
         r_eff and n of each component; contained in `galaxy_shape`.
+    galaxy_ellipse : bool
+        Ellipticity and position angle of each component; contained in `galaxy_shape`.
+    galaxy_move : bool
+        A displacement of all components, the stars staying where they are; contained in `galaxy_shape`.
     galaxy_scale : bool
         One factor on all components' fluxes, in place of `galaxy_flux`.
     """
@@ -43,6 +49,8 @@ class Freedom:
     galaxy_flux: bool = False
     galaxy_shape: bool = False
     galaxy_profile: bool = False
+    galaxy_ellipse: bool = False
+    galaxy_move: bool = False
     galaxy_scale: bool = False
 
 
@@ -56,7 +64,7 @@ class Rendered:
         The three components.
     names : tuple of str
         Dense unknowns: sky0..2, kernel (and kernel_shape), shift_x, shift_y,
-        scale, and for component c "c.flux", "c.x_0", "c.y_0", "c.ln_r" ...
+        scale, move_x, move_y, and for component c "c.flux", "c.x_0", "c.y_0", "c.ln_r" ...
     columns : (m, ny, nx) float64 ndarray
         Derivatives of the model by the dense unknowns.
     told : tuple of int
@@ -180,7 +188,8 @@ def _centre_tells(frame: Frame, galaxy: Galaxy | None) -> bool:
 def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: dict[str, Image]) -> Image:
     """Add the galaxy's derivatives to `columns`; returns its image."""
     # kernel and shift change it even where stars tell them: solved without its part, a bright galaxy would swing
-    needs_derivatives = freedom.galaxy_shape or freedom.galaxy_profile or freedom.kernel or freedom.shift
+    shaped = freedom.galaxy_shape or freedom.galaxy_profile or freedom.galaxy_ellipse
+    needs_derivatives = shaped or freedom.kernel or freedom.galaxy_move or freedom.shift
     if not needs_derivatives and not freedom.galaxy_flux and not freedom.galaxy_scale:
         return render_galaxy(galaxy, optics)
     unit = [
@@ -201,6 +210,8 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
         if freedom.shift:
             columns["shift_x"] = columns["shift_x"] + summed(1)
             columns["shift_y"] = columns["shift_y"] + summed(2)
+    if freedom.galaxy_move:
+        columns |= {name: summed(1 + k) for k, name in enumerate(MOVE_NAMES)}
     if freedom.galaxy_scale:
         columns["scale"] = image / galaxy.fluxes.sum()
     if freedom.galaxy_flux:
@@ -210,8 +221,10 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
         for c in range(galaxy.size):
             for k, name in enumerate((*CENTRE_NAMES, *SHAPE_NAMES)):
                 columns[f"{c}.{name}"] = np.pad(galaxy.fluxes[c] * unit[c][1 + k], PAD)
-    elif freedom.galaxy_profile:
-        for c in range(galaxy.size):
-            for k, name in enumerate(SHAPE_NAMES[:2]):
+        return image
+    free = (freedom.galaxy_profile,) * 2 + (freedom.galaxy_ellipse,) * 2
+    for c in range(galaxy.size):
+        for k, name in enumerate(SHAPE_NAMES):
+            if free[k]:
                 columns[f"{c}.{name}"] = np.pad(galaxy.fluxes[c] * unit[c][3 + k], PAD)
     return image

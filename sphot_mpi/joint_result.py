@@ -12,17 +12,28 @@ from sphot_mpi.joint_base import BaseFit
 from sphot_mpi.joint_galaxy import components_of, galaxy_radius
 from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_measure import Measurement
-from sphot_mpi.joint_render import CENTRE_NAMES, SHAPE_NAMES, render_galaxy, render_sky, render_stars
+from sphot_mpi.joint_render import CENTRE_NAMES, MOVE_NAMES, SHAPE_NAMES, render_galaxy, render_sky, render_stars
 from sphot_mpi.joint_scaled import ScaledFit
 from sphot_mpi.joint_scene import LARGEST_COMPONENT, PAD, Galaxy, Stars, at
 from sphot_mpi.joint_solve import ETA_MAX, LN_N_RANGE, SMALLEST_R
 from sphot_mpi.kernels import joint as kernels
-from sphot_mpi.records import SOURCE_DTYPE, Cutout, FilterFit, Image, KernelFit, SersicParams, SkyPlane
+from sphot_mpi.records import (
+    SERSIC_PARAMETERS,
+    SOURCE_DTYPE,
+    Cutout,
+    FilterFit,
+    Image,
+    KernelFit,
+    SersicParams,
+    SkyPlane,
+)
 from sphot_mpi.sersic import params_jacobian, to_vector, total_flux
 from sphot_mpi.structure import StarDensity, star_density
 
 #: Stars above this S/N carry the kernel.
 ANCHOR_SNR = 20.0
+#: Where a component's parameters have its place.
+PLACE = (SERSIC_PARAMETERS.index("x_0"), SERSIC_PARAMETERS.index("y_0"))
 #: Fewest of them for a kernel.
 FEWEST_ANCHORS = 5
 
@@ -70,9 +81,7 @@ def scaled_result(
     positions : str
         Where the sources' positions came from.
     """
-    flags = FitFlag.FORCED if positions == "forced" else FitFlag(0)
-    if fit.own_profile:
-        flags |= FitFlag.OWN_PROFILE
+    flags = fit.own | (FitFlag.FORCED if positions == "forced" else FitFlag(0))
     shape_from = None if config.core.allow_refit else base
     return _Summary(fit.state, fit.measurement, cutout, config).record(
         fit.converged, flags, seconds, shape_from, base.faint_limits
@@ -142,6 +151,7 @@ class _Summary:
             masked_fraction=float(1.0 - self.frame.interior(good).mean()),
             star_density_ratio=density.ratio,
             faint_limits=faint_limits,
+            unseen=self.frame.unseen,
             passes=self.state.passes,
             converged=converged,
             flags=flags | self._flags(converged, report, density, kernel),
@@ -234,11 +244,11 @@ class _Summary:
         return self._scaled_covariance(base)
 
     def _profile_covariance(self, base: FilterFit) -> tuple[Image, float]:
-        """As `_pinned_covariance`, where fluxes, and perhaps r_eff and n, were free and the rest the base filter's."""
+        """As `_pinned_covariance`, where fluxes, place and perhaps more were free, the rest pinned."""
         size = self.galaxy.size
-        own = ("flux", *(name for name in SHAPE_NAMES[:2] if f"0.{name}" in self.measurement.names))
-        names = [[f"{c}.{name}" for name in own] for c in range(size)]
-        free = [0, 3, 4][: len(own)]
+        own = [k for k, name in enumerate(SHAPE_NAMES) if f"0.{name}" in self.measurement.names]
+        names = [[f"{c}.flux", *MOVE_NAMES, *(f"{c}.{SHAPE_NAMES[k]}" for k in own)] for c in range(size)]
+        free = [0, 1, 2, *(3 + k for k in own)]
         pinned = [k for k in range(7) if k not in free]
         turn = [params_jacobian(self.galaxy.vector(c), float(self.galaxy.fluxes[c])) for c in range(size)]
         covariance = self._turned(names, [block[:, free] for block in turn])
@@ -267,6 +277,11 @@ class _Summary:
             covariance[:, 7 * c] *= ratio
             amplitude = base.components[c].amplitude * ratio
             covariance[7 * c, 7 * c] += amplitude**2 * own / total**2 if total > 0.0 else np.nan
+        if MOVE_NAMES[0] in self.measurement.names:
+            # the place is this filter's own, in all components alike
+            places = np.array([7 * c + k for c in range(len(factor)) for k in PLACE])
+            covariance[places], covariance[:, places] = 0.0, 0.0
+            covariance[np.ix_(places, places)] = np.tile(self.measurement.block([*MOVE_NAMES]), (len(factor),) * 2)
         return covariance, float(np.sqrt(own + shape_share * total**2))
 
     def _sources(self) -> NDArray[np.void]:

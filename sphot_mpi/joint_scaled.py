@@ -20,7 +20,7 @@ from sphot_mpi.joint_base import (
 from sphot_mpi.joint_core import with_central_stars
 from sphot_mpi.joint_galaxy import galaxy_of, galaxy_radius, robust_sigma
 from sphot_mpi.joint_measure import Measurement, measure
-from sphot_mpi.joint_profile import with_own_profile
+from sphot_mpi.joint_profile import with_own_shape
 from sphot_mpi.joint_render import Freedom
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars, at
 from sphot_mpi.outside_light import with_outside_light
@@ -70,14 +70,14 @@ class ScaledFit:
         Covariance of the galaxy.
     converged : bool
         Whether the last solves were quiet.
-    own_profile : bool
-        Whether the galaxy's radial profile is this filter's own.
+    own : FitFlag
+        What of the galaxy's shape is this filter's own: `OWN_PROFILE`, `DISPLACED`.
     """
 
     state: State
     measurement: Measurement
     converged: bool
-    own_profile: bool
+    own: FitFlag
 
 
 def fit_scaled_scene(
@@ -121,13 +121,13 @@ def fit_scaled_scene(
     else:
         joint, most = Freedom(kernel=calibrate, shift=True, galaxy_scale=True), SETTLE_PASSES
     state = with_outside_light(state, weigh=True)
-    state, measurement, own_profile = _measured(state, joint, keep, config, most)
+    state, measurement, own = _measured(state, joint, keep, config, most)
     if positions != "forced" and _is_seen(state, measurement) and not held_to_colour(state.scene.stars).any():
         # a star that only this filter shows before the centre
         radius = config.psf.center_mask_r_in_fwhm * state.optics.fwhm
         starred = with_central_stars(state, joint, keep, radius)
         if starred is not state:
-            state, measurement, own_profile = _measured(starred, joint, keep, config, most)
+            state, measurement, own = _measured(starred, joint, keep, config, most)
     # from here on the galaxy is held: its light must not hang on how deep the stars are fitted
     held, keep = Freedom(kernel=calibrate), Keep.beside_held_galaxy(config.psf.keep_snr)
     if positions != "free":
@@ -135,10 +135,9 @@ def fit_scaled_scene(
         state = solve(_with_prior(solve(state, held), base, config), held)
     if positions != "forced":
         state = _add_new(state, base, held, keep, _caution(state, base, covered, config), lower, positions)
+    state = with_outside_light(with_faint_stars(state, base.faint_limits), weigh=False)
     state, converged = settle(state, held, keep, most=SETTLE_PASSES)
-    return ScaledFit(
-        state=state, measurement=measurement, converged=converged and measurement.quiet, own_profile=own_profile
-    )
+    return ScaledFit(state=state, measurement=measurement, converged=converged and measurement.quiet, own=own)
 
 
 def _is_seen(state: State, measurement: Measurement) -> bool:
@@ -147,12 +146,14 @@ def _is_seen(state: State, measurement: Measurement) -> bool:
     return bool(state.scene.galaxy.fluxes.sum() > LEAST_SEEN_SNR * measurement.flux_error)
 
 
-def _measured(state: State, joint: Freedom, keep: Keep, config: Config, most: int) -> tuple[State, Measurement, bool]:
-    """Measure the galaxy, with a radial profile of its own where it needs one; returns whether it did."""
+def _measured(
+    state: State, joint: Freedom, keep: Keep, config: Config, most: int
+) -> tuple[State, Measurement, FitFlag]:
+    """Measure the galaxy, with a shape of its own where it needs one; returns what it needed."""
     state, measurement = measure(state, joint, keep, most=most)
     if not config.core.profile_by_filter or config.core.allow_refit:
-        return state, measurement, False
-    return with_own_profile(state, measurement, joint, keep)
+        return state, measurement, FitFlag(0)
+    return with_own_shape(state, measurement, joint, keep)
 
 
 def _find_scale(

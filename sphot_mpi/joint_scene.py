@@ -15,17 +15,15 @@ from numpy.typing import NDArray
 
 from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.psf_kernel import Kernel
-from sphot_mpi.records import Image
+from sphot_mpi.records import Image, UnseenLight
 from sphot_mpi.sersic import SersicRenderer
-from sphot_mpi.star_renderer import LARGEST_STAMP, StarRenderer
+from sphot_mpi.star_renderer import StarRenderer
 
 Vector = NDArray[np.float64]
 Pixel = TypeVar("Pixel", bound=np.generic)
 
 #: Largest r_eff of a component, in sides of the image: beyond that it is the field's light.
 LARGEST_COMPONENT = 0.27
-#: Half-size, in FWHM, of the stars' core stamps; the residual is that of whole stars, so it is no bias.
-CORE_FWHM = 1.5
 #: Margin of the frame around the cutout, px.
 PAD = 12
 
@@ -50,6 +48,8 @@ class Frame:
         Expected light of stars that are too faint to be found where the galaxy is, but not elsewhere.
     outside : (ny, nx) float64 ndarray
         Expected light of the stars beyond the data.
+    unseen : UnseenLight
+        The means that both images were made from.
     """
 
     data: Image
@@ -59,6 +59,7 @@ class Frame:
     anchored_area: NDArray[np.bool_]
     faint: Image
     outside: Image
+    unseen: UnseenLight = UnseenLight()
 
     @classmethod
     def from_image(
@@ -155,10 +156,10 @@ class Optics:
         """FWHM of the working PSF, px."""
         return self.stars.core.fwhm
 
-    @cached_property
+    @property
     def core_radius(self) -> int:
-        """Half-size, px, of the stamps that carry the stars' equations."""
-        return int(np.clip(np.ceil(CORE_FWHM * self.fwhm), 4, LARGEST_STAMP))
+        """Half-size, px, of the stamps that carry the stars' equations; the residual is that of whole stars."""
+        return self.stars.core_radius
 
     @cached_property
     def star_error(self) -> float:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sphot_mpi.errors import FitError
 from sphot_mpi.joint_kernel import prior_terms, shape_limit, stepped
-from sphot_mpi.joint_render import CENTRE_NAMES, SHAPE_NAMES, Freedom, Rendered, render_columns
+from sphot_mpi.joint_render import CENTRE_NAMES, MOVE_NAMES, SHAPE_NAMES, Freedom, Rendered, render_columns
 from sphot_mpi.joint_scene import LARGEST_COMPONENT, Frame, Galaxy, Optics, Scene, Stars
 from sphot_mpi.joint_stars import STAR_STEP, StarSystem, star_system
 from sphot_mpi.psf_kernel import Kernel
@@ -25,8 +25,26 @@ from sphot_mpi.records import Image
 Vector = NDArray[np.float64]
 
 #: Longest steps of the galaxy's parameters, and the damping scales of those steps.
-GALAXY_STEP = {"x_0": 1.0, "y_0": 1.0, "ln_r": 0.4, "ln_n": 0.3, "eta_1": 0.3, "eta_2": 0.3}
-GALAXY_DAMPING = {"x_0": 1.0, "y_0": 1.0, "ln_r": 0.5, "ln_n": 0.5, "eta_1": 0.5, "eta_2": 0.5}
+GALAXY_STEP = {
+    "x_0": 1.0,
+    "y_0": 1.0,
+    "move_x": 1.0,
+    "move_y": 1.0,
+    "ln_r": 0.4,
+    "ln_n": 0.3,
+    "eta_1": 0.3,
+    "eta_2": 0.3,
+}
+GALAXY_DAMPING = {
+    "x_0": 1.0,
+    "y_0": 1.0,
+    "move_x": 1.0,
+    "move_y": 1.0,
+    "ln_r": 0.5,
+    "ln_n": 0.5,
+    "eta_1": 0.5,
+    "eta_2": 0.5,
+}
 #: Components of one galaxy are not farther apart than this x its half-light radius.
 MOST_APART = 0.3
 #: Smallest r_circ, px, and range of ln n and of the length of eta (ellip <= 0.95).
@@ -240,7 +258,8 @@ def _apply_dense(scene: Scene, stars: Stars, step: dict[str, float], largest: fl
 
 def _step_galaxy(galaxy: Galaxy, step: dict[str, float], shift: Vector, largest: float) -> Galaxy:
     """Apply the galaxy's steps within their ranges."""
-    shapes, centres = galaxy.shapes.copy(), galaxy.centres + shift
+    moved = np.array([step.get(name, 0.0) for name in MOVE_NAMES])
+    shapes, centres = galaxy.shapes.copy(), galaxy.centres + shift + moved
     for c in range(galaxy.size):
         centres[c] += [step.get(f"{c}.{name}", 0.0) for name in CENTRE_NAMES]
         for k, name in enumerate(SHAPE_NAMES):

@@ -6,9 +6,10 @@ import numpy as np
 
 from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.psf_kernel import Kernel
-from sphot_mpi.records import FilterFit, Image
+from sphot_mpi.records import Cutout, FilterFit, Image
 from sphot_mpi.sersic import SersicRenderer
 from sphot_mpi.star_renderer import StarRenderer
+from sphot_mpi.unseen_light import render_unseen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -20,7 +21,8 @@ class ModelImages:
     sersic : (ny, nx) float64 ndarray
         All Sersic components, convolved with the working PSF.
     sources : (ny, nx) float64 ndarray
-        All point sources of the model, reported or not.
+        All point sources of the model, reported or not, and the mean light of those that are too faint or beyond
+        the data, so that they are in no table.
     sky : (ny, nx) float64 ndarray
         The sky plane.
     """
@@ -50,15 +52,15 @@ class ModelImages:
         raise ValueError(msg)
 
 
-def render_model(fit: FilterFit, shape: tuple[int, int], library: LibraryPSF) -> ModelImages:
+def render_model(fit: FilterFit, cutout: Cutout, library: LibraryPSF) -> ModelImages:
     """Render what a fit has found.
 
     Parameters
     ----------
     fit : FilterFit
         The fit.
-    shape : (int, int)
-        (ny, nx) of the cutout it was made on.
+    cutout : Cutout
+        What it was made on.
     library : LibraryPSF
         The filter's PSF, before the fit's kernel.
 
@@ -67,10 +69,10 @@ def render_model(fit: FilterFit, shape: tuple[int, int], library: LibraryPSF) ->
     ModelImages
         On the cutout's pixels, in the data's unit.
     """
-    psf = working_psf(fit, library)
+    psf, shape = working_psf(fit, library), cutout.shape
     return ModelImages(
         sersic=SersicRenderer(psf, shape).render_params(fit.components),
-        sources=render_sources(fit, psf, shape),
+        sources=render_sources(fit, psf, shape) + render_unseen(fit.unseen, fit.components, cutout.usable, psf),
         sky=fit.sky.render(shape),
     )
 
@@ -81,7 +83,7 @@ def working_psf(fit: FilterFit, library: LibraryPSF) -> PSF:
 
 
 def render_sources(fit: FilterFit, psf: PSF, shape: tuple[int, int]) -> Image:
-    """Render all point sources of a fit on its cutout of `shape` (ny, nx)."""
+    """Render all point sources in a fit's table on its cutout of `shape` (ny, nx)."""
     table = fit.sources
     found = table[np.isfinite(table["x_fit"]) & np.isfinite(table["y_fit"]) & np.isfinite(table["flux_fit"])]
     x, y, flux = (np.ascontiguousarray(found[name]) for name in ("x_fit", "y_fit", "flux_fit"))

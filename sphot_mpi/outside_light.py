@@ -8,13 +8,10 @@ the density of star light on the data, seen through the PSF.
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import fft
 
 from sphot_mpi.joint import State
-from sphot_mpi.joint_scene import Optics, at
-from sphot_mpi.records import Image
-from sphot_mpi.star_renderer import StarRenderer
+from sphot_mpi.joint_scene import at
+from sphot_mpi.unseen_light import psf_image, seen_through
 
 #: Part of a star's light beyond the data from which on a pixel belongs to the edge.
 EDGE = 0.05
@@ -33,7 +30,7 @@ def with_outside_light(state: State, *, weigh: bool) -> State:
     Returns
     -------
     State
-        With `Frame.outside` renewed.
+        With the frame's outside light renewed.
 
     Notes
     -----
@@ -46,35 +43,16 @@ def with_outside_light(state: State, *, weigh: bool) -> State:
     stars = state.scene.stars.take(at(covered, state.scene.stars))
     if stars.size == 0:
         return state
-    stamp = _psf_image(state.optics)
+    stamp = psf_image(state.optics.psf)
     powers = (stamp, stamp**2) if weigh else (stamp,)
-    share, *squared = _beyond_seen_through(~covered, powers)
+    share, *squared = seen_through(~covered, powers)
     area, edge = float(covered.sum()), float((covered & (share > EDGE)).sum())
     rare = int(np.log(2.0) * area / max(edge, 1.0))
     flux = np.sort(np.maximum(stars.flux, 0.0))[: max(stars.size - rare, 0)]
     if weigh:
         scatter = squared[0] * (flux**2).sum() / area
         state = state.with_frame(replace(frame, weight=frame.weight / (1.0 + frame.weight * scatter)))
-    frame = replace(state.optics.frame, outside=share * flux.sum() / area)
+    mean = float(flux.sum()) / area
+    frame = state.optics.frame
+    frame = replace(frame, outside=share * mean, unseen=replace(frame.unseen, outside=mean))
     return replace(state, optics=state.optics.on(frame))
-
-
-def _psf_image(optics: Optics) -> Image:
-    """Unit-flux star centred on the middle pixel of an odd square that holds the whole PSF."""
-    psf = optics.psf
-    reach = max(psf.library.array.shape) // (2 * psf.oversample)
-    middle = np.array([float(reach)])
-    renderer = StarRenderer(psf, (2 * reach + 1, 2 * reach + 1), optics.renderer.grids)
-    return renderer.render(middle, middle, np.ones(1))
-
-
-def _beyond_seen_through(beyond: NDArray[np.bool_], stamps: tuple[Image, ...]) -> list[Image]:
-    """Convolve what lies beyond the data, and all that lies off the frame, with square stamps of one size."""
-    ny, nx = beyond.shape
-    side = stamps[0].shape[0]
-    wide = np.pad(beyond, side // 2, constant_values=True).astype(np.float32)
-    # what wraps round falls on the margin, which is cut off
-    shape = [fft.next_fast_len(length, real=True) for length in wide.shape]
-    spectrum = fft.rfft2(wide, shape)
-    images = (fft.irfft2(spectrum * fft.rfft2(stamp.astype(np.float32), shape), shape) for stamp in stamps)
-    return [np.maximum(image[side - 1 : side - 1 + ny, side - 1 : side - 1 + nx], 0.0, dtype=float) for image in images]

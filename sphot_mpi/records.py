@@ -130,6 +130,12 @@ class Cutout:
         """Shape (ny, nx)."""
         return self.data.shape[0], self.data.shape[1]
 
+    @property
+    def usable(self) -> NDArray[np.bool_]:
+        """True where there are data with a known error."""
+        good = ~self.mask & np.isfinite(self.data)
+        return good if self.error is None else good & (self.error > 0.0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelFit:
@@ -154,13 +160,30 @@ class KernelFit:
     n_anchors: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnseenLight:
+    """Mean light of stars that are in no table, because nobody can place them.
+
+    Parameters
+    ----------
+    outside : float
+        Light per pixel of the stars beyond the data, of which the wings fall on them; data unit.
+    faint : tuple of float
+        Light per pixel of the stars that cannot be told from the galaxy, in annuli of 0.5 r_eff from the centre
+        outwards, data unit; empty where that was not measured.
+    """
+
+    outside: float = 0.0
+    faint: tuple[float, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FilterFit:
     """Everything that the fit of one filter of one galaxy has found.
 
     Positions are in the cutout's pixel frame; `Cutout.origin` leads to the
-    full image. The model is ``sersic + sources + sky``; the residual is
-    ``data`` minus that.
+    full image. The model is ``sersic + sources + sky``, the unseen stars' light
+    being part of that of the sources; the residual is ``data`` minus that.
 
     Parameters
     ----------
@@ -207,6 +230,8 @@ class FilterFit:
     position_scatter : float
         Of the base filter's joint fit: median error of a star's place along x or y times its flux, px * data unit, when
         the galaxy was measured; a star's error is this over its flux. NaN otherwise.
+    unseen : UnseenLight
+        Expected light of stars that are not among the sources.
     passes : int
         Passes of the main loop.
     converged : bool
@@ -238,6 +263,7 @@ class FilterFit:
     star_density_ratio: float = float("nan")
     faint_limits: tuple[float, ...] = ()
     position_scatter: float = float("nan")
+    unseen: UnseenLight = UnseenLight()
     passes: int = 0
     converged: bool = False
     flags: FitFlag = FitFlag(0)

@@ -14,7 +14,7 @@ from sphot_mpi.photometry_record import AperturePhotometry, no_curve
 from sphot_mpi.records import SERSIC_PARAMETERS, SOURCE_DTYPE, FilterFit
 from sphot_mpi.results_schema import PHOTOMETRY, SERSIC, SOURCES, SOURCES_INDEX, WCS, Column, structured
 from sphot_mpi.sky_coordinates import parse_wcs, pixel_to_sky, position_angle
-from sphot_mpi.storable import LONGEST, N_FAINT_LIMITS, SEPARATOR
+from sphot_mpi.storable import LONGEST, N_ANNULI, SEPARATOR
 
 Row = dict[str, Any]
 NAN = float("nan")
@@ -70,8 +70,10 @@ def _sersic_row(fit: FilterFit, frame: Frame) -> Row:
         "flags": int(fit.flags),
         "messages": SEPARATOR.join(fit.messages)[:LONGEST],
     }
-    for k in range(N_FAINT_LIMITS):
+    for k in range(N_ANNULI):
         row[f"faint_limit_{k + 1}"] = fit.faint_limits[k] if k < len(fit.faint_limits) else NAN
+        row[f"faint_light_{k + 1}"] = fit.unseen.faint[k] if k < len(fit.unseen.faint) else NAN
+    row["outside_light"] = fit.unseen.outside
     same = (
         "chi2_reduced",
         "n_pix",

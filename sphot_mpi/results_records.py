@@ -23,8 +23,9 @@ from sphot_mpi.records import (
     KernelFit,
     SersicParams,
     SkyPlane,
+    UnseenLight,
 )
-from sphot_mpi.storable import N_FAINT_LIMITS, SEPARATOR, SOURCE_POSITIONS
+from sphot_mpi.storable import N_ANNULI, SEPARATOR, SOURCE_POSITIONS
 
 _NO_MATRIX = np.empty((0, 0))
 
@@ -80,7 +81,6 @@ def fit_of(
     origin = _origin(galaxy)
     n = int(row["n_components"])
     size = len(SERSIC_PARAMETERS) * max(n, 1)
-    limits = tuple(float(row[f"faint_limit_{k + 1}"]) for k in range(N_FAINT_LIMITS))
     text = row["messages"].decode()
     numbers = (
         "total_flux", "total_flux_err", "flux_in_cutout", "noise", "correlation", "chi2_reduced",
@@ -98,13 +98,20 @@ def fit_of(
         kernel=_kernel(row),
         shift=(float(row["shift_x"]), float(row["shift_y"])),
         n_pix=int(row["n_pix"]),
-        faint_limits=() if np.isnan(limits).all() else limits,
+        faint_limits=_annuli(row, "faint_limit"),
+        unseen=UnseenLight(outside=float(row["outside_light"]), faint=_annuli(row, "faint_light")),
         passes=int(row["passes"]),
         converged=bool(row["converged"]),
         flags=FitFlag(int(row["flags"])),
         messages=tuple(text.split(SEPARATOR)) if text else (),
         **{name: float(row[name]) for name in numbers},
     )
+
+
+def _annuli(row: np.void, name: str) -> tuple[float, ...]:
+    """Return the values of a galaxy's annuli, none where all are unknown."""
+    values = tuple(float(row[f"{name}_{k + 1}"]) for k in range(N_ANNULI))
+    return () if np.isnan(values).all() else values
 
 
 def failure_of(row: np.void) -> Failure:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sphot_mpi.flags import APERTURE_FLAG_DESCRIPTIONS, FIT_FLAG_DESCRIPTIONS, SOURCE_FLAG_DESCRIPTIONS
 from sphot_mpi.photometry_record import CURVE_ROWS
 from sphot_mpi.records import SERSIC_PARAMETERS, SOURCE_DTYPE
-from sphot_mpi.storable import N_FAINT_LIMITS
+from sphot_mpi.storable import N_ANNULI
 
 FORMAT = "sphot-mpi"
 FORMAT_VERSION = "1.1"
@@ -23,7 +23,7 @@ DATA, FLUX, SLOPE, MOMENT = "<data>", "<data> pix", "<data> / pix", "<data> pix2
 IMAGES = {
     "data": "the data that were fitted",
     "sersic_model": "all Sersic components, convolved with the PSF",
-    "psf_model": "all point sources of the model, reported or not",
+    "psf_model": "all point sources of the model, reported or not, and the expected light of unseen ones",
     "psf_sub_data": "data - psf_model: what the galaxy and the sky leave",
     "residual": "data - sersic_model - psf_model - sky plane",
 }
@@ -127,7 +127,23 @@ SERSIC = (
             f"base-filter flux below which stars are not found at {k / 2} to "
             f"{(k + 1) / 2} r_eff from the centre; NaN where that was not measured",
         )
-        for k in range(N_FAINT_LIMITS)
+        for k in range(N_ANNULI)
+    ),
+    *(
+        Column(
+            f"faint_light_{k + 1}",
+            "f8",
+            DATA,
+            f"light a pixel expected of stars that are not found at {k / 2} to {(k + 1) / 2} r_eff from the centre, "
+            "part of psf_model; NaN where that was not measured",
+        )
+        for k in range(N_ANNULI)
+    ),
+    Column(
+        "outside_light",
+        "f8",
+        DATA,
+        "light a pixel expected of the stars beyond the data; their wings are part of psf_model",
     ),
     Column(
         "position_scatter",

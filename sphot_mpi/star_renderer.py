@@ -32,8 +32,10 @@ _BETA = 0.97 * np.pi * _WIDTH * (1.0 - 0.5 / _OVERSAMPLING)
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 #: Stars further off the image than this, px, are left out.
 MARGIN = 16
-#: Half-size of the largest core stamp, and the room for the kernel around it, px.
-LARGEST_STAMP, CORE_ROOM = 12, 6
+#: Half-size, in FWHM, of the stamps of stars' cores that fits and detection use.
+CORE_FWHM = 1.5
+#: Half-size of the smallest and largest core stamp, and the room for the kernel around it, px.
+SMALLEST_STAMP, LARGEST_STAMP, CORE_ROOM = 4, 12, 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -200,6 +202,11 @@ class StarRenderer:
         # the same on both sides, so that the origin stays the array's centre
         inner = library.array[cut[0] : library.array.shape[0] - cut[0], cut[1] : library.array.shape[1] - cut[1]]
         return PSF(LibraryPSF(inner, os), self.psf.kernel)
+
+    @cached_property
+    def core_radius(self) -> int:
+        """Half-size, px, of the stamps that carry a star's core."""
+        return int(np.clip(np.ceil(CORE_FWHM * self.core.fwhm), SMALLEST_STAMP, LARGEST_STAMP))
 
     def stamps(
         self, x: Vector, y: Vector, radius: int

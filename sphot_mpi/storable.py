@@ -22,8 +22,8 @@ _FAR = 2.0**20
 #: Columns of `SOURCE_DTYPE` that are positions.
 SOURCE_POSITIONS = {"x_init": 0, "y_init": 1, "x_fit": 0, "y_fit": 1}
 
-#: Annuli in which a fit says how faint the stars are that it can find.
-N_FAINT_LIMITS = 5
+#: Annuli in which a fit says how faint the stars are that it can find, and the light of those that it cannot.
+N_ANNULI = 5
 
 #: Longest text, characters, of a message, a traceback (its end), and a fit's remarks together.
 LONGEST = 4000
@@ -81,7 +81,8 @@ def _fit(fit: FilterFit) -> FilterFit:
         sky=replace(fit.sky, x_ref=snapped(fit.sky.x_ref), y_ref=snapped(fit.sky.y_ref)),
         sources=sources,
         kernel=_kernel(fit.kernel),
-        faint_limits=_limits(fit.faint_limits),
+        faint_limits=_annuli(fit.faint_limits),
+        unseen=replace(fit.unseen, faint=_annuli(fit.unseen.faint)),
         messages=_remarks(fit.messages),
     )
 
@@ -92,9 +93,9 @@ def _covariance(fit: FilterFit) -> Image:
     return fit.covariance if fit.components or fit.covariance.shape == (k, k) else np.full((k, k), np.nan)
 
 
-def _limits(limits: tuple[float, ...]) -> tuple[float, ...]:
-    """Return as many limits as there are columns, or none where all are unknown."""
-    padded = (*limits, *[float("nan")] * N_FAINT_LIMITS)[:N_FAINT_LIMITS]
+def _annuli(values: tuple[float, ...]) -> tuple[float, ...]:
+    """Return as many values of annuli as there are columns, or none where all are unknown."""
+    padded = (*values, *[float("nan")] * N_ANNULI)[:N_ANNULI]
     return () if np.isnan(padded).all() else padded
 
 

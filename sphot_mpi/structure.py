@@ -16,11 +16,8 @@ from sphot_mpi.joint import GALAXY_KEEP_SNR, State, residual_of
 from sphot_mpi.joint_galaxy import galaxy_radius
 from sphot_mpi.joint_scene import at
 from sphot_mpi.records import Image
+from sphot_mpi.unseen_light import EDGES, FIELD
 
-#: Edges, in r_eff, of the elliptical annuli.
-EDGES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
-#: Stars are looked at from here outwards for comparison.
-FIELD = 2.5
 #: Percentile that stands for one sigma of the negative tail.
 LOW = 15.87
 #: Elliptical annulus, in r_eff, in which stars on the galaxy are counted.
@@ -186,7 +183,7 @@ def with_faint_stars(state: State, limits: tuple[float, ...]) -> State:
     Returns
     -------
     State
-        With `Frame.faint` renewed.
+        With the frame's faint light renewed.
 
     Notes
     -----
@@ -202,8 +199,8 @@ def with_faint_stars(state: State, limits: tuple[float, ...]) -> State:
         return state
     chosen = stars.take(at(field, stars))
     measure = np.where(chosen.base_flux > 0.0, chosen.base_flux, chosen.flux)
-    faint = np.zeros(frame.shape)
-    for low, high, limit in zip(EDGES[:-1], EDGES[1:], limits, strict=True):
+    faint, means = np.zeros(frame.shape), [0.0] * (len(EDGES) - 1)
+    for index, (low, high, limit) in enumerate(zip(EDGES[:-1], EDGES[1:], limits, strict=True)):
         ring = (radius >= low) & (radius < high)
         if not ring.any():
             continue
@@ -213,8 +210,10 @@ def with_faint_stars(state: State, limits: tuple[float, ...]) -> State:
         missing = few.sum() / field.sum() - present.flux[own < limit].sum() / ring.sum()
         # by how much the light of as many stars as expected there varies by chance
         chance = (few**2).sum() / (field.sum() * ring.sum())
-        faint[ring] = missing * max(1.0 - chance / missing**2, 0.0) if missing > 0.0 else 0.0
-    return replace(state, optics=state.optics.on(replace(frame, faint=faint)))
+        means[index] = missing * max(1.0 - chance / missing**2, 0.0) if missing > 0.0 else 0.0
+        faint[ring] = means[index]
+    frame = replace(frame, faint=faint, unseen=replace(frame.unseen, faint=tuple(means)))
+    return replace(state, optics=state.optics.on(frame))
 
 
 def with_wider_errors(state: State, factor: float) -> State:

@@ -8,7 +8,15 @@ from astropy.wcs import WCS
 from sphot_mpi.flags import ApertureFlag, FitFlag
 from sphot_mpi.outcomes import Failure, Frame, Status, TaskOutcome, Timing
 from sphot_mpi.photometry_record import AperturePhotometry
-from sphot_mpi.records import SERSIC_PARAMETERS, SOURCE_DTYPE, FilterFit, KernelFit, SersicParams, SkyPlane
+from sphot_mpi.records import (
+    SERSIC_PARAMETERS,
+    SOURCE_DTYPE,
+    FilterFit,
+    KernelFit,
+    SersicParams,
+    SkyPlane,
+    UnseenLight,
+)
 from sphot_mpi.schedule import Task, TaskKind
 from sphot_mpi.sky_coordinates import wcs_text
 
@@ -92,9 +100,13 @@ def random_fit(rng, galaxy="ga", filter_name="F150W") -> FilterFit:
         star_density_ratio=number(rng),
         faint_limits=tuple(float(v) for v in rng.choice([np.inf, 0.5, 3.25], 5)) if rng.random() < 0.5 else (),
         position_scatter=number(rng),
+        unseen=UnseenLight(
+            outside=number(rng),
+            faint=tuple(float(v) for v in rng.choice([0.0, 0.5, 3.25], 5)) if rng.random() < 0.5 else (),
+        ),
         passes=int(rng.integers(0, 30)),
         converged=bool(rng.random() < 0.5),
-        flags=FitFlag(int(rng.integers(0, 2**17))),
+        flags=FitFlag(int(rng.integers(0, 2**18))),
         seconds=number(rng),
         messages=tuple(text(rng) for _ in range(rng.integers(0, 4))),
     )

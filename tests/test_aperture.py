@@ -8,7 +8,6 @@ import pytest
 from analytic import gaussian_library, gaussian_stars, telescope_psfs
 from aperture_scenes import RoundProfile, galaxy, measured, scene
 
-from sphot_mpi.aperture_images import FIELD, half_light_distance
 from sphot_mpi.config import load_config
 from sphot_mpi.errors import ConfigError, FitError
 from sphot_mpi.flags import APERTURE_FLAG_DESCRIPTIONS, ApertureFlag, FitFlag
@@ -16,6 +15,7 @@ from sphot_mpi.pipeline import no_data, photometry
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import SOURCE_DTYPE, SkyPlane
 from sphot_mpi.simulate_render import SersicScene
+from sphot_mpi.unseen_light import FIELD, half_light_distance
 
 BEST = load_config(preset="best")
 LIBRARY = gaussian_library(1.3)
@@ -262,7 +262,7 @@ def half_found(name="F150W", colour=1.0, seed=0, bluest=0.0):
     """
     fit, cutout, used = starry(name, colour, seed)
     table = fit.sources.copy()
-    distance = half_light_distance(fit, cutout.shape)
+    distance = half_light_distance(fit.components, cutout.shape)
     y, x = np.rint(table["y_fit"]).astype(int), np.rint(table["x_fit"]).astype(int)
     table["flux_init"] = 0.0 if name == "F150W" else table["flux_fit"] / colour
     table["x_fit"][-1], table["y_fit"][-1], table["flux_fit"][-1] = 20.0, 20.0, bluest

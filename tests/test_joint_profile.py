@@ -46,7 +46,7 @@ def test_a_colour_gradient_gets_a_profile_of_its_own():
     (got,) = own.components
     # the star field's confusion leaves a few per cent
     assert got.r_eff == pytest.approx(compact.r_eff, rel=0.05)
-    # the geometry is the base filter's
+    # the ellipse is the base filter's
     (base,) = base_fit().components
     assert (got.ellip, got.theta) == pytest.approx((base.ellip, base.theta), rel=1e-9)
     true = 10.0 ** (-0.4 * 0.43) * total_flux(compact)
@@ -56,9 +56,42 @@ def test_a_colour_gradient_gets_a_profile_of_its_own():
     for fit in (base_fit(), own, pinned):
         error = ShapeErrors(fit, base_fit()).flux_err(total_light(fit.components))
         assert error == pytest.approx(fit.total_flux_err, rel=1e-6)
-    # and no parameter knows its geometry better than the base filter does
-    for k in (3, 4, 5, 6):
+    # and the ellipse is not known better than by the base filter
+    for k in (5, 6):
         assert own.covariance[k, k] == pytest.approx(base_fit().covariance[k, k], rel=1e-6)
+
+
+def other_fit(galaxy):
+    """The other filter's fit of a field whose galaxy has another shape there."""
+    other = make_cutout(replace(crowded(), components=(galaxy,)), OTHER, with_error=True)
+    return fit_scaled_joint(other, library(OTHER), base_fit(), base_cutout(), CONFIG)
+
+
+def test_a_galaxy_whose_light_stands_elsewhere_in_a_filter_is_found_there():
+    moved = replace(GALAXY, x_0=GALAXY.x_0 + 0.5, y_0=GALAXY.y_0 - 0.3)
+    fit = other_fit(moved)
+    (got,) = fit.components
+    assert FitFlag.DISPLACED in fit.flags
+    errors = np.sqrt(np.diagonal(fit.covariance)[3:5])
+    # the shift is the stars', the place the galaxy's own: 4 of its errors, and what the PSF's interpolation leaves
+    assert np.hypot(*fit.shift) < 0.05
+    np.testing.assert_array_less(np.abs([got.x_0 - moved.x_0, got.y_0 - moved.y_0]), 4.0 * errors + 0.01)
+    # an error of the place, half a pixel here, is much larger than that of its measurement
+    assert errors.max() < 0.1
+    true = 10.0 ** (-0.4 * 0.43) * total_flux(moved)
+    assert fit.total_flux == pytest.approx(true, rel=0.02)
+
+
+def test_a_galaxy_that_stands_where_it_did_is_not_displaced():
+    assert FitFlag.DISPLACED not in other_fit(GALAXY).flags
+
+
+def test_a_filter_in_which_the_galaxy_is_rounder_has_its_own_ellipse():
+    rounder = replace(GALAXY, ellip=GALAXY.ellip - 0.25, r_eff=0.8 * GALAXY.r_eff, amplitude=GALAXY.amplitude / 0.64)
+    fit = other_fit(rounder)
+    (got,) = fit.components
+    assert FitFlag.OWN_PROFILE in fit.flags
+    assert got.ellip == pytest.approx(rounder.ellip, abs=4.0 * np.sqrt(fit.covariance[5, 5]) + 0.01)
 
 
 def test_the_change_of_a_profile_is_counted_in_its_errors():

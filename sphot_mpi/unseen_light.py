@@ -1,0 +1,99 @@
+"""Images of the light of stars that nobody can place: those beyond the data, and those lost in the galaxy.
+
+A fit knows it as means, `UnseenLight`; on the image it is star light like that of the stars in the table.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+from sphot_mpi.detection import MatchedFilter
+from sphot_mpi.psf import PSF
+from sphot_mpi.records import Image, SersicParams, UnseenLight
+from sphot_mpi.sersic import total_flux
+from sphot_mpi.sersic_profile import elliptical_radius
+from sphot_mpi.star_renderer import StarRenderer
+
+Mask = NDArray[np.bool_]
+
+#: Edges, in half-light radii, of the elliptical annuli in which stars on a galaxy are told from those of the field.
+EDGES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
+#: Stars beyond so many half-light radii are the field's.
+FIELD = 2.5
+#: A galaxy counts as no larger than this part of the image: there must be a field.
+LARGEST_PART = 0.25
+
+
+def render_unseen(unseen: UnseenLight, components: Sequence[SersicParams], usable: Mask, psf: PSF) -> Image:
+    """Render the expected light of unseen stars.
+
+    Parameters
+    ----------
+    unseen : UnseenLight
+        Of a fit.
+    components : sequence of SersicParams
+        The fit's galaxy.
+    usable : (ny, nx) bool ndarray
+        Pixels of its cutout that it used.
+    psf : PSF
+        Its working PSF.
+
+    Returns
+    -------
+    (ny, nx) float64 ndarray
+        Data unit.
+    """
+    image = np.zeros(usable.shape)
+    if unseen.outside > 0.0:
+        image += unseen.outside * outside_share(usable, psf)
+    if components and any(unseen.faint):
+        radius = half_light_distance(components, usable.shape)
+        for low, high, light in zip(EDGES[:-1], EDGES[1:], unseen.faint, strict=True):
+            image[(radius >= low) & (radius < high)] += light
+    return image
+
+
+def half_light_distance(components: Sequence[SersicParams], shape: tuple[int, ...]) -> Image:
+    """Elliptical radius of each pixel over the components' mean r_eff, which counts as `LARGEST_PART` at most."""
+    fluxes = np.array([max(total_flux(c), 0.0) for c in components])
+    axes = np.array([c.r_eff for c in components])
+    half_light = float(np.average(axes, weights=fluxes)) if fluxes.sum() > 0.0 else float(axes[0])
+    main = components[int(np.argmax(fluxes))]
+    return elliptical_radius(shape, main) / min(half_light, LARGEST_PART * min(shape))
+
+
+def outside_share(usable: Mask, psf: PSF) -> Image:
+    """Light, at each pixel, of stars of one unit per pixel that lie where the data show none: (ny, nx)."""
+    stamp = psf_image(psf)
+    reach = stamp.shape[0] // 2
+    # a star just off the data is seen by what falls on them
+    wide = np.pad(usable, reach)
+    covered = MatchedFilter(wide.astype(np.float64), star_core(psf)).covered
+    return seen_through(~covered, (stamp,))[0][reach:-reach, reach:-reach]
+
+
+def star_core(psf: PSF) -> Image:
+    """Unit-flux star centred on a pixel, out to where detection looks."""
+    renderer = StarRenderer(psf, (1, 1))
+    return renderer.sampled(renderer.core_radius)
+
+
+def psf_image(psf: PSF) -> Image:
+    """Unit-flux star centred on the middle pixel of an odd square that holds the whole PSF."""
+    reach = max(psf.library.array.shape) // (2 * psf.oversample)
+    middle = np.array([float(reach)])
+    return StarRenderer(psf, (2 * reach + 1, 2 * reach + 1)).render(middle, middle, np.ones(1))
+
+
+def seen_through(beyond: Mask, stamps: Sequence[Image]) -> list[Image]:
+    """Convolve what lies beyond the data, and all that lies off the image, with square stamps of one odd side."""
+    ny, nx = beyond.shape
+    side = stamps[0].shape[0]
+    wide = np.pad(beyond, side // 2, constant_values=True).astype(np.float32)
+    # what wraps round falls on the margin, which is cut off
+    shape = [fft.next_fast_len(length, real=True) for length in wide.shape]
+    spectrum = fft.rfft2(wide, shape)
+    images = (fft.irfft2(spectrum * fft.rfft2(stamp.astype(np.float32), shape), shape) for stamp in stamps)
+    return [np.maximum(image[side - 1 : side - 1 + ny, side - 1 : side - 1 + nx], 0.0, dtype=float) for image in images]
