@@ -1,4 +1,4 @@
-"""What the galaxy of another filter has of its own: radial profile, place and ellipse, where the data ask for them."""
+"""What the galaxy of another filter has of its own: radial profile and place, where the data ask for them."""
 
 from dataclasses import dataclass, replace
 
@@ -17,8 +17,8 @@ from sphot_mpi.records import Image
 #: Wald's chi2 of a filter's free profile against the base filter's, above which it has its own; and that of its shares
 #: alone.
 PROFILE_CHANGE, SHARES_CHANGE = 20.0, 10.0
-#: That of its place and its ellipse.
-PLACE_CHANGE, ELLIPSE_CHANGE = 20.0, 20.0
+#: That of its place.
+PLACE_CHANGE = 20.0
 #: Radius of the core, r_eff, and the share of the galaxy's light by which such a profile may grow outside of it: with
 #: r_eff and n of its own, and with no more than the components' shares.
 CORE, MOST_IN_WINGS, MOST_BY_SHARES = 1.5, 0.05, 0.15
@@ -43,10 +43,10 @@ class _Trial:
     expected: State
 
     @classmethod
-    def of(cls, state: State, freedom: Freedom, keep: Keep, expected: State) -> "_Trial":
+    def of(cls, state: State, freedom: Freedom, keep: Keep) -> "_Trial":
         """Solve a state with some freedom."""
         trial, measurement = measure(state, freedom, keep, most=TRIAL_PASSES)
-        return cls(state=trial, measurement=measurement, expected=expected)
+        return cls(state=trial, measurement=measurement, expected=state)
 
     @property
     def galaxies(self) -> tuple[Galaxy, Galaxy]:
@@ -80,12 +80,9 @@ class _Trial:
         chi2 = wald(change, self.measurement.block(list(MOVE_NAMES)))
         return chi2 > PLACE_CHANGE and float(np.hypot(*change)) < MOST_APART * expected.half_light_radius()
 
-    def has_ellipse(self) -> bool:
-        """Whether a component's ellipse changed significantly."""
-        expected, found = self.galaxies
-        names = [f"{c}.{name}" for c in range(found.size) for name in SHAPE_NAMES[2:]]
-        change = (found.shapes - expected.shapes)[:, 2:].ravel()
-        return wald(change, self.measurement.block(names)) > ELLIPSE_CHANGE
+    def place_flag(self) -> FitFlag:
+        """`DISPLACED` if the galaxy is."""
+        return FitFlag.DISPLACED if self.is_displaced() else FitFlag(0)
 
 
 def with_own_shape(
@@ -120,24 +117,20 @@ def with_own_shape(
     # the stars have told the shift; by how much the galaxy's place differs from theirs is its own
     moved = replace(freedom, shift=False, galaxy_move=True)
     shares = replace(moved, galaxy_scale=False, galaxy_flux=True)
-    profile = replace(shares, galaxy_profile=True)
-    trial = _Trial.of(state, profile, keep, state)
-    displaced = trial.is_displaced()
-    if trial.has_profile(PROFILE_CHANGE, MOST_IN_WINGS):
-        rounder = _Trial.of(trial.state, replace(profile, galaxy_ellipse=True), keep, state)
-        if rounder.has_ellipse() and rounder.has_profile(PROFILE_CHANGE, MOST_IN_WINGS):
-            trial = rounder
-        return trial.state, trial.measurement, FitFlag.OWN_PROFILE | (FitFlag.DISPLACED if displaced else none)
+    trials = [(replace(shares, galaxy_profile=True), PROFILE_CHANGE, MOST_IN_WINGS)]
     if galaxy.size > 1:
         # disk and bulge have colours of their own, with nothing else that could run away
-        trial = _Trial.of(state, shares, keep, state)
-        if trial.has_profile(SHARES_CHANGE, MOST_BY_SHARES):
-            flags = FitFlag.OWN_PROFILE | (FitFlag.DISPLACED if trial.is_displaced() else none)
-            return trial.state, trial.measurement, flags
+        trials.append((shares, SHARES_CHANGE, MOST_BY_SHARES))
+    displaced = False
+    for own, least_change, most_in_wings in trials:
+        trial = _Trial.of(state, own, keep)
+        displaced |= trial.is_displaced()
+        if trial.has_profile(least_change, most_in_wings):
+            return trial.state, trial.measurement, FitFlag.OWN_PROFILE | trial.place_flag()
     if displaced:
-        trial = _Trial.of(state, moved, keep, state)
+        trial = _Trial.of(state, moved, keep)
         if trial.is_displaced():
-            return trial.state, trial.measurement, FitFlag.DISPLACED
+            return trial.state, trial.measurement, trial.place_flag()
     return state, measurement, none
 
 

@@ -36,8 +36,6 @@ class Freedom:
         Each component's flux; centre and shapes.
     galaxy_profile : bool
         r_eff and n of each component; contained in `galaxy_shape`.
-    galaxy_ellipse : bool
-        Ellipticity and position angle of each component; contained in `galaxy_shape`.
     galaxy_move : bool
         A displacement of all components, the stars staying where they are; contained in `galaxy_shape`.
     galaxy_scale : bool
@@ -49,7 +47,6 @@ class Freedom:
     galaxy_flux: bool = False
     galaxy_shape: bool = False
     galaxy_profile: bool = False
-    galaxy_ellipse: bool = False
     galaxy_move: bool = False
     galaxy_scale: bool = False
 
@@ -188,7 +185,7 @@ def _centre_tells(frame: Frame, galaxy: Galaxy | None) -> bool:
 def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: dict[str, Image]) -> Image:
     """Add the galaxy's derivatives to `columns`; returns its image."""
     # kernel and shift change it even where stars tell them: solved without its part, a bright galaxy would swing
-    shaped = freedom.galaxy_shape or freedom.galaxy_profile or freedom.galaxy_ellipse
+    shaped = freedom.galaxy_shape or freedom.galaxy_profile
     needs_derivatives = shaped or freedom.kernel or freedom.galaxy_move or freedom.shift
     if not needs_derivatives and not freedom.galaxy_flux and not freedom.galaxy_scale:
         return render_galaxy(galaxy, optics)
@@ -221,10 +218,8 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
         for c in range(galaxy.size):
             for k, name in enumerate((*CENTRE_NAMES, *SHAPE_NAMES)):
                 columns[f"{c}.{name}"] = np.pad(galaxy.fluxes[c] * unit[c][1 + k], PAD)
-        return image
-    free = (freedom.galaxy_profile,) * 2 + (freedom.galaxy_ellipse,) * 2
-    for c in range(galaxy.size):
-        for k, name in enumerate(SHAPE_NAMES):
-            if free[k]:
+    elif freedom.galaxy_profile:
+        for c in range(galaxy.size):
+            for k, name in enumerate(SHAPE_NAMES[:2]):
                 columns[f"{c}.{name}"] = np.pad(galaxy.fluxes[c] * unit[c][3 + k], PAD)
     return image

@@ -86,14 +86,6 @@ def test_a_galaxy_that_stands_where_it_did_is_not_displaced():
     assert FitFlag.DISPLACED not in other_fit(GALAXY).flags
 
 
-def test_a_filter_in_which_the_galaxy_is_rounder_has_its_own_ellipse():
-    rounder = replace(GALAXY, ellip=GALAXY.ellip - 0.25, r_eff=0.8 * GALAXY.r_eff, amplitude=GALAXY.amplitude / 0.64)
-    fit = other_fit(rounder)
-    (got,) = fit.components
-    assert FitFlag.OWN_PROFILE in fit.flags
-    assert got.ellip == pytest.approx(rounder.ellip, abs=4.0 * np.sqrt(fit.covariance[5, 5]) + 0.01)
-
-
 def test_the_change_of_a_profile_is_counted_in_its_errors():
     expected = galaxy_of((GALAXY,))
     found = replace(expected, shapes=expected.shapes + np.array([[0.1, -0.2, 0.0, 0.0]]))
