@@ -22,8 +22,8 @@ PLACE_CHANGE = 20.0
 #: Radius of the core, r_eff, and the share of the galaxy's light by which such a profile may grow outside of it: with
 #: r_eff and n of its own, and with no more than the components' shares.
 CORE, MOST_IN_WINGS, MOST_BY_SHARES = 1.5, 0.05, 0.15
-#: Most solves of a trial.
-TRIAL_PASSES = 6
+#: Most solves of a trial, and the part of a chi2 asked for that its first must promise.
+TRIAL_PASSES, PROMISING = 6, 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,10 +43,14 @@ class _Trial:
     expected: State
 
     @classmethod
-    def of(cls, state: State, freedom: Freedom, keep: Keep) -> "_Trial":
-        """Solve a state with some freedom."""
-        trial, measurement = measure(state, freedom, keep, most=TRIAL_PASSES)
-        return cls(state=trial, measurement=measurement, expected=state)
+    def of(cls, state: State, freedom: Freedom, keep: Keep, least_change: float) -> "_Trial":
+        """Solve a state with some freedom, once where that promises neither a profile, by `least_change`, nor a place."""
+        first, measurement = measure(state, freedom, keep, most=1)
+        trial = cls(state=first, measurement=measurement, expected=state)
+        if trial.profile_chi2 < PROMISING * least_change and trial.place_chi2 < PROMISING * PLACE_CHANGE:
+            return trial
+        last, measurement = measure(first, freedom, keep, most=TRIAL_PASSES - 1)
+        return cls(state=last, measurement=measurement, expected=state)
 
     @property
     def galaxies(self) -> tuple[Galaxy, Galaxy]:
@@ -55,6 +59,20 @@ class _Trial:
         assert expected is not None
         assert found is not None
         return expected, found
+
+    @property
+    def profile_chi2(self) -> float:
+        """Wald's chi2 of the change of the profile; 0 where only the place was free."""
+        return profile_change(*self.galaxies, self.measurement) if "0.flux" in self.measurement.names else 0.0
+
+    @property
+    def place_chi2(self) -> float:
+        """Wald's chi2 of the displacement."""
+        return wald(self._displacement(), self.measurement.block(list(MOVE_NAMES)))
+
+    def _displacement(self) -> NDArray[np.float64]:
+        expected, found = self.galaxies
+        return np.asarray((found.centres - expected.centres)[found.main])
 
     def has_profile(self, least_change: float, most_in_wings: float) -> bool:
         """Whether the profile changed significantly, and in the core: wings would take the field's light or the sky's.
@@ -67,7 +85,7 @@ class _Trial:
             Share of the galaxy's light by which the wings may grow.
         """
         expected, found = self.galaxies
-        if (found.fluxes <= 0.0).any() or profile_change(expected, found, self.measurement) <= least_change:
+        if (found.fluxes <= 0.0).any() or self.profile_chi2 <= least_change:
             return False
         core = galaxy_radius(expected, self.state.optics.frame.shape) < CORE
         growth = wing_light(self.state, core) - wing_light(self.expected, core)
@@ -75,10 +93,9 @@ class _Trial:
 
     def is_displaced(self) -> bool:
         """Whether the galaxy stands elsewhere, and not so far off that it would be another one."""
-        expected, found = self.galaxies
-        change = (found.centres - expected.centres)[found.main]
-        chi2 = wald(change, self.measurement.block(list(MOVE_NAMES)))
-        return chi2 > PLACE_CHANGE and float(np.hypot(*change)) < MOST_APART * expected.half_light_radius()
+        expected, _ = self.galaxies
+        distance = float(np.hypot(*self._displacement()))
+        return self.place_chi2 > PLACE_CHANGE and distance < MOST_APART * expected.half_light_radius()
 
     def place_flag(self) -> FitFlag:
         """`DISPLACED` if the galaxy is."""
@@ -123,12 +140,12 @@ def with_own_shape(
         trials.append((shares, SHARES_CHANGE, MOST_BY_SHARES))
     displaced = False
     for own, least_change, most_in_wings in trials:
-        trial = _Trial.of(state, own, keep)
+        trial = _Trial.of(state, own, keep, least_change)
         displaced |= trial.is_displaced()
         if trial.has_profile(least_change, most_in_wings):
             return trial.state, trial.measurement, FitFlag.OWN_PROFILE | trial.place_flag()
     if displaced:
-        trial = _Trial.of(state, moved, keep)
+        trial = _Trial.of(state, moved, keep, PROFILE_CHANGE)
         if trial.is_displaced():
             return trial.state, trial.measurement, trial.place_flag()
     return state, measurement, none
