@@ -44,7 +44,7 @@ class _Trial:
 
     @classmethod
     def of(cls, state: State, freedom: Freedom, keep: Keep, least_change: float) -> "_Trial":
-        """Solve a state with some freedom, once where that promises neither a profile, by `least_change`, nor a place."""
+        """Solve a state with some freedom; only once where that promises neither a profile nor a place of its own."""
         first, measurement = measure(state, freedom, keep, most=1)
         trial = cls(state=first, measurement=measurement, expected=state)
         if trial.profile_chi2 < PROMISING * least_change and trial.place_chi2 < PROMISING * PLACE_CHANGE:
