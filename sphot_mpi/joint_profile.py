@@ -1,4 +1,4 @@
-"""What the galaxy of another filter has of its own: radial profile and place, where the data ask for them."""
+"""What the galaxy of another filter has of its own: radial profile, place and ellipse, where the data ask for them."""
 
 from dataclasses import dataclass, replace
 
@@ -17,8 +17,8 @@ from sphot_mpi.records import Image
 #: Wald's chi2 of a filter's free profile against the base filter's, above which it has its own; and that of its shares
 #: alone.
 PROFILE_CHANGE, SHARES_CHANGE = 20.0, 10.0
-#: That of its place.
-PLACE_CHANGE = 20.0
+#: That of its place and its ellipse.
+PLACE_CHANGE, ELLIPSE_CHANGE = 20.0, 20.0
 #: Radius of the core, r_eff, and the share of the galaxy's light by which such a profile may grow outside of it: with
 #: r_eff and n of its own, and with no more than the components' shares.
 CORE, MOST_IN_WINGS, MOST_BY_SHARES = 1.5, 0.05, 0.15
@@ -97,6 +97,12 @@ class _Trial:
         distance = float(np.hypot(*self._displacement()))
         return self.place_chi2 > PLACE_CHANGE and distance < MOST_APART * expected.half_light_radius()
 
+    def has_ellipse(self) -> bool:
+        """Whether the galaxy, of one component, has another ellipse."""
+        expected, found = self.galaxies
+        change = (found.shapes - expected.shapes)[0, 2:]
+        return wald(change, self.measurement.block([f"0.{name}" for name in SHAPE_NAMES[2:]])) > ELLIPSE_CHANGE
+
     def place_flag(self) -> FitFlag:
         """`DISPLACED` if the galaxy is."""
         return FitFlag.DISPLACED if self.is_displaced() else FitFlag(0)
@@ -143,12 +149,20 @@ def with_own_shape(
         trial = _Trial.of(state, own, keep, least_change)
         displaced |= trial.is_displaced()
         if trial.has_profile(least_change, most_in_wings):
+            trial = _with_own_ellipse(trial, own, keep) if galaxy.size == 1 else trial
             return trial.state, trial.measurement, FitFlag.OWN_PROFILE | trial.place_flag()
     if displaced:
         trial = _Trial.of(state, moved, keep, PROFILE_CHANGE)
         if trial.is_displaced():
             return trial.state, trial.measurement, trial.place_flag()
     return state, measurement, none
+
+
+def _with_own_ellipse(trial: _Trial, freedom: Freedom, keep: Keep) -> _Trial:
+    """Free the ellipse, too, of a galaxy with its own profile; several components change it by their shares."""
+    state, measurement = measure(trial.state, replace(freedom, galaxy_ellipse=True), keep, most=TRIAL_PASSES)
+    freer = replace(trial, state=state, measurement=measurement)
+    return freer if freer.has_ellipse() and freer.has_profile(PROFILE_CHANGE, MOST_IN_WINGS) else trial
 
 
 def wing_light(state: State, core: NDArray[np.bool_]) -> float:

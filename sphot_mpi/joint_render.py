@@ -36,6 +36,8 @@ class Freedom:
         Each component's flux; centre and shapes.
     galaxy_profile : bool
         r_eff and n of each component; contained in `galaxy_shape`.
+    galaxy_ellipse : bool
+        Ellipticity and position angle of each component; contained in `galaxy_shape`.
     galaxy_move : bool
         A displacement of all components, the stars staying where they are; contained in `galaxy_shape`.
     galaxy_scale : bool
@@ -47,6 +49,7 @@ class Freedom:
     galaxy_flux: bool = False
     galaxy_shape: bool = False
     galaxy_profile: bool = False
+    galaxy_ellipse: bool = False
     galaxy_move: bool = False
     galaxy_scale: bool = False
 
@@ -185,7 +188,7 @@ def _centre_tells(frame: Frame, galaxy: Galaxy | None) -> bool:
 def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: dict[str, Image]) -> Image:
     """Add the galaxy's derivatives to `columns`; returns its image."""
     # kernel and shift change it even where stars tell them: solved without its part, a bright galaxy would swing
-    shaped = freedom.galaxy_shape or freedom.galaxy_profile
+    shaped = freedom.galaxy_shape or freedom.galaxy_profile or freedom.galaxy_ellipse
     needs_derivatives = shaped or freedom.kernel or freedom.galaxy_move or freedom.shift
     if not needs_derivatives and not freedom.galaxy_flux and not freedom.galaxy_scale:
         return render_galaxy(galaxy, optics)
@@ -215,11 +218,11 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
         for c in range(galaxy.size):
             columns[f"{c}.flux"] = np.pad(unit[c][0], PAD)
     if freedom.galaxy_shape:
-        for c in range(galaxy.size):
-            for k, name in enumerate((*CENTRE_NAMES, *SHAPE_NAMES)):
+        free = (*CENTRE_NAMES, *SHAPE_NAMES)
+    else:
+        free = SHAPE_NAMES[:2] * freedom.galaxy_profile + SHAPE_NAMES[2:] * freedom.galaxy_ellipse
+    for c in range(galaxy.size):
+        for k, name in enumerate((*CENTRE_NAMES, *SHAPE_NAMES)):
+            if name in free:
                 columns[f"{c}.{name}"] = np.pad(galaxy.fluxes[c] * unit[c][1 + k], PAD)
-    elif freedom.galaxy_profile:
-        for c in range(galaxy.size):
-            for k, name in enumerate(SHAPE_NAMES[:2]):
-                columns[f"{c}.{name}"] = np.pad(galaxy.fluxes[c] * unit[c][3 + k], PAD)
     return image
