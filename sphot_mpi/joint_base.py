@@ -18,6 +18,7 @@ from sphot_mpi.joint_galaxy import (
     start_galaxy,
 )
 from sphot_mpi.joint_measure import Measurement, measure
+from sphot_mpi.joint_offset import with_crowd_as_component
 from sphot_mpi.joint_render import Freedom, render_stars
 from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Scene, Stars, at
 from sphot_mpi.outside_light import with_outside_light
@@ -105,6 +106,8 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
         state = _bright_step(state, threshold, index, Freedom(kernel=calibrate), keep, config)
     state = _choose_components(state, config)
     joint = Freedom(kernel=calibrate, galaxy_flux=True, galaxy_shape=True)
+    if config.core.max_components > 1:
+        state = with_crowd_as_component(state, joint, keep)
     # what is not Sersic is measured before any star may explain it
     state = with_structure_noise(solve(state, joint))
     stars = state.scene.stars

@@ -68,11 +68,11 @@ def with_central_stars(state: State, freedom: Freedom, keep: Keep, radius: float
         star = _star(state, radius)
         if star is None:
             break
-        without = _settled(state, freedom, keep, STAR_PASSES)
+        without = settled(state, freedom, keep, STAR_PASSES)
         stars = without.scene.stars
         scene = without.scene.with_stars(stars.join(star))
-        found = _settled(replace(without, scene=scene), freedom, keep, STAR_PASSES)
-        if _chi2(without) - _chi2(found) < SECOND_COMPONENT_GAIN * chance(state):
+        found = settled(replace(without, scene=scene), freedom, keep, STAR_PASSES)
+        if chi2_of(without) - chi2_of(found) < SECOND_COMPONENT_GAIN * chance(state):
             break
         state = found
     return state
@@ -95,9 +95,9 @@ def without_needless_component(state: State, freedom: Freedom, keep: Keep) -> St
         return state
     main = slice(galaxy.main, galaxy.main + 1)
     single = Galaxy(centres=galaxy.centres[main], shapes=galaxy.shapes[main], fluxes=galaxy.fluxes.sum(keepdims=True))
-    two = _settled(state, freedom, keep, COMPONENT_PASSES)
-    one = _settled(replace(state, scene=replace(state.scene, galaxy=single)), freedom, keep, COMPONENT_PASSES)
-    return state if _chi2(one) - _chi2(two) > SECOND_COMPONENT_GAIN * chance(state) else one
+    two = settled(state, freedom, keep, COMPONENT_PASSES)
+    one = settled(replace(state, scene=replace(state.scene, galaxy=single)), freedom, keep, COMPONENT_PASSES)
+    return state if chi2_of(one) - chi2_of(two) > SECOND_COMPONENT_GAIN * chance(state) else one
 
 
 def find_peak(state: State, area: NDArray[np.bool_]) -> Peak | None:
@@ -128,14 +128,14 @@ def _star(state: State, radius: float) -> Stars | None:
     return Stars.new(np.array([peak.x]), np.array([peak.y]), np.array([peak.flux]))
 
 
-def _settled(state: State, freedom: Freedom, keep: Keep, passes: int) -> State:
+def settled(state: State, freedom: Freedom, keep: Keep, passes: int) -> State:
     """Solve until a gain shows."""
     for _ in range(passes):
         state = prune(solve(state, freedom), keep, merge=False)
     return state
 
 
-def _chi2(state: State) -> float:
+def chi2_of(state: State) -> float:
     """Of the state before its last step."""
     assert state.step is not None
     return state.step.chi2

@@ -217,10 +217,9 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
     if freedom.galaxy_flux:
         for c in range(galaxy.size):
             columns[f"{c}.flux"] = np.pad(unit[c][0], PAD)
+    free: tuple[str, ...] = SHAPE_NAMES[:2] * freedom.galaxy_profile + SHAPE_NAMES[2:] * freedom.galaxy_ellipse
     if freedom.galaxy_shape:
         free = (*CENTRE_NAMES, *SHAPE_NAMES)
-    else:
-        free = SHAPE_NAMES[:2] * freedom.galaxy_profile + SHAPE_NAMES[2:] * freedom.galaxy_ellipse
     for c in range(galaxy.size):
         for k, name in enumerate((*CENTRE_NAMES, *SHAPE_NAMES)):
             if name in free:
