@@ -104,10 +104,8 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
     bright = tuple(th for th in ladder if th > JOINT_FROM) or (JOINT_FROM,)
     for index, threshold in enumerate(bright):
         state = _bright_step(state, threshold, index, Freedom(kernel=calibrate), keep, config)
-    state = _choose_components(state, config)
     joint = Freedom(kernel=calibrate, galaxy_flux=True, galaxy_shape=True)
-    if config.core.max_components > 1:
-        state = with_crowd_as_component(state, joint, keep)
+    state = _choose_components(state, joint, keep, config)
     # what is not Sersic is measured before any star may explain it
     state = with_structure_noise(solve(state, joint))
     stars = state.scene.stars
@@ -252,10 +250,13 @@ def with_smooth(state: State, smooth: Smooth) -> State:
     return replace(state, scene=replace(state.scene, galaxy=smooth.galaxy, sky=smooth.sky))
 
 
-def _choose_components(state: State, config: Config) -> State:
-    """Give the galaxy a second component where the data ask for it."""
+def _choose_components(state: State, joint: Freedom, keep: Keep, config: Config) -> State:
+    """Give the galaxy a second component where the data ask for it: in a crowd's place, or with the first one's."""
     if config.core.max_components < 2:
         return state
+    crowded = with_crowd_as_component(state, joint, keep)
+    if crowded is not state:
+        return crowded
     two = second_component(state.optics.frame, state.optics, star_image(state), smooth_of(state))
     return state if two is None else with_smooth(state, two)
 

@@ -69,7 +69,7 @@ def with_component(galaxy: Galaxy, crowd: Stars) -> Galaxy:
     weight = crowd.flux / light
     x, y = float(weight @ crowd.x), float(weight @ crowd.y)
     # the rms radius of an exponential disk, in both axes together, is 1.46 r_eff
-    size = np.sqrt(weight @ ((crowd.x - x) ** 2 + (crowd.y - y) ** 2)) / 1.46
+    size = float(weight @ np.hypot(crowd.x - x, crowd.y - y) ** 2) ** 0.5 / 1.46
     return Galaxy(
         centres=np.vstack((galaxy.centres, [[x - PAD, y - PAD]])),
         shapes=np.vstack((galaxy.shapes, [[np.log(max(size, 1.0)), 0.0, 0.0, 0.0]])),

@@ -11,7 +11,6 @@ from sphot_mpi.joint_galaxy import galaxy_radius
 from sphot_mpi.joint_measure import Measurement, measure
 from sphot_mpi.joint_render import MOVE_NAMES, SHAPE_NAMES, Freedom, render_galaxy
 from sphot_mpi.joint_scene import Galaxy
-from sphot_mpi.joint_solve import MOST_APART
 from sphot_mpi.records import Image
 
 #: Wald's chi2 of a filter's free profile against the base filter's, above which it has its own; and that of its shares
@@ -19,6 +18,8 @@ from sphot_mpi.records import Image
 PROFILE_CHANGE, SHARES_CHANGE = 20.0, 10.0
 #: That of its place and its ellipse.
 PLACE_CHANGE, ELLIPSE_CHANGE = 20.0, 20.0
+#: Farther off than this, r_eff, it would be another galaxy.
+MOST_DISPLACED = 0.3
 #: Radius of the core, r_eff, and the share of the galaxy's light by which such a profile may grow outside of it: with
 #: r_eff and n of its own, and with no more than the components' shares.
 CORE, MOST_IN_WINGS, MOST_BY_SHARES = 1.5, 0.05, 0.15
@@ -95,7 +96,7 @@ class _Trial:
         """Whether the galaxy stands elsewhere, and not so far off that it would be another one."""
         expected, _ = self.galaxies
         distance = float(np.hypot(*self._displacement()))
-        return self.place_chi2 > PLACE_CHANGE and distance < MOST_APART * expected.half_light_radius()
+        return self.place_chi2 > PLACE_CHANGE and distance < MOST_DISPLACED * expected.half_light_radius()
 
     def has_ellipse(self) -> bool:
         """Whether the galaxy, of one component, has another ellipse."""

@@ -45,8 +45,8 @@ GALAXY_DAMPING = {
     "eta_1": 0.5,
     "eta_2": 0.5,
 }
-#: Components of one galaxy do not move farther apart than this x its half-light radius.
-MOST_APART = 0.3
+#: Components of one galaxy are not farther apart than this x its half-light radius: a lopsided galaxy's bulge is.
+MOST_APART = 1.0
 #: Smallest r_circ, px, and range of ln n and of the length of eta (ellip <= 0.95).
 SMALLEST_R = 0.15
 LN_N_RANGE = (np.log(0.3), np.log(8.0))
@@ -278,9 +278,9 @@ def _step_galaxy(galaxy: Galaxy, step: dict[str, float], shift: Vector, largest:
 
 
 def _tied(centres: NDArray[np.float64], galaxy: Galaxy) -> NDArray[np.float64]:
-    """Centres that are not farther from the main component's than a part of the galaxy's size, or than they were."""
-    offset, before = centres - centres[galaxy.main], galaxy.centres - galaxy.centres[galaxy.main]
-    most = np.maximum(MOST_APART * galaxy.half_light_radius(), np.hypot(before[:, 0], before[:, 1]))[:, np.newaxis]
+    """Centres that are not farther from the main component's than the galaxy's size."""
+    offset = centres - centres[galaxy.main]
+    most = MOST_APART * galaxy.half_light_radius()
     length = np.hypot(offset[:, 0], offset[:, 1])[:, np.newaxis]
     return np.asarray(centres[galaxy.main] + offset * np.minimum(1.0, most / np.maximum(length, most)))
 
