@@ -73,7 +73,7 @@ def cut_stamps(
     psf: PSF,
     config: PsfCalibConfig,
 ) -> list[Stamp]:
-    """Cut windows about the chosen sources, with the brightest neighbours of each.
+    """Cut windows about the chosen sources, with the brightest neighbours of each; all others' light is taken off.
 
     Parameters
     ----------
@@ -97,6 +97,7 @@ def cut_stamps(
     x, y, flux = (np.asarray(values, dtype=np.float64) for values in sources)
     real = np.isfinite(x) & np.isfinite(y) & (flux > 0.0)
     reach = half + config.kernel_fit_neighbor_pad_pix
+    left = image - _all_stars(image.shape, psf, x[real], y[real], flux[real])
     stamps = []
     for anchor in chosen:
         column, row = round(float(x[anchor])), round(float(y[anchor]))
@@ -110,8 +111,18 @@ def cut_stamps(
         neighbours = np.flatnonzero(near)
         neighbours = neighbours[np.argsort(-flux[neighbours], kind="stable")][: config.kernel_fit_max_neighbors]
         stars = np.concatenate([[anchor], neighbours])
-        stamps.append(Stamp(data=image[y0:y1, x0:x1], weight=window, x=x[stars] - x0, y=y[stars] - y0))
+        stamp = Stamp(data=left[y0:y1, x0:x1], weight=window, x=x[stars] - x0, y=y[stars] - y0)
+        # of the stars, those of the window are fitted, while the light of the others is taken off
+        own = _rendered(stamp, psf, psf.planes, stamp.x, stamp.y, np.where(real[stars], flux[stars], 0.0))
+        stamps.append(replace(stamp, data=stamp.data + own))
     return stamps
+
+
+def _all_stars(shape: tuple[int, ...], psf: PSF, x: Vector, y: Vector, flux: Vector) -> Image:
+    """Image of all stars."""
+    image = np.zeros(shape)
+    render_stars(image, psf.planes, psf.oversample, *psf.origin, x, y, flux, np.full(x.size, psf.radius))
+    return image
 
 
 def recentred(stamp: Stamp, psf: PSF, bound: float) -> Stamp:
