@@ -75,6 +75,29 @@ def test_gaussian_kernel_is_recovered(changes, start):
     assert result.fit.fwhm == pytest.approx(2.3548 * total, rel=0.03)
 
 
+def test_the_light_of_stars_that_are_no_column_is_taken_off():
+    every = calibrated(0.3).kernel.values[0]
+    alone = calibrated(0.3, kernel_fit_max_neighbors=0).kernel.values[0]
+    # all are measured; 0.02 px broader if their light stayed
+    assert alone == pytest.approx(every, abs=0.005)
+
+
+def test_errors_count_what_pulls_the_anchors_apart():
+    rng = np.random.default_rng(2)
+    y, x = (grid.ravel() for grid in np.mgrid[10:110:20, 10:150:20])
+    sources = np.zeros(x.size, SOURCE_DTYPE)
+    sources["x_fit"], sources["y_fit"], sources["flux_fit"] = x, y, 20.0
+    blur = rng.normal(KERNEL_SIGMA, 0.03, x.size)
+    image = rng.normal(0.0, NOISE, SHAPE)
+    for place, sigma in zip(sources, np.hypot(LIBRARY_SIGMA, blur), strict=True):
+        columns = pixel_gaussian(np.arange(SHAPE[1]) - place["x_fit"], sigma)
+        image += place["flux_fit"] * pixel_gaussian(np.arange(SHAPE[0]) - place["y_fit"], sigma)[:, None] * columns
+    psf = PSF(gaussian_library(LIBRARY_SIGMA), Kernel("gaussian", (1.0,)))
+    fit = calibrate_anchors(image, np.full(SHAPE, NOISE**-2.0), sources, psf, None, CONFIG).fit
+    # the mean of so many that differ by 0.03 px; noise alone would be a fifth of that
+    assert fit.errors[0] == pytest.approx(0.03 / np.sqrt(fit.n_anchors), rel=0.5)
+
+
 def test_wrong_positions_are_measured_again():
     image, weight, sources = star_scene()
     rng = np.random.default_rng(1)

@@ -94,7 +94,9 @@ def test_what_no_pixel_sees_is_no_star_and_own_stars_help_where_the_base_filter_
     for name, shift in zip(("x_fit", "y_fit"), SHIFT, strict=True):
         own[name] += shift
     near = base[base["x_fit"] < 70.0]
-    state = replace(state, base_sources=near, sources=own, renderer=state.renderer.with_psf(PSF(LIBRARY, Kernel(values=(2.0,)))))
+    state = replace(
+        state, base_sources=near, sources=own, renderer=state.renderer.with_psf(PSF(LIBRARY, Kernel(values=(2.0,))))
+    )
     _, stars = anchor_stars(state, sersic_residual(state), CONFIG)
     # a star so far from any usable pixel may have any flux
     assert stars["y_fit"].max() < 60.0 + state.psf.fwhm
