@@ -49,36 +49,38 @@ def anchor_stars(state: SeedState, image: Image, config: Config) -> tuple[SeedSt
         The base filter's stars with their fluxes here, flag ANCHORED, then the filter's own elsewhere as neighbours,
         flag CUT. With less than three anchors of the base filter: the filter's own.
     """
-    if state.base_sources.size < FEWEST_ANCHORS:
-        return state, state.sources
     # quality cuts compare with the population: under the library PSF the brightest fit worst, and would be missed
     known = np.array(state.base_sources)
     known["flags"] = int(SourceFlag.ANCHORED)
     own = state.sources[(state.sources["flags"] & int(SourceFlag.ANCHORED)) == 0]
     own = own[quality_passing(own)]
+    galaxy = state.components[0] if state.components else None
+    moved = state
     for _ in range(SHIFT_ROUNDS):
-        stars = _measured(state, image, known, own, config)
-        step = common_shift(state, image, stars)
-        shift = np.clip(np.add(state.star_shift, step), -LARGEST_STAR_SHIFT, LARGEST_STAR_SHIFT)
-        state = replace(state, star_shift=(float(shift[0]), float(shift[1])))
+        stars = _measured(moved, image, known, own, config)
+        if choose_anchors(stars, image.shape, galaxy, config.psf_calib).size < FEWEST_ANCHORS:
+            return state, state.sources
+        step = common_shift(moved, image, stars)
+        shift = np.clip(np.add(moved.star_shift, step), -LARGEST_STAR_SHIFT, LARGEST_STAR_SHIFT)
+        moved = replace(moved, star_shift=(float(shift[0]), float(shift[1])))
         if max(map(abs, step)) < SHIFT_TOLERANCE:
             break
-    stars = _measured(state, image, known, own, config)
-    known = (stars["flags"] & int(SourceFlag.ANCHORED)) != 0
-    stars["flags"] |= np.where(known & (stars["snr"] > LEAST_SNR), 0, int(SourceFlag.CUT))
-    galaxy = state.components[0] if state.components else None
-    enough = choose_anchors(stars, image.shape, galaxy, config.psf_calib).size >= FEWEST_ANCHORS
-    return state, stars if enough else state.sources
+    return moved, _measured(moved, image, known, own, config)
 
 
 def _measured(
     state: SeedState, image: Image, known: NDArray[np.void], own: NDArray[np.void], config: Config
 ) -> NDArray[np.void]:
-    """Stars of the base filter, displaced, and own ones elsewhere, with non-negative fluxes solved together."""
+    """Stars of the base filter, displaced, and own ones elsewhere, with non-negative fluxes solved together.
+
+    The former are anchors where they are bright enough, the others carry the flag CUT.
+    """
     known = np.array(known)
     for name, shift in zip(("x_fit", "y_fit"), state.star_shift, strict=True):
         known[name] += shift
     known = known[_seen(state, known)]
+    if known.size == 0:
+        return known
     stars = np.concatenate([known, _elsewhere(own, known, config.psf.leftover_dedup_psfsigma * state.psf.sigma)])
     x, y = np.ascontiguousarray(stars["x_fit"]), np.ascontiguousarray(stars["y_fit"])
     radius = max(config.psf.modelimg_render_shape) // 2
@@ -87,16 +89,18 @@ def _measured(
     stars["flux_fit"] = solution.flux
     stars["flux_err"] = solution.flux_err
     stars["snr"] = solution.flux / solution.flux_err
+    anchored = (stars["flags"] & int(SourceFlag.ANCHORED)) != 0
+    stars["flags"] |= np.where(anchored & (stars["snr"] > LEAST_SNR), 0, int(SourceFlag.CUT))
     return stars
 
 
 def _elsewhere(own: NDArray[np.void], known: NDArray[np.void], distance: float) -> NDArray[np.void]:
     """Sources farther than `distance` px from every known one."""
-    if known.size == 0 or own.size == 0:
+    if own.size == 0:
         return own
     known_places, places = (np.column_stack((table["x_fit"], table["y_fit"])) for table in (known, own))
     nearest, _ = cKDTree(known_places).query(places)
-    return own[nearest > distance]
+    return np.asarray(own[nearest > distance])
 
 
 def _seen(state: SeedState, stars: NDArray[np.void]) -> NDArray[np.bool_]:

@@ -25,7 +25,7 @@ CONFIG = load_config(preset="sphot-calibrated").replaced({"prep": {"auto_crop": 
 
 
 def scene(seed=0, mask=None):
-    """A star in every 50 px, of which the PSF covers 60 twice: what it shows are blends; and the base filter's table."""
+    """Stars so dense, one in 50 px, that what the PSF shows are blends; the base filter's table; true fluxes."""
     rng = np.random.default_rng(seed)
     n = SHAPE[0] * SHAPE[1] // 50
     base = np.zeros(n, SOURCE_DTYPE)
@@ -114,6 +114,9 @@ def test_without_enough_of_them_a_filter_has_its_own_anchors():
     same, stars = anchor_stars(state, sersic_residual(state), CONFIG)
     assert same is state
     assert stars is state.sources
-    # and so where none of them shines here
+    # so it is where all of them lie where there are no data, and where none of them shines
+    unseen = np.array(base)
+    unseen["x_fit"] += 500.0
+    assert anchor_stars(replace(state, base_sources=unseen), state.cutout.data, CONFIG)[1] is state.sources
     dark = replace(state, base_sources=base, cutout=replace(state.cutout, data=np.zeros(SHAPE)), sources=state.sources)
     assert anchor_stars(dark, np.zeros(SHAPE), CONFIG)[1] is dark.sources
