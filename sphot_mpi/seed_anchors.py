@@ -14,11 +14,12 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from sphot_mpi.calibrate import FEWEST_ANCHORS, choose_anchors
+from sphot_mpi.calibrate_stamps import common_step, cut_stamps
 from sphot_mpi.config import Config
 from sphot_mpi.flags import SourceFlag
 from sphot_mpi.flux_solve import solve_pinned
 from sphot_mpi.records import Image
-from sphot_mpi.seed_stages import LARGEST_STAR_SHIFT, SeedState, common_shift
+from sphot_mpi.seed_stages import LARGEST_STAR_SHIFT, SeedState
 from sphot_mpi.source_cuts import quality_passing
 
 #: Most solves for the frame's displacement, and the step, px, below which another is not needed.
@@ -58,9 +59,12 @@ def anchor_stars(state: SeedState, image: Image, config: Config) -> tuple[SeedSt
     moved = state
     for _ in range(SHIFT_ROUNDS):
         stars = _measured(moved, image, known, own, config)
-        if choose_anchors(stars, image.shape, galaxy, config.psf_calib).size < FEWEST_ANCHORS:
+        chosen = choose_anchors(stars, image.shape, galaxy, config.psf_calib)
+        if chosen.size < FEWEST_ANCHORS:
             return state, state.sources
-        step = common_shift(moved, image, stars)
+        table = stars["x_fit"], stars["y_fit"], stars["flux_fit"]
+        # windows that are fitted badly hardly count; the image as a whole would follow them
+        step = common_step(cut_stamps(image, state.weight, table, chosen, state.psf, config.psf_calib), state.psf)
         shift = np.clip(np.add(moved.star_shift, step), -LARGEST_STAR_SHIFT, LARGEST_STAR_SHIFT)
         moved = replace(moved, star_shift=(float(shift[0]), float(shift[1])))
         if max(map(abs, step)) < SHIFT_TOLERANCE:

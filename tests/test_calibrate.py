@@ -5,7 +5,7 @@ import pytest
 from scipy.special import erf
 
 from sphot_mpi.calibrate import calibrate_anchors, choose_anchors, sound_sources
-from sphot_mpi.calibrate_stamps import cut_stamps, misfit
+from sphot_mpi.calibrate_stamps import common_step, cut_stamps, misfit
 from sphot_mpi.config import load_config
 from sphot_mpi.flags import FitFlag, SourceFlag
 from sphot_mpi.psf import PSF, LibraryPSF
@@ -275,6 +275,21 @@ def test_stamps_are_those_of_the_configuration():
     assert all(stamp.x.size == 1 for stamp in stamps_with(kernel_fit_max_neighbors=0))
     near, far = (sum(s.x.size for s in stamps_with(kernel_fit_neighbor_pad_pix=p)) for p in (0.0, 8.0))
     assert near < far
+
+
+def test_stars_displaced_together_are_put_back_whatever_is_in_some_windows():
+    image, weight, sources = star_scene()
+    psf = PSF(gaussian_library(LIBRARY_SIGMA), Kernel("gaussian", (KERNEL_SIGMA,)))
+    chosen = choose_anchors(sources, SHAPE, None, CONFIG)
+    # one of the brightest has a companion that is not known
+    x, y = (int(sources[name][chosen[1]]) for name in ("x_fit", "y_fit"))
+    image[y - 1 : y + 2, x + 2 : x + 4] += sources["flux_fit"][chosen[1]] / 6.0
+    total = np.zeros(2)
+    for _ in range(4):
+        table = sources["x_fit"] + 0.5 - total[0], sources["y_fit"] - 0.3 - total[1], sources["flux_fit"]
+        total -= common_step(cut_stamps(image, weight, table, chosen, psf, CONFIG), psf)
+    np.testing.assert_allclose(total, (0.5, -0.3), atol=0.02)
+    assert common_step([], psf) == (0.0, 0.0)
 
 
 def test_the_misfits_slopes_are_its_derivatives():
