@@ -98,7 +98,9 @@ def cut_stamps(
     x, y, flux = (np.asarray(values, dtype=np.float64) for values in sources)
     real = np.isfinite(x) & np.isfinite(y) & (flux > 0.0)
     reach = half + config.kernel_fit_neighbor_pad_pix
-    left = image - _all_stars(image.shape, psf, x[real], y[real], flux[real])
+    # as far as any star of a window can be from any of its pixels
+    radius = min(psf.radius, 2 * half + int(np.ceil(config.kernel_fit_neighbor_pad_pix)) + 1)
+    left = image - _all_stars(image.shape, psf, x[real], y[real], flux[real], radius)
     stamps = []
     for anchor in chosen:
         column, row = round(float(x[anchor])), round(float(y[anchor]))
@@ -119,10 +121,10 @@ def cut_stamps(
     return stamps
 
 
-def _all_stars(shape: tuple[int, ...], psf: PSF, x: Vector, y: Vector, flux: Vector) -> Image:
-    """Image of all stars."""
+def _all_stars(shape: tuple[int, ...], psf: PSF, x: Vector, y: Vector, flux: Vector, radius: int) -> Image:
+    """Image of all stars, each as far as `radius` px."""
     image = np.zeros(shape)
-    render_stars(image, psf.planes, psf.oversample, *psf.origin, x, y, flux, np.full(x.size, psf.radius))
+    render_stars(image, psf.planes, psf.oversample, *psf.origin, x, y, flux, np.full(x.size, radius))
     return image
 
 

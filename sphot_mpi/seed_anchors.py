@@ -65,10 +65,10 @@ def anchor_stars(state: SeedState, image: Image, config: Config) -> tuple[SeedSt
         table = stars["x_fit"], stars["y_fit"], stars["flux_fit"]
         # windows that are fitted badly hardly count; the image as a whole would follow them
         step = common_step(cut_stamps(image, state.weight, table, chosen, state.psf, config.psf_calib), state.psf)
+        if max(map(abs, step)) < SHIFT_TOLERANCE:
+            return moved, stars
         shift = np.clip(np.add(moved.star_shift, step), -LARGEST_STAR_SHIFT, LARGEST_STAR_SHIFT)
         moved = replace(moved, star_shift=(float(shift[0]), float(shift[1])))
-        if max(map(abs, step)) < SHIFT_TOLERANCE:
-            break
     return moved, _measured(moved, image, known, own, config)
 
 
