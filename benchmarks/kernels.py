@@ -197,7 +197,7 @@ def anchors_cost(galaxy: SimulatedGalaxy, name: str, told: LibraryPSF, family: s
     state = with_galaxy(start_state(cutout, told), (galaxy.images[name].galaxy,), config.psf)
     for _ in range(2):  # the first time compiles
         state = fit_stars(state, config)
-        state = with_kernel(state, recalibrate(state, config))
+        state = with_kernel(*recalibrate(state, config))
     calibration, photometry = (seconds(partial(step, state, config), 3) for step in (recalibrate, fit_stars))
     return f"| anchors | {family} | {state.sources.size} | {calibration:.3f} | {photometry:.3f} |"
 

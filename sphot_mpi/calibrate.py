@@ -20,7 +20,7 @@ Vector = NDArray[np.float64]
 FEWEST_ANCHORS = 3
 
 ROUNDS, FWHM_TOLERANCE = 3, 0.05
-"""Most rounds of positions and kernel, and the change of the FWHM, px, below which another is not needed."""
+"""Most rounds of windows, positions and kernel, and the change of the FWHM, px, below which another is not needed."""
 
 STEPS, HALVINGS = 12, 4
 """Most Gauss-Newton steps of a kernel, and most halvings of one that makes the misfit worse."""
@@ -88,13 +88,15 @@ def calibrate_anchors(
             placed = [recentred(stamp, working, config.calib_xy_bounds) for stamp in stamps]
         before = working.fwhm
         working, lowest = _minimised(placed, working, alone)
-        # positions measured with a wrong kernel, among neighbours, were wrong too
-        if config.calib_xy_bounds is None or abs(working.fwhm - before) < FWHM_TOLERANCE:
+        if abs(working.fwhm - before) < FWHM_TOLERANCE:
             break
+        # windows, the light of other stars in them and positions among neighbours hang on the kernel
+        again = cut_stamps(image, weight, table, chosen, working, config)
+        stamps = again if len(again) >= FEWEST_ANCHORS else stamps
     kernel = working.kernel
     fit = KernelFit(
-        family=kernel.family, values=kernel.values, errors=_errors(kernel, lowest), fwhm=working.fwhm,
-        n_anchors=len(stamps),
+        family=kernel.family, values=kernel.values, fwhm=working.fwhm, n_anchors=len(placed),
+        errors=_errors(kernel, lowest, [misfit([stamp], working, alone=alone) for stamp in placed]),
     )  # fmt: skip
     flags = FitFlag.KERNEL_AT_BOUND if kernel.at_bound() else FitFlag(0)
     return Calibration(kernel=kernel, fit=fit, flags=flags)
@@ -185,9 +187,16 @@ def _with_prior(found: Misfit, kernel: Kernel) -> Misfit:
     return Misfit(found.value + weight * pull**2, gradient, curvature)
 
 
-def _errors(kernel: Kernel, lowest: Misfit) -> tuple[float, ...]:
-    """1-sigma errors from the curvature of the misfit, which counts as a chi2; NaN where there is no minimum."""
+def _errors(kernel: Kernel, lowest: Misfit, each: list[Misfit]) -> tuple[float, ...]:
+    """1-sigma errors; NaN where there is no minimum.
+
+    From the curvature of the misfit, which counts as a chi2, or from how the anchors' pulls on the kernel differ,
+    whichever is larger: blends pull more than noise does (the sandwich estimate, Huber 1967).
+    """
     eigenvalues = np.linalg.eigvalsh(lowest.curvature)
     if not np.isfinite(eigenvalues).all() or eigenvalues[0] <= 0.0:
         return (float("nan"),) * len(kernel.values)
-    return kernel.errors(np.linalg.inv(lowest.curvature))
+    inverse = np.linalg.inv(lowest.curvature)
+    pulls = len(each) * np.atleast_2d(np.cov([one.gradient for one in each], rowvar=False))
+    by_noise, by_scatter = kernel.errors(inverse), kernel.errors(inverse @ pulls @ inverse)
+    return tuple(max(pair) for pair in zip(by_noise, by_scatter, strict=True))

@@ -5,6 +5,7 @@ fluxes of its stars and a pedestal, which is linear; what remains is the misfit
 and its derivatives by the kernel's coordinates (variable projection, Kaufman 1975).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -73,7 +74,7 @@ def cut_stamps(
     psf: PSF,
     config: PsfCalibConfig,
 ) -> list[Stamp]:
-    """Cut windows about the chosen sources, with the brightest neighbours of each.
+    """Cut windows about the chosen sources, with the brightest neighbours of each; all others' light is taken off.
 
     Parameters
     ----------
@@ -97,6 +98,9 @@ def cut_stamps(
     x, y, flux = (np.asarray(values, dtype=np.float64) for values in sources)
     real = np.isfinite(x) & np.isfinite(y) & (flux > 0.0)
     reach = half + config.kernel_fit_neighbor_pad_pix
+    # as far as any star of a window can be from any of its pixels
+    radius = min(psf.radius, 2 * half + int(np.ceil(config.kernel_fit_neighbor_pad_pix)) + 1)
+    left = image - _all_stars(image.shape, psf, x[real], y[real], flux[real], radius)
     stamps = []
     for anchor in chosen:
         column, row = round(float(x[anchor])), round(float(y[anchor]))
@@ -110,8 +114,18 @@ def cut_stamps(
         neighbours = np.flatnonzero(near)
         neighbours = neighbours[np.argsort(-flux[neighbours], kind="stable")][: config.kernel_fit_max_neighbors]
         stars = np.concatenate([[anchor], neighbours])
-        stamps.append(Stamp(data=image[y0:y1, x0:x1], weight=window, x=x[stars] - x0, y=y[stars] - y0))
+        stamp = Stamp(data=left[y0:y1, x0:x1], weight=window, x=x[stars] - x0, y=y[stars] - y0)
+        # of the stars, those of the window are fitted, while the light of the others is taken off
+        own = _rendered(stamp, psf, psf.planes, stamp.x, stamp.y, np.where(real[stars], flux[stars], 0.0))
+        stamps.append(replace(stamp, data=stamp.data + own))
     return stamps
+
+
+def _all_stars(shape: tuple[int, ...], psf: PSF, x: Vector, y: Vector, flux: Vector, radius: int) -> Image:
+    """Image of all stars, each as far as `radius` px."""
+    image = np.zeros(shape)
+    render_stars(image, psf.planes, psf.oversample, *psf.origin, x, y, flux, np.full(x.size, radius))
+    return image
 
 
 def recentred(stamp: Stamp, psf: PSF, bound: float) -> Stamp:
@@ -147,7 +161,7 @@ def misfit(stamps: list[Stamp], psf: PSF, *, alone: bool) -> Misfit:
     size = psf.kernel.coordinates.size
     value, gradient, curvature = 0.0, np.zeros(size), np.zeros((size, size))
     for stamp in stamps:
-        residual, slopes = _projected(stamp, psf, alone)
+        residual, slopes = _projected(stamp, psf, alone, _kernel_columns)
         chi2 = max(float(residual @ residual), SMALLEST_CHI2)
         value += stamp.n_pix * float(np.log(chi2))
         gradient -= stamp.n_pix / chi2 * (slopes.T @ residual)
@@ -155,7 +169,21 @@ def misfit(stamps: list[Stamp], psf: PSF, *, alone: bool) -> Misfit:
     return Misfit(value, gradient, curvature)
 
 
-def _projected(stamp: Stamp, psf: PSF, alone: bool) -> tuple[Vector, Image]:
+def common_step(stamps: list[Stamp], psf: PSF) -> tuple[float, float]:
+    """Displacement (x, y) of all stars together, px, that lowers the misfit most, linearised; 0 without any."""
+    gradient, curvature = np.zeros(2), np.zeros((2, 2))
+    for stamp in stamps:
+        residual, slopes = _projected(stamp, psf, False, _displacement_columns)
+        weight = stamp.n_pix / max(float(residual @ residual), SMALLEST_CHI2)
+        gradient -= weight * (slopes.T @ residual)
+        curvature += weight * (slopes.T @ slopes)
+    step = np.clip(-np.linalg.lstsq(curvature, gradient, rcond=None)[0], -POSITION_STEP, POSITION_STEP)
+    return float(step[0]), float(step[1])
+
+
+def _projected(
+    stamp: Stamp, psf: PSF, alone: bool, slopes_of: Callable[[Stamp, PSF, Vector], Image]
+) -> tuple[Vector, Image]:
     """Weighted residual of a stamp at its best fluxes, and the model's slopes free of what the fluxes can take up."""
     root = np.sqrt(stamp.weight).ravel()
     target = stamp.data.ravel() * root
@@ -176,7 +204,7 @@ def _projected(stamp: Stamp, psf: PSF, alone: bool) -> tuple[Vector, Image]:
         design, solution = design[:, used], solution[used]
         flux = solution[:-1]
         stamp = replace(stamp, x=stamp.x[used[:-1]], y=stamp.y[used[:-1]])
-    slopes = _kernel_columns(stamp, psf, flux) * root[:, None]
+    slopes = slopes_of(stamp, psf, flux) * root[:, None]
     slopes -= design @ np.linalg.lstsq(design, slopes, rcond=None)[0]
     return target - design @ solution, slopes
 
@@ -204,13 +232,19 @@ def _columns(stamp: Stamp, psf: PSF) -> Image:
 
 
 def _shift_columns(stamp: Stamp, psf: PSF) -> Image:
-    """Derivatives of the anchor's image by x and y, (pixels, 2), by central differences."""
-    images = [_rendered(stamp, psf, psf.planes, stamp.x[:1] + dx, stamp.y[:1] + dy, np.ones(1)) for dx, dy in SHIFTS]
-    derivatives = (np.stack(images[0::2]) - np.stack(images[1::2])) / (2.0 * SHIFT_STEP)
-    return np.asarray(derivatives.reshape(2, -1).T)
+    """Derivatives of the anchor's unit-flux image by x and y, (pixels, 2)."""
+    return _displacement_columns(replace(stamp, x=stamp.x[:1], y=stamp.y[:1]), psf, np.ones(1))
 
 
 def _kernel_columns(stamp: Stamp, psf: PSF, flux: Vector) -> Image:
     """Derivatives of the stars' image by the kernel's coordinates, (pixels, k)."""
     images = [_rendered(stamp, psf, planes, stamp.x, stamp.y, flux) for planes in psf.kernel_planes]
     return np.asarray(np.stack(images).reshape(len(images), -1).T)
+
+
+def _displacement_columns(stamp: Stamp, psf: PSF, flux: Vector) -> Image:
+    """Derivatives of the stars' image by a displacement of all along x and y, (pixels, 2)."""
+    images = [_rendered(stamp, psf, psf.planes, stamp.x + dx, stamp.y + dy, flux) for dx, dy in SHIFTS]
+    # central differences
+    derivatives = (np.stack(images[0::2]) - np.stack(images[1::2])) / (2.0 * SHIFT_STEP)
+    return np.asarray(derivatives.reshape(2, -1).T)

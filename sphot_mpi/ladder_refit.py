@@ -264,15 +264,20 @@ def with_solution(sources: Sources, solution: JointFluxes, *, xy_bound: float = 
 
 
 def _leftovers(scene: Scene, sources: Sources, blocked: Mask, threshold: float, dedup: float) -> Sources:
-    """Peaks of the residual that are new sources, each fitted there with its position free."""
+    """Peaks of the residual that are new sources, each fitted there with its position free.
+
+    Of peaks fitted in one group, one may come out as bright as another is dark; the dark ones go, and nothing would
+    make up for the bright ones, but a level that is as dark. So the fluxes of those that stay are solved again.
+    """
     residual = scene.residual(sources)
     _, sigma = scene.scatter(residual)
     if not sigma > 0.0:
         return sources[:0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoDetectionsWarning)
+        flat = np.where(scene.weight > 0.0, residual - scene.background(residual)[0], 0.0)
         peaks = find_peaks(
-            residual - scene.background(residual)[0],
+            flat,
             threshold * sigma,
             box_size=scene.config.leftover_box_size,
             mask=blocked,
@@ -282,4 +287,9 @@ def _leftovers(scene: Scene, sources: Sources, blocked: Mask, threshold: float, 
     x, y = np.asarray(peaks["x_peak"], dtype=np.float64), np.asarray(peaks["y_peak"], dtype=np.float64)
     found = fit_points(residual, scene.weight, scene.psf, x, y, scene.fit)
     found = found[quality_passing(found)]
-    return unrelated(found[~lies_on(blocked, found)], sources, dedup * scene.psf.sigma)
+    found = unrelated(found[~lies_on(blocked, found)], sources, dedup * scene.psf.sigma)
+    if found.size == 0:
+        return found
+    x, y = np.ascontiguousarray(found["x_fit"]), np.ascontiguousarray(found["y_fit"])
+    found["flux_fit"] = solve_pinned(flat, scene.weight, scene.psf, x, y, radius=scene.radius).flux
+    return found[found["flux_fit"] > 0.0]

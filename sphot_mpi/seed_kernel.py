@@ -9,13 +9,14 @@ from sphot_mpi.config import Config
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.fwhm_scan import scan_fwhm
 from sphot_mpi.psf_kernel import Kernel, kernel_distance
+from sphot_mpi.seed_anchors import anchor_stars
 from sphot_mpi.seed_stages import SeedState, sersic_modelimg, sersic_residual
 
 #: Change of the kernel's width, px, above which it may be alternating between two kernels.
 ALTERNATION = 0.02
 
 
-def recalibrate(state: SeedState, config: Config) -> Calibration:
+def recalibrate(state: SeedState, config: Config) -> tuple[SeedState, Calibration]:
     """Measure the kernel on the bright stars of the state.
 
     Parameters
@@ -27,20 +28,17 @@ def recalibrate(state: SeedState, config: Config) -> Calibration:
 
     Returns
     -------
-    Calibration
+    state : SeedState
+        With the displacement of the base filter's stars, where they tell the kernel.
+    calibration : Calibration
         The kernel for the next pass.
     """
     image = state.cutout.data - sersic_modelimg(state) - state.sky_stars.render(state.cutout.shape)
     galaxy = state.components[0] if state.components else None
     weight = state.weight
-    return calibrate_anchors(
-        np.where(weight > 0.0, image, 0.0),
-        weight,
-        state.sources,
-        state.psf,
-        galaxy,
-        config.psf_calib,
-    )
+    image = np.where(weight > 0.0, image, 0.0)
+    state, stars = anchor_stars(state, image, config)
+    return state, calibrate_anchors(image, weight, stars, state.psf, galaxy, config.psf_calib)
 
 
 def with_kernel(state: SeedState, calibration: Calibration) -> SeedState:

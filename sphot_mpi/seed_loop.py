@@ -73,7 +73,8 @@ def calibrated(state: SeedState, config: Config) -> SeedState:
     """State with a new kernel and matched filter, if the main loop is to have them."""
     if not config.psf_calib.in_mainloop:
         return state
-    return with_matched_filter(with_kernel(state, recalibrate(state, config)), state.psf.kernel, config)
+    old = state.psf.kernel
+    return with_matched_filter(with_kernel(*recalibrate(state, config)), old, config)
 
 
 def cleaned_up(end: Alternation, star_step: StarStep, config: Config) -> Alternation:

@@ -35,6 +35,7 @@ from sphot_mpi.sersic_problem import SersicBounds
 from sphot_mpi.sersic_profile import elliptical_radius
 from sphot_mpi.sersic_result import SersicFit
 from sphot_mpi.sersic_scale import fit_scale
+from sphot_mpi.source_cuts import quality_passing
 
 HEALTHY_STAR_DENSITY = (0.8, 1.3)
 
@@ -128,10 +129,11 @@ def fit_scaled_seed(
     core = config.core
     dx, dy = (b - c for b, c in zip(base_cutout.origin, cutout.origin, strict=True))
     shape = tuple(replace(p, x_0=p.x_0 + dx, y_0=p.y_0 + dy) for p in base.components)
-    state = replace(start_state(cutout, library), components=shape)
-    positions = np.array(base.sources[sound_sources(base.sources)])
-    positions["x_fit"] += dx
-    positions["y_fit"] += dy
+    sources = np.array(base.sources[quality_passing(base.sources)])
+    sources["x_fit"] += dx
+    sources["y_fit"] += dy
+    state = replace(start_state(cutout, library), components=shape, base_sources=sources)
+    positions = sources[sound_sources(sources)]
     mode = core.positions_for(cutout.filter)
 
     def galaxy_step(state: SeedState, image: Image, index: int) -> SersicFit:

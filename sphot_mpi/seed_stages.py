@@ -59,8 +59,10 @@ class SeedState:
         Point sources.
     sky_galaxy, sky_stars : SkyPlane
         Sky as fitted after the Sersic fit, and after the PSF fit.
+    base_sources : (n,) ndarray of SOURCE_DTYPE
+        In a scale fit the base filter's stars, in this cutout's frame.
     star_shift : (float, float)
-        (x, y) by which forced positions are moved, px: this filter's frame against the base filter's.
+        (x, y) by which their positions are moved, px: this filter's frame against the base filter's.
     flags, messages
         What was noteworthy so far.
     """
@@ -76,6 +78,7 @@ class SeedState:
     sources: NDArray[np.void] = field(default_factory=_no_sources)
     sky_galaxy: SkyPlane = SkyPlane()
     sky_stars: SkyPlane = SkyPlane()
+    base_sources: NDArray[np.void] = field(default_factory=_no_sources)
     star_shift: tuple[float, float] = (0.0, 0.0)
     flags: FitFlag = FitFlag(0)
     messages: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import erf
 
 from sphot_mpi.calibrate import calibrate_anchors, choose_anchors, sound_sources
-from sphot_mpi.calibrate_stamps import cut_stamps, misfit
+from sphot_mpi.calibrate_stamps import common_step, cut_stamps, misfit
 from sphot_mpi.config import load_config
 from sphot_mpi.flags import FitFlag, SourceFlag
 from sphot_mpi.psf import PSF, LibraryPSF
@@ -73,6 +73,29 @@ def test_gaussian_kernel_is_recovered(changes, start):
     # FWHM of the pixel-integrated Gaussian: the pixel adds 1/12 px^2 to the variance
     total = np.sqrt(LIBRARY_SIGMA**2 + KERNEL_SIGMA**2 + 1.0 / 12.0)
     assert result.fit.fwhm == pytest.approx(2.3548 * total, rel=0.03)
+
+
+def test_the_light_of_stars_that_are_no_column_is_taken_off():
+    every = calibrated(0.3).kernel.values[0]
+    alone = calibrated(0.3, kernel_fit_max_neighbors=0).kernel.values[0]
+    # all are measured; 0.02 px broader if their light stayed
+    assert alone == pytest.approx(every, abs=0.005)
+
+
+def test_errors_count_what_pulls_the_anchors_apart():
+    rng = np.random.default_rng(2)
+    y, x = (grid.ravel() for grid in np.mgrid[10:110:20, 10:150:20])
+    sources = np.zeros(x.size, SOURCE_DTYPE)
+    sources["x_fit"], sources["y_fit"], sources["flux_fit"] = x, y, 20.0
+    blur = rng.normal(KERNEL_SIGMA, 0.03, x.size)
+    image = rng.normal(0.0, NOISE, SHAPE)
+    for place, sigma in zip(sources, np.hypot(LIBRARY_SIGMA, blur), strict=True):
+        columns = pixel_gaussian(np.arange(SHAPE[1]) - place["x_fit"], sigma)
+        image += place["flux_fit"] * pixel_gaussian(np.arange(SHAPE[0]) - place["y_fit"], sigma)[:, None] * columns
+    psf = PSF(gaussian_library(LIBRARY_SIGMA), Kernel("gaussian", (1.0,)))
+    fit = calibrate_anchors(image, np.full(SHAPE, NOISE**-2.0), sources, psf, None, CONFIG).fit
+    # the mean of so many that differ by 0.03 px; noise alone would be a fifth of that
+    assert fit.errors[0] == pytest.approx(0.03 / np.sqrt(fit.n_anchors), rel=0.5)
 
 
 def test_wrong_positions_are_measured_again():
@@ -252,6 +275,21 @@ def test_stamps_are_those_of_the_configuration():
     assert all(stamp.x.size == 1 for stamp in stamps_with(kernel_fit_max_neighbors=0))
     near, far = (sum(s.x.size for s in stamps_with(kernel_fit_neighbor_pad_pix=p)) for p in (0.0, 8.0))
     assert near < far
+
+
+def test_stars_displaced_together_are_put_back_whatever_is_in_some_windows():
+    image, weight, sources = star_scene()
+    psf = PSF(gaussian_library(LIBRARY_SIGMA), Kernel("gaussian", (KERNEL_SIGMA,)))
+    chosen = choose_anchors(sources, SHAPE, None, CONFIG)
+    # one of the brightest has a companion that is not known
+    x, y = (int(sources[name][chosen[1]]) for name in ("x_fit", "y_fit"))
+    image[y - 1 : y + 2, x + 2 : x + 4] += sources["flux_fit"][chosen[1]] / 6.0
+    total = np.zeros(2)
+    for _ in range(4):
+        table = sources["x_fit"] + 0.5 - total[0], sources["y_fit"] - 0.3 - total[1], sources["flux_fit"]
+        total -= common_step(cut_stamps(image, weight, table, chosen, psf, CONFIG), psf)
+    np.testing.assert_allclose(total, (0.5, -0.3), atol=0.02)
+    assert common_step([], psf) == (0.0, 0.0)
 
 
 def test_the_misfits_slopes_are_its_derivatives():

@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from analytic import gaussian_library
 from scipy import ndimage, optimize
 from scipy.spatial import cKDTree
 
@@ -274,6 +275,34 @@ def test_fwhm_factor_changes_the_finder(psf, field):
     config = config_with(final_refit_method="none")
     found = [field.fit(psf, config, fwhm_factor=factor).sources.size for factor in (1.0, 3.0)]
     assert found[1] < 0.8 * found[0]
+
+
+@pytest.mark.parametrize("method", ["iterative", "nnls"])
+def test_no_level_makes_up_for_leftovers_that_came_out_far_too_bright(monkeypatch, method):
+    # where a star is as wide as a box of the background, a pit of the level looks like its light
+    broad = PSF(gaussian_library(2.7, (121, 121)), Kernel("gaussian", (2.0,)))
+    rng = np.random.default_rng(9)
+    x, y, flux = rng.uniform(5, 105, 60), rng.uniform(5, 95, 60), 0.3 * (1.0 + rng.pareto(1.3, 60))
+    light = render_sources((101, 111), broad, x, y, flux, 25)
+    error, mask = np.full(light.shape, 0.003), np.zeros(light.shape, bool)
+    image = light + rng.normal(0.0, 0.003, light.shape)
+    changes = {"th_min": 25.0, "leftover_max_iterations": 1, "final_refit_iterations": 2}
+    config = config_with("sphot-calibrated", final_refit_method=method, **changes)
+    arguments = {"centre": None, "galaxy": None, "background_std": np.nan}
+    honest = fit_ladder(image, error, mask, broad, config, **arguments).model.sum()
+    fit = ladder_refit.fit_points
+    spoiled = []
+
+    def halves_of_pairs(*args):
+        found = fit(*args)
+        found["flux_fit"] *= 1000.0
+        spoiled.append(found.size)
+        return found
+
+    monkeypatch.setattr(ladder_refit, "fit_points", halves_of_pairs)
+    result = fit_ladder(image, error, mask, broad, config, **arguments)
+    assert max(spoiled) > 0
+    assert result.model.sum() == pytest.approx(honest, rel=0.02)
 
 
 def table(n, **columns):
