@@ -44,6 +44,7 @@ from sphot_mpi.sersic_profile import elliptical_radius, total_flux
 from sphot_mpi.simulate_image import simulate_galaxy
 from sphot_mpi.simulate_psf import synthetic_library
 from sphot_mpi.tasks import Fitters, TaskRunner
+from sphot_mpi.unseen_light import half_light_distance
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("SPHOT_REAL_DATA", ROOT.parent / "shared" / "data" / "real"))
@@ -53,8 +54,10 @@ WARM_UP_FILTERS = ("F150W", "F277W")
 EXPLANATION = """\
 Magnitudes are AB; the error is the fit's own. r_eff and n of two components are joined by +. Density: stars per area
 on the galaxy over that in the field, to be 0.8 to 1.3 or flagged. MAD: 1.4826 x the median absolute deviation of the
-residual (MJy/sr) inside and outside the ellipse of 2 r_eff. CPU seconds are process time, reading included, after a
-warm-up fit. No galaxy has an error map, so the flag that says so is left out.
+residual (MJy/sr) inside and outside the ellipse of 2 r_eff. Left: sum of the residual inside, in % of the model's
+light there. Off: by how many px the residual inside says that the galaxy is displaced against its model; structure
+counts as displacement, too. CPU seconds are process time, reading included, after a warm-up fit. No galaxy has an error
+map, so the flag that says so is left out.
 """
 
 
@@ -78,6 +81,33 @@ def residual_mad(residual: Image, fit: FilterFit) -> tuple[float, float]:
     galaxy = max(fit.components, key=total_flux)
     inside = elliptical_radius(residual.shape, galaxy) < 2.0 * galaxy.r_eff
     return robust_sigma(residual[inside]), robust_sigma(residual[~inside])
+
+
+def left_over(residual: Image, model: Image, fit: FilterFit) -> tuple[float, float]:
+    """What a residual (NaN = no data) holds of the galaxy within 2 r_eff.
+
+    Parameters
+    ----------
+    residual, model : (ny, nx) float64 ndarray
+        Data minus everything; the model galaxy.
+    fit : FilterFit
+        Its noise, with a per cent of the model, weighs the displacement.
+
+    Returns
+    -------
+    light : float
+        Sum of the residual, in % of the model's.
+    distance : float
+        Length, px, of the displacement that explains most of the residual.
+    """
+    inside = np.isfinite(residual) & (half_light_distance(fit.components, residual.shape) < 2.0)
+    slopes = np.array([slope[inside] for slope in np.gradient(model)])
+    values, light = residual[inside], float(model[inside].sum())
+    weight = 1.0 / (fit.noise**2 + (0.01 * model[inside]) ** 2)
+    gram = (slopes * weight) @ slopes.T
+    if light <= 0.0 or not np.linalg.det(gram) > 0.0:
+        return np.nan, np.nan
+    return 100.0 * float(values.sum()) / light, float(np.hypot(*np.linalg.solve(gram, slopes @ (weight * values))))
 
 
 def run_galaxy(job: Job) -> GalaxyRun:
@@ -117,8 +147,10 @@ def judge(
         return row, None
     cutout, model = runner.renderer.images(outcome, galaxy)
     cutout = replace(cutout, data=np.where(cutout.mask, np.nan, cutout.data))
-    mad = residual_mad(model.residual(cutout.data), outcome.fit)
-    return replace(row, unit=cutout.unit, pixel_scale=cutout.pixel_scale, mad=mad), (cutout, model)
+    residual = model.residual(cutout.data)
+    mad, (left, off) = residual_mad(residual, outcome.fit), left_over(residual, model.sersic, outcome.fit)
+    row = replace(row, unit=cutout.unit, pixel_scale=cutout.pixel_scale, mad=mad, left=left, off=off)
+    return row, (cutout, model)
 
 
 def make_panel(

@@ -23,8 +23,8 @@ MOST_DISPLACED = 0.3
 #: Radius of the core, r_eff, and the share of the galaxy's light by which such a profile may grow outside of it: with
 #: r_eff and n of its own, and with no more than the components' shares.
 CORE, MOST_IN_WINGS, MOST_BY_SHARES = 1.5, 0.05, 0.15
-#: Most solves of a trial, and the part of a chi2 asked for that its first must promise.
-TRIAL_PASSES, PROMISING = 6, 0.5
+#: Most solves of a trial after its first, and the part of a chi2 asked for that the first must promise.
+TRIAL_PASSES, PROMISING = 4, 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,14 +44,15 @@ class _Trial:
     expected: State
 
     @classmethod
-    def of(cls, state: State, freedom: Freedom, keep: Keep, least_change: float) -> "_Trial":
-        """Solve a state with some freedom; only once where that promises neither a profile nor a place of its own."""
-        first, measurement = measure(state, freedom, keep, most=1)
-        trial = cls(state=first, measurement=measurement, expected=state)
-        if trial.profile_chi2 < PROMISING * least_change and trial.place_chi2 < PROMISING * PLACE_CHANGE:
-            return trial
-        last, measurement = measure(first, freedom, keep, most=TRIAL_PASSES - 1)
-        return cls(state=last, measurement=measurement, expected=state)
+    def of(cls, state: State, freedom: Freedom, keep: Keep) -> "_Trial":
+        """Solve a state once with some freedom: a change that is worth more shows."""
+        found, measurement = measure(state, freedom, keep, most=1)
+        return cls(state=found, measurement=measurement, expected=state)
+
+    def settled(self, freedom: Freedom, keep: Keep) -> "_Trial":
+        """Solve on until it is quiet."""
+        state, measurement = measure(self.state, freedom, keep, most=TRIAL_PASSES)
+        return replace(self, state=state, measurement=measurement)
 
     @property
     def galaxies(self) -> tuple[Galaxy, Galaxy]:
@@ -63,8 +64,8 @@ class _Trial:
 
     @property
     def profile_chi2(self) -> float:
-        """Wald's chi2 of the change of the profile; 0 where only the place was free."""
-        return profile_change(*self.galaxies, self.measurement) if "0.flux" in self.measurement.names else 0.0
+        """Wald's chi2 of the change of the profile."""
+        return profile_change(*self.galaxies, self.measurement)
 
     @property
     def place_chi2(self) -> float:
@@ -98,11 +99,12 @@ class _Trial:
         distance = float(np.hypot(*self._displacement()))
         return self.place_chi2 > PLACE_CHANGE and distance < MOST_DISPLACED * expected.half_light_radius()
 
-    def has_ellipse(self) -> bool:
-        """Whether the galaxy, of one component, has another ellipse."""
+    @property
+    def ellipse_chi2(self) -> float:
+        """Wald's chi2 of the change of the ellipse of a galaxy of one component."""
         expected, found = self.galaxies
         change = (found.shapes - expected.shapes)[0, 2:]
-        return wald(change, self.measurement.block([f"0.{name}" for name in SHAPE_NAMES[2:]])) > ELLIPSE_CHANGE
+        return wald(change, self.measurement.block([f"0.{name}" for name in SHAPE_NAMES[2:]]))
 
     def place_flag(self) -> FitFlag:
         """`DISPLACED` if the galaxy is."""
@@ -147,13 +149,15 @@ def with_own_shape(
         trials.append((shares, SHARES_CHANGE, MOST_BY_SHARES))
     displaced = False
     for own, least_change, most_in_wings in trials:
-        trial = _Trial.of(state, own, keep, least_change)
-        displaced |= trial.is_displaced()
-        if trial.has_profile(least_change, most_in_wings):
-            trial = _with_own_ellipse(trial, own, keep) if galaxy.size == 1 else trial
-            return trial.state, trial.measurement, FitFlag.OWN_PROFILE | trial.place_flag()
+        trial = _Trial.of(state, own, keep)
+        displaced |= trial.place_chi2 > PROMISING * PLACE_CHANGE
+        if trial.profile_chi2 > PROMISING * least_change:
+            trial = trial.settled(own, keep)
+            if trial.has_profile(least_change, most_in_wings):
+                trial = _with_own_ellipse(trial, own, keep) if galaxy.size == 1 else trial
+                return trial.state, trial.measurement, FitFlag.OWN_PROFILE | trial.place_flag()
     if displaced:
-        trial = _Trial.of(state, moved, keep, PROFILE_CHANGE)
+        trial = _Trial.of(state, moved, keep).settled(moved, keep)
         if trial.is_displaced():
             return trial.state, trial.measurement, trial.place_flag()
     return state, measurement, none
@@ -161,9 +165,13 @@ def with_own_shape(
 
 def _with_own_ellipse(trial: _Trial, freedom: Freedom, keep: Keep) -> _Trial:
     """Free the ellipse, too, of a galaxy with its own profile; several components change it by their shares."""
-    state, measurement = measure(trial.state, replace(freedom, galaxy_ellipse=True), keep, most=TRIAL_PASSES)
-    freer = replace(trial, state=state, measurement=measurement)
-    return freer if freer.has_ellipse() and freer.has_profile(PROFILE_CHANGE, MOST_IN_WINGS) else trial
+    freedom = replace(freedom, galaxy_ellipse=True)
+    freer = replace(_Trial.of(trial.state, freedom, keep), expected=trial.expected)
+    if freer.ellipse_chi2 < PROMISING * ELLIPSE_CHANGE:
+        return trial
+    freer = freer.settled(freedom, keep)
+    told = freer.ellipse_chi2 > ELLIPSE_CHANGE and freer.has_profile(PROFILE_CHANGE, MOST_IN_WINGS)
+    return freer if told else trial
 
 
 def wing_light(state: State, core: NDArray[np.bool_]) -> float:

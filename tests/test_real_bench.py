@@ -84,6 +84,22 @@ def test_mad_splits_at_two_r_eff_of_the_brighter_component(real: ModuleType, tab
     assert mad_out == pytest.approx(1.0, rel=0.04)
 
 
+def test_what_is_left_of_a_galaxy_is_its_light_and_its_displacement(real: ModuleType) -> None:
+    y, x = np.mgrid[:110, :150]
+    galaxy = SersicParams(amplitude=1.0, r_eff=15.0, n=0.5, x_0=70.0, y_0=50.0, ellip=0.0, theta=0.0)
+
+    def gaussian(x_0: float) -> np.ndarray:
+        return np.exp(-((x - x_0) ** 2 + (y - 50.0) ** 2) / (2.0 * 12.7**2))
+
+    model = gaussian(70.0)
+    residual = 1.02 * gaussian(70.3) - model
+    residual[:30] = np.nan
+    left, off = real.left_over(residual, model, fit("g", "F150W", components=(galaxy,), noise=0.01))
+    # the displacement is first order; what it takes out of the aperture is second
+    assert left == pytest.approx(2.0, rel=0.05)
+    assert off == pytest.approx(0.3, rel=0.05)
+
+
 def test_magnitudes_are_those_of_astropy(tables: ModuleType) -> None:
     row = tables.FilterRow(filter="F150W", fit=fit("g", "F150W", total_flux=250.0, total_flux_err=2.5))
     expected = (250.0 * u.MJy / u.sr * (0.03 * u.arcsec) ** 2).to(u.ABmag).value
