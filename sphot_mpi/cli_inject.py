@@ -48,13 +48,13 @@ def inject(
     score: Path | None,
     before: Path | None,
 ) -> None:
-    r"""Injection and recovery: how complete, how biased, and how honest the errors are.
+    """Injection and recovery: how complete, how biased, and how honest the errors are.
 
     \b
     sphot-mpi inject CATALOGUE --results results.h5 -o DIR    artificial stars into the real images
     sphot-mpi DIR/catalogue.csv --config DIR/sphot_config.toml -o DIR/results.h5
     sphot-mpi inject --score DIR/truth.ecsv DIR/results.h5 --before results.h5
-    """
+    """  # noqa: D301 - click keeps the lines of a paragraph that begins with a backspace
     if score is not None:
         _score(source, score, before, output, overwrite=overwrite)
         return
