@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.flags import FitFlag
-from sphot_mpi.joint import Keep, State
-from sphot_mpi.joint_galaxy import galaxy_radius
-from sphot_mpi.joint_measure import Measurement, measure
+from sphot_mpi.joint import Keep, State, residual_of
+from sphot_mpi.joint_galaxy import SECOND_COMPONENT_GAIN, galaxy_radius
+from sphot_mpi.joint_measure import Measurement, chance, measure
 from sphot_mpi.joint_render import MOVE_NAMES, SHAPE_NAMES, Freedom, render_galaxy
 from sphot_mpi.joint_scene import Galaxy
 from sphot_mpi.records import Image
@@ -21,8 +21,9 @@ PLACE_CHANGE, ELLIPSE_CHANGE = 20.0, 20.0
 #: Farther off than this, r_eff, it would be another galaxy.
 MOST_DISPLACED = 0.3
 #: Radius of the core, r_eff, and the share of the galaxy's light by which such a profile may grow outside of it: with
-#: r_eff and n of its own, and with no more than the components' shares.
-CORE, MOST_IN_WINGS, MOST_BY_SHARES = 1.5, 0.05, 0.15
+#: r_eff and n of its own, and with no more than the components' shares. Each of them first in general, then where the
+#: core's pixels by themselves ask for the profile: shares cannot run away, for the base filter knows their shapes.
+CORE, MOST_IN_WINGS, MOST_BY_SHARES = 1.5, (0.05, 0.15), (0.15, np.inf)
 #: Most solves of a trial, and the part of a chi2 asked for that its first must promise.
 TRIAL_PASSES, PROMISING = 6, 0.5
 
@@ -75,22 +76,31 @@ class _Trial:
         expected, found = self.galaxies
         return np.asarray((found.centres - expected.centres)[found.main])
 
-    def has_profile(self, least_change: float, most_in_wings: float) -> bool:
+    def has_profile(self, least_change: float, most_in_wings: tuple[float, float]) -> bool:
         """Whether the profile changed significantly, and in the core: wings would take the field's light or the sky's.
 
         Parameters
         ----------
         least_change : float
             Least chi2 of the change.
-        most_in_wings : float
-            Share of the galaxy's light by which the wings may grow.
+        most_in_wings : (float, float)
+            Share of the galaxy's light by which the wings may grow, and that where the core asks for the profile.
         """
         expected, found = self.galaxies
         if (found.fluxes <= 0.0).any() or self.profile_chi2 <= least_change:
             return False
         core = galaxy_radius(expected, self.state.optics.frame.shape) < CORE
         growth = wing_light(self.state, core) - wing_light(self.expected, core)
-        return growth < most_in_wings * float(expected.fluxes.sum())
+        most = most_in_wings[self._is_asked_for(core)]
+        return growth < most * float(expected.fluxes.sum())
+
+    def _is_asked_for(self, core: NDArray[np.bool_]) -> bool:
+        """Whether the core's pixels gain from the profile far more than chance, whatever the wings do."""
+        before, after = (
+            float((state.optics.frame.weight * residual_of(state) ** 2)[core].sum())
+            for state in (self.expected, self.state)
+        )
+        return before - after > SECOND_COMPONENT_GAIN * chance(self.expected)
 
     def is_displaced(self) -> bool:
         """Whether the galaxy stands elsewhere, and not so far off that it would be another one."""
