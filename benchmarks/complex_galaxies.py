@@ -232,7 +232,9 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{time.process_time() - start:.0f} CPU s")
     if args.output is not None:
         command = "python benchmarks/complex_galaxies.py " + " ".join(sys.argv[1:] if arguments is None else arguments)
-        args.output.write_text(f"# Galaxies that are no single Sersic\n\n`{command}`\n\n{table(scores)}", encoding="utf-8")
+        args.output.write_text(
+            f"# Galaxies that are no single Sersic\n\n`{command}`\n\n{table(scores)}", encoding="utf-8"
+        )
     return 0
 
 

@@ -125,7 +125,9 @@ def _beside(shape: SersicParams, rng: np.random.Generator, low: float, high: flo
 
 
 def _bulge(disk: SersicParams, rng: np.random.Generator) -> SersicParams:
-    return replace(disk, r_eff=disk.r_eff * rng.uniform(0.2, 0.4), n=_log_uniform(rng, 1.0, 3.0), ellip=0.3 * disk.ellip)
+    return replace(
+        disk, r_eff=disk.r_eff * rng.uniform(0.2, 0.4), n=_log_uniform(rng, 1.0, 3.0), ellip=0.3 * disk.ellip
+    )
 
 
 def _single(disk: SersicParams, rng: np.random.Generator) -> Recipe:

@@ -21,9 +21,9 @@ PLACE_CHANGE, ELLIPSE_CHANGE = 20.0, 20.0
 #: Farther off than this, r_eff, it would be another galaxy.
 MOST_DISPLACED = 0.3
 #: Radius of the core, r_eff, and the share of the galaxy's light by which such a profile may grow outside of it: with
-#: r_eff and n of its own, and with no more than the components' shares. Each of them first in general, then where the
-#: core's pixels by themselves ask for the profile: shares cannot run away, for the base filter knows their shapes.
-CORE, MOST_IN_WINGS, MOST_BY_SHARES = 1.5, (0.05, 0.15), (0.15, np.inf)
+#: r_eff and n of its own, and with no more than the components' shares. These cannot run away, for the base filter
+#: knows the components' shapes: where the core's pixels by themselves ask for them, the wings may be as they are.
+CORE, MOST_IN_WINGS, MOST_BY_SHARES = 1.5, (0.05, 0.05), (0.15, np.inf)
 #: Most solves of a trial, and the part of a chi2 asked for that its first must promise.
 TRIAL_PASSES, PROMISING = 6, 0.5
 
