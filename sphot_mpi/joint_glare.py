@@ -2,8 +2,8 @@
 
 What is brightest near the middle of an image is taken for the galaxy, and that may be a star. Where the first galaxy
 stands at a point source as bright as itself, that is taken off and the galaxy looked for again in what is left. A
-galaxy that only has a bright core is then found in the same place; one that is found elsewhere, with the star beside it,
-is the galaxy if chi2 says so.
+galaxy that only has a bright core is then found in the same place; one that is found elsewhere, with the star beside
+it, is the galaxy if chi2 says so.
 """
 
 from dataclasses import replace
