@@ -7,7 +7,7 @@ import numpy as np
 from sphot_mpi.config import Config
 from sphot_mpi.joint import LAST_BLEND, Keep, State, descend, prune, settle, solve
 from sphot_mpi.joint_blends import split_blends
-from sphot_mpi.joint_core import with_central_stars, without_needless_component
+from sphot_mpi.joint_core import with_central_stars, without_needless_component, without_stars_at_centres
 from sphot_mpi.joint_galaxy import (
     Smooth,
     centre_distance,
@@ -165,7 +165,7 @@ def _find_galaxy(state: State, joint: Freedom, keep: Keep, config: Config) -> tu
             break
         structured = True
         state = _descend_again(with_wider_errors(state, WIDENING), joint, keep, config)
-    state = without_needless_component(state, joint, keep)
+    state = without_needless_component(without_stars_at_centres(state), joint, keep)
     radius = config.psf.center_mask_r_in_fwhm * state.optics.fwhm
     return with_central_stars(state, joint, keep, radius), structured
 

@@ -8,7 +8,7 @@ import pytest
 from analytic import gaussian_library, gaussian_stars
 
 from sphot_mpi.joint import Keep, State, add_stars, at, prune, residual_of, settle, solve
-from sphot_mpi.joint_core import without_needless_component
+from sphot_mpi.joint_core import without_needless_component, without_stars_at_centres
 from sphot_mpi.joint_galaxy import (
     centre_distance,
     clipped,
@@ -406,3 +406,16 @@ def test_few_stars_that_are_too_bright_hold_the_galaxys_light_and_one_does_not()
     assert not holds_galaxy_light(heap(5, 0.003 * total_flux(GALAXY)))
     # a field's own stars are no excess: the chance of one in 30 fields is 0.003 or so
     assert not any(holds_galaxy_light(heap(0, 1.0, seed)) for seed in range(30))
+
+
+def test_a_star_on_a_components_centre_is_its_nucleus():
+    state = state_of(SKY + galaxy_image(GALAXY) + noise(), galaxy=galaxy_of((GALAXY,)))
+    fwhm = state.optics.fwhm
+    x = GALAXY.x_0 + PAD + fwhm * np.array([0.2, 1.5, 5.0])
+    stars = Stars.new(x, np.full(3, GALAXY.y_0 + PAD), np.ones(3))
+    state = replace(state, scene=state.scene.with_stars(stars))
+    np.testing.assert_array_equal(without_stars_at_centres(state).scene.stars.x, x[1:])
+    # those of another filter's list are known to be there
+    anchored = replace(stars, anchor_sigma=np.full(3, 0.1))
+    state = replace(state, scene=state.scene.with_stars(anchored))
+    assert without_stars_at_centres(state) is state
