@@ -32,7 +32,7 @@ FIT_FLAG_DESCRIPTIONS: dict[FitFlag, str] = {
     FitFlag.NO_DATA: "the filter has no usable pixel, and nothing was fitted",
     FitFlag.FEW_PIXELS: "less than a quarter of the cutout is usable",
     FitFlag.CENTRE_UNCOVERED: "less than half of the pixels within r_eff of the galaxy are usable",
-    FitFlag.STAR_EXCESS: "the density of star light inside the galaxy is not 0.8 to 1.3 times that outside",
+    FitFlag.STAR_EXCESS: "stars on the galaxy are not 0.8 to 1.3 times as dense as outside, or hold light of it",
     FitFlag.SECOND_COMPONENT: "the galaxy needed a second Sersic component",
     FitFlag.OWN_PROFILE: "the base filter's r_eff and n do not fit this filter, which has its own",
     FitFlag.NO_SOURCES: "no point source was found",

@@ -7,20 +7,19 @@ import numpy as np
 from sphot_mpi.config import Config
 from sphot_mpi.joint import LAST_BLEND, Keep, State, descend, prune, settle, solve
 from sphot_mpi.joint_blends import split_blends
-from sphot_mpi.joint_core import with_central_stars, without_needless_component
+from sphot_mpi.joint_core import with_central_stars, without_needless_component, without_stars_at_centres
 from sphot_mpi.joint_galaxy import (
     Smooth,
     centre_distance,
     galaxy_radius,
-    no_stars,
     refit,
     second_component,
-    start_galaxy,
 )
+from sphot_mpi.joint_glare import start_state
 from sphot_mpi.joint_measure import Measurement, measure
 from sphot_mpi.joint_offset import with_crowd_as_component
 from sphot_mpi.joint_render import Freedom, render_stars
-from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Scene, Stars, at
+from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Stars, at
 from sphot_mpi.outside_light import with_outside_light
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import Image
@@ -98,9 +97,8 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
     """
     calibrate = config.psf_calib.in_mainloop
     optics = Optics.start(library, KERNEL_START if calibrate else 0.0, frame, config.psf_calib.kernel_family)
-    smooth = start_galaxy(frame, optics)
-    state = State.start(Scene(stars=no_stars(), galaxy=smooth.galaxy, sky=smooth.sky), optics)
     ladder, keep = config.psf.snr_ladder, Keep.beside_free_galaxy(config.psf.keep_snr)
+    state = start_state(frame, optics, keep)
     bright = tuple(th for th in ladder if th > JOINT_FROM) or (JOINT_FROM,)
     for index, threshold in enumerate(bright):
         state = _bright_step(state, threshold, index, Freedom(kernel=calibrate), keep, config)
@@ -167,7 +165,7 @@ def _find_galaxy(state: State, joint: Freedom, keep: Keep, config: Config) -> tu
             break
         structured = True
         state = _descend_again(with_wider_errors(state, WIDENING), joint, keep, config)
-    state = without_needless_component(state, joint, keep)
+    state = without_needless_component(without_stars_at_centres(state), joint, keep)
     radius = config.psf.center_mask_r_in_fwhm * state.optics.fwhm
     return with_central_stars(state, joint, keep, radius), structured
 

@@ -102,7 +102,8 @@ def _pair(stars: Stars, k: int, optics: Optics, residual: NDArray[np.float64]) -
         two, chi2 = _fitted(np.hstack((half - offset, half + offset)), window, optics)
         if chi2 < chi2_best:
             best, chi2_best = two, chi2
-    assert best is not None
+    if best is None:  # one star has run to the window's edge, after light that is not its own
+        return None
     apart = float(np.hypot(*(best[:2, 1] - best[:2, 0]))) / optics.fwhm
     gain = (chi2_one - chi2_best) / optics.frame.correlation**2
     real = best[2].min() > LEAST_SHARE * best[2].sum() and SEPARATION_FWHM[0] < apart < SEPARATION_FWHM[1]
@@ -136,9 +137,11 @@ def _columns(stars: NDArray[np.float64], window: Window, optics: Optics) -> NDAr
 
 
 def _fitted(stars: NDArray[np.float64], window: Window, optics: Optics) -> tuple[NDArray[np.float64], float]:
-    """Fit stars and a level to a window by damped Gauss-Newton; returns them with the chi2."""
+    """Fit stars and a level to a window by damped Gauss-Newton; returns them with the chi2, inf if they are off it."""
     root = np.sqrt(window.weight)
     damping, best, chi2 = 1e-2, stars, np.inf
+    if _columns(stars, window, optics) is None:
+        return best, chi2
     trial = stars
     for _ in range(STEPS):
         columns = _columns(trial, window, optics)

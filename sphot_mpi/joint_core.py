@@ -17,7 +17,7 @@ from sphot_mpi.joint import Keep, State, prune, residual_of, solve
 from sphot_mpi.joint_galaxy import SECOND_COMPONENT_GAIN, centre_distance
 from sphot_mpi.joint_measure import chance
 from sphot_mpi.joint_render import Freedom
-from sphot_mpi.joint_scene import Galaxy, Stars
+from sphot_mpi.joint_scene import Galaxy, Stars, at
 
 #: S/N of a star's peak, and that over the deepest dip's.
 PEAK_SNR, PEAK_CONTRAST = 6.0, 2.5
@@ -76,6 +76,16 @@ def with_central_stars(state: State, freedom: Freedom, keep: Keep, radius: float
             break
         state = found
     return state
+
+
+def without_stars_at_centres(state: State) -> State:
+    """Return the state without stars that a component has come to stand under: their light is its nucleus'."""
+    stars, galaxy = state.scene.stars, state.scene.galaxy
+    if galaxy is None or stars.size == 0:
+        return state
+    distance = at(centre_distance(galaxy, state.optics.frame.shape), stars)
+    apart = stars.anchored | (distance >= NEAREST_FWHM * state.optics.fwhm)
+    return state if apart.all() else replace(state, scene=state.scene.with_stars(stars.take(apart)))
 
 
 def without_needless_component(state: State, freedom: Freedom, keep: Keep) -> State:

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.flags import FitFlag
-from sphot_mpi.joint import Keep, State
-from sphot_mpi.joint_galaxy import galaxy_radius
-from sphot_mpi.joint_measure import Measurement, measure
+from sphot_mpi.joint import Keep, State, residual_of
+from sphot_mpi.joint_galaxy import SECOND_COMPONENT_GAIN, galaxy_radius
+from sphot_mpi.joint_measure import Measurement, chance, measure
 from sphot_mpi.joint_render import MOVE_NAMES, SHAPE_NAMES, Freedom, render_galaxy
 from sphot_mpi.joint_scene import Galaxy
 from sphot_mpi.records import Image
@@ -21,7 +21,8 @@ PLACE_CHANGE, ELLIPSE_CHANGE = 20.0, 20.0
 #: Farther off than this, r_eff, it would be another galaxy.
 MOST_DISPLACED = 0.3
 #: Radius of the core, r_eff, and the share of the galaxy's light by which such a profile may grow outside of it: with
-#: r_eff and n of its own, and with no more than the components' shares.
+#: r_eff and n of its own, and with no more than the components' shares. Where the core's pixels by themselves ask for
+#: these, the wings may be as they are: they cannot run away, for the base filter knows the components' shapes.
 CORE, MOST_IN_WINGS, MOST_BY_SHARES = 1.5, 0.05, 0.15
 #: Most solves of a trial after its first, and the part of a chi2 asked for that the first must promise.
 TRIAL_PASSES, PROMISING = 4, 0.5
@@ -84,14 +85,26 @@ class _Trial:
         least_change : float
             Least chi2 of the change.
         most_in_wings : float
-            Share of the galaxy's light by which the wings may grow.
+            Share of the galaxy's light by which the wings may grow; where shares alone were free, more if the core asks
+            for it.
         """
         expected, found = self.galaxies
         if (found.fluxes <= 0.0).any() or self.profile_chi2 <= least_change:
             return False
         core = galaxy_radius(expected, self.state.optics.frame.shape) < CORE
         growth = wing_light(self.state, core) - wing_light(self.expected, core)
-        return growth < most_in_wings * float(expected.fluxes.sum())
+        if growth < most_in_wings * float(expected.fluxes.sum()):
+            return True
+        shapes_free = f"0.{SHAPE_NAMES[0]}" in self.measurement.names
+        return not shapes_free and self._core_asks(core)
+
+    def _core_asks(self, core: NDArray[np.bool_]) -> bool:
+        """Whether the core's pixels gain from the profile far more than chance, whatever the wings do."""
+        before, after = (
+            float((state.optics.frame.weight * residual_of(state) ** 2)[core].sum())
+            for state in (self.expected, self.state)
+        )
+        return before - after > SECOND_COMPONENT_GAIN * chance(self.expected)
 
     def is_displaced(self) -> bool:
         """Whether the galaxy stands elsewhere, and not so far off that it would be another one."""

@@ -28,7 +28,7 @@ from sphot_mpi.records import (
     SkyPlane,
 )
 from sphot_mpi.sersic import params_jacobian, to_vector, total_flux
-from sphot_mpi.structure import StarDensity, star_density
+from sphot_mpi.structure import StarDensity, holds_galaxy_light, star_density
 
 #: Stars above this S/N carry the kernel.
 ANCHOR_SNR = 20.0
@@ -167,7 +167,7 @@ class _Summary:
             flags |= FitFlag.AT_BOUND
         if not report.any():
             flags |= FitFlag.NO_SOURCES
-        if density.unusual:
+        if density.unusual or holds_galaxy_light(self.state):
             flags |= FitFlag.STAR_EXCESS
         if self.config.psf_calib.in_mainloop:
             if self.state.optics.kernel.at_bound():

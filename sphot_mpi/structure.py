@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from sphot_mpi.joint import GALAXY_KEEP_SNR, State, residual_of
 from sphot_mpi.joint_galaxy import galaxy_radius
@@ -28,6 +29,8 @@ LOWEST_RATIO, HIGHEST_RATIO, SIGNIFICANT = 0.8, 1.3, 3.0
 LEAST_EXPECTED = 5.0
 #: Stars are found completely above this x the flux of the reporting threshold.
 COMPLETE = 1.3
+#: Chance of as many bright stars, and the least part of the galaxy's light, above which stars on it are its light.
+CHANCE, LEAST_LIGHT = 1e-4, 0.02
 #: Factors below this are chance.
 LEAST_FACTOR = 1.25
 
@@ -132,6 +135,39 @@ def star_density(state: State, report_snr: float) -> StarDensity:
     chosen = stars.take(stars.flux > COMPLETE * report_snr * error)
     per_pixel = at(field, chosen).sum() / field.sum()
     return StarDensity(int(at(inside, chosen).sum()), float(per_pixel * inside.sum()))
+
+
+def holds_galaxy_light(state: State) -> bool:
+    """Whether stars on the galaxy hold a part of its light: too many are too bright to be the field's.
+
+    Lumps, arms, companions and whatever else the model does not have become heaps of stars, that may be few.
+
+    Parameters
+    ----------
+    state : State
+        With stars and galaxy.
+
+    Notes
+    -----
+    Of the k brightest stars on the galaxy and the m in the field that are as bright, k would by chance be as many or
+    more with the probability of a binomial distribution, each star being on the galaxy in proportion to area.
+    """
+    galaxy, frame = state.scene.galaxy, state.optics.frame
+    if galaxy is None:
+        return False
+    radius, usable = galaxy_radius(galaxy, frame.shape), state.matched.covered & frame.good
+    on_galaxy, field = usable & (radius < COUNT_INSIDE[1]), usable & (radius > FIELD)
+    if not on_galaxy.any() or field.sum() < 400:
+        return False
+    inside, outside = (
+        np.sort(state.scene.stars.flux[at(area, state.scene.stars)])[::-1] for area in (on_galaxy, field)
+    )
+    inside = inside[inside > 0.0]
+    n_inside, n_outside = np.arange(1, inside.size + 1), np.searchsorted(-outside, -inside, side="right")
+    ratio = on_galaxy.sum() / field.sum()
+    by_chance = stats.binom.sf(n_inside - 1, n_inside + n_outside, ratio / (1.0 + ratio))
+    excess = np.cumsum(inside) - ratio * np.concatenate(([0.0], np.cumsum(outside)))[n_outside]
+    return bool(((by_chance < CHANCE) & (excess > LEAST_LIGHT * galaxy.fluxes.sum())).any())
 
 
 def negative_tail(values: NDArray[np.float64]) -> float:

@@ -91,3 +91,17 @@ def test_stars_of_another_filters_list_are_never_split():
     anchored = replace(stars, anchor_sigma=np.full(stars.size, 0.1))
     state = replace(state, scene=state.scene.with_stars(anchored))
     assert split_blends(state) is state
+
+
+def test_a_star_that_runs_up_a_brighter_ones_wing_stays_single():
+    # a bright star that is not in the model draws the trial star off its window
+    x, y = PLACES.T
+    bright = np.array([41.2, 33.7])
+    frame, optics = field(np.append(x, bright[0]), np.append(y, bright[1]), np.append(np.full(5, FLUX), 1e3 * FLUX))
+    for distance in (5.5, 6.0, 6.5, 7.0):
+        there = Stars.new(np.append(x, bright[0] + distance) + PAD, np.append(y, bright[1]) + PAD, np.full(6, FLUX))
+        state = State.start(Scene(stars=replace(there, free=np.ones(6, bool)), galaxy=None), optics)
+        state = solve(state, Freedom())
+        placed = replace(state.scene.stars, x=there.x, y=there.y, flux=there.flux)
+        split = split_blends(replace(state, scene=state.scene.with_stars(placed)))
+        assert np.isfinite(split.scene.stars.flux).all()

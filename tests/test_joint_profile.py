@@ -4,7 +4,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_joint_fit import BASE, CONFIG, GALAXY, OTHER, base_cutout, base_fit, crowded, library, make_cutout
+from test_joint_fit import (
+    BASE,
+    BULGE,
+    CONFIG,
+    DISK,
+    GALAXY,
+    OTHER,
+    base_cutout,
+    base_fit,
+    crowded,
+    library,
+    make_cutout,
+)
 
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.joint_galaxy import galaxy_of
@@ -104,3 +116,17 @@ def test_a_change_of_the_components_shares_counts_and_a_common_factor_does_not()
     assert profile_change(expected, brighter, measurement) == pytest.approx(0.0, abs=1e-12)
     redder = replace(expected, fluxes=expected.fluxes * np.array([1.0, 2.0]))
     assert profile_change(expected, redder, measurement) > 1.0
+
+
+def test_components_of_very_different_colours_have_their_shares():
+    # the bulge, bright in the base filter, has a quarter of that light here: pinned, the disk would come out too faint
+    field = replace(crowded(), components=(DISK, BULGE))
+    image = make_cutout(field, with_error=True)
+    base = fit_base_joint(image, library(BASE), CONFIG)
+    blue = (DISK, replace(BULGE, amplitude=0.25 * BULGE.amplitude))
+    other = make_cutout(replace(field, components=blue), OTHER, with_error=True)
+    fit = fit_scaled_joint(other, library(OTHER), base, image, CONFIG)
+    assert FitFlag.OWN_PROFILE in fit.flags
+    true = 10.0 ** (-0.4 * 0.43) * sum(total_flux(c) for c in blue)
+    # the base filter's disk and bulge are known to a few per cent
+    assert fit.total_flux == pytest.approx(true, rel=0.04)

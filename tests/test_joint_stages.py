@@ -8,7 +8,7 @@ import pytest
 from analytic import gaussian_library, gaussian_stars
 
 from sphot_mpi.joint import Keep, State, add_stars, at, prune, residual_of, settle, solve
-from sphot_mpi.joint_core import without_needless_component
+from sphot_mpi.joint_core import without_needless_component, without_stars_at_centres
 from sphot_mpi.joint_galaxy import (
     centre_distance,
     clipped,
@@ -27,7 +27,13 @@ from sphot_mpi.joint_render import Freedom, render_galaxy, render_sky
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
 from sphot_mpi.records import SersicParams, SkyPlane
 from sphot_mpi.sersic import total_flux
-from sphot_mpi.structure import negative_tail, structure_factor, with_faint_stars, with_structure_noise
+from sphot_mpi.structure import (
+    holds_galaxy_light,
+    negative_tail,
+    structure_factor,
+    with_faint_stars,
+    with_structure_noise,
+)
 
 SHAPE = (133, 150)
 NOISE, SIGMA, KERNEL = 0.01, 0.9, 1.0
@@ -378,3 +384,38 @@ def test_errors_inside_are_widened_at_least_as_much_as_outside():
     state = state_of(SKY + galaxy_image(GALAXY) + 12 * ring * lumps() + noise(), galaxy=galaxy_of((GALAXY,)))
     factor = structure_factor(state)
     assert factor[radius < 0.5].min() >= factor[(radius > 1.6) & (radius < 2.4)].max() > 1.25
+
+
+def heap(n, flux, seed=0):
+    """A field of 60 stars of flux 1 at random, with `n` stars more of some flux on the galaxy."""
+    rng = np.random.default_rng(seed)
+    state = state_of(SKY + galaxy_image(GALAXY) + noise(seed), galaxy=galaxy_of((GALAXY,)))
+    x, y = rng.uniform(0, SHAPE[1], 60) + PAD, rng.uniform(0, SHAPE[0], 60) + PAD
+    x, y = np.append(x, GALAXY.x_0 + PAD + np.arange(n)), np.append(y, np.full(n, GALAXY.y_0 + PAD + 2.0))
+    stars = Stars.new(x, y, np.append(np.ones(60), np.full(n, flux)))
+    return replace(state, scene=state.scene.with_stars(stars))
+
+
+def test_few_stars_that_are_too_bright_hold_the_galaxys_light_and_one_does_not():
+    tenth = 0.1 * total_flux(GALAXY)
+    assert tenth > 1.0
+    assert holds_galaxy_light(heap(5, tenth))
+    # a single star stands before a galaxy now and then
+    assert not holds_galaxy_light(heap(1, 5 * tenth))
+    # so little of its light is no matter
+    assert not holds_galaxy_light(heap(5, 0.003 * total_flux(GALAXY)))
+    # a field's own stars are no excess: the chance of one in 30 fields is 0.003 or so
+    assert not any(holds_galaxy_light(heap(0, 1.0, seed)) for seed in range(30))
+
+
+def test_a_star_on_a_components_centre_is_its_nucleus():
+    state = state_of(SKY + galaxy_image(GALAXY) + noise(), galaxy=galaxy_of((GALAXY,)))
+    fwhm = state.optics.fwhm
+    x = GALAXY.x_0 + PAD + fwhm * np.array([0.2, 1.5, 5.0])
+    stars = Stars.new(x, np.full(3, GALAXY.y_0 + PAD), np.ones(3))
+    state = replace(state, scene=state.scene.with_stars(stars))
+    np.testing.assert_array_equal(without_stars_at_centres(state).scene.stars.x, x[1:])
+    # those of another filter's list are known to be there
+    anchored = replace(stars, anchor_sigma=np.full(3, 0.1))
+    state = replace(state, scene=state.scene.with_stars(anchored))
+    assert without_stars_at_centres(state) is state
