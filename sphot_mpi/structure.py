@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from sphot_mpi.joint import GALAXY_KEEP_SNR, State, residual_of
 from sphot_mpi.joint_galaxy import galaxy_radius
@@ -150,7 +150,8 @@ def holds_galaxy_light(state: State) -> bool:
     Notes
     -----
     Of the k brightest stars on the galaxy and the m in the field that are as bright, k would by chance be as many or
-    more with the probability of a binomial distribution, each star being on the galaxy in proportion to area.
+    more with the probability of a binomial distribution, each star being on the galaxy in proportion to area: the
+    regularised incomplete beta function I_p(k, m + 1) (DLMF 8.17.5).
     """
     galaxy, frame = state.scene.galaxy, state.optics.frame
     if galaxy is None:
@@ -165,7 +166,7 @@ def holds_galaxy_light(state: State) -> bool:
     inside = inside[inside > 0.0]
     n_inside, n_outside = np.arange(1, inside.size + 1), np.searchsorted(-outside, -inside, side="right")
     ratio = on_galaxy.sum() / field.sum()
-    by_chance = stats.binom.sf(n_inside - 1, n_inside + n_outside, ratio / (1.0 + ratio))
+    by_chance = special.betainc(n_inside, n_outside + 1, ratio / (1.0 + ratio))
     excess = np.cumsum(inside) - ratio * np.concatenate(([0.0], np.cumsum(outside)))[n_outside]
     return bool(((by_chance < CHANCE) & (excess > LEAST_LIGHT * galaxy.fluxes.sum())).any())
 

@@ -223,7 +223,7 @@ def test_draw_galaxy_shows_flags_components_and_missing_data() -> None:
     draw_galaxy(figure, panels, "a $galaxy_")
     figure.canvas.draw()
     texts = all_texts(figure)
-    assert sum("the density of star light inside the galaxy" in text for text in texts) == 2
+    assert sum("stars on the galaxy are not 0.8 to 1.3 times as dense" in text for text in texts) == 2
     assert sum("Second component r_eff" in text for text in texts) == 2
     assert sum("flux -2.00 \u00b1 0.50 MJy/sr px, no magnitude" in text for text in texts) == 1
     # a filter without data is a line, no row of empty images

@@ -164,7 +164,7 @@ def test_tables_hold_every_filter_and_every_target(tables: ModuleType) -> None:
     assert rows[3][-1] == r"**no fit**: too few \| pixels"
     for heading in ("## Targets", "### g260", "### g004", "## Residual MAD", "## Kernel", "## Colours", "## Depth"):
         assert len({len(row) for row in cells(text, heading)}) == 1
-    assert "* star excess: the density" in text
+    assert "* star excess: stars on the galaxy are not" in text
     assert {row[1]: row[-2:] for row in cells(text.split("## Depth")[1], "colour moves")}["F150W"] == ["0.000", "-"]
     quiet = run(tables, "g004", {"F150W": 100.0}, star_density_ratio=2.0)
     assert "Out of range without a flag: g004 F150W (2.00)." in tables.render([quiet], {}, {})
