@@ -10,8 +10,9 @@ from sphot_mpi.joint import Keep, State, residual_of
 from sphot_mpi.joint_galaxy import SECOND_COMPONENT_GAIN, galaxy_radius
 from sphot_mpi.joint_measure import Measurement, chance, measure
 from sphot_mpi.joint_render import MOVE_NAMES, SHAPE_NAMES, Freedom, render_galaxy
-from sphot_mpi.joint_scene import Galaxy
+from sphot_mpi.joint_scene import PAD, Galaxy
 from sphot_mpi.records import Image
+from sphot_mpi.unseen_light import LARGEST_PART
 
 #: Wald's chi2 of a filter's free profile against the base filter's, above which it has its own; and that of its shares
 #: alone.
@@ -22,7 +23,8 @@ PLACE_CHANGE, ELLIPSE_CHANGE = 20.0, 20.0
 MOST_DISPLACED = 0.3
 #: Radius of the core, r_eff, and the share of the galaxy's light by which such a profile may grow outside of it: with
 #: r_eff and n of its own, and with no more than the components' shares. Where the core's pixels by themselves ask for
-#: these, the wings may be as they are: they cannot run away, for the base filter knows the components' shapes.
+#: these, the wings may be as they are: they cannot run away, for the base filter knows the components' shapes. But a
+#: component as large as the field takes the field's light: in a real galaxy that was 0.7 mag.
 CORE, MOST_IN_WINGS, MOST_BY_SHARES = 1.5, 0.05, 0.15
 #: Most solves of a trial after its first, and the part of a chi2 asked for that the first must promise.
 TRIAL_PASSES, PROMISING = 4, 0.5
@@ -96,7 +98,13 @@ class _Trial:
         if growth < most_in_wings * float(expected.fluxes.sum()):
             return True
         shapes_free = f"0.{SHAPE_NAMES[0]}" in self.measurement.names
-        return not shapes_free and self._core_asks(core)
+        return not shapes_free and self._field_shows() and self._core_asks(core)
+
+    def _field_shows(self) -> bool:
+        """Whether every component leaves a field beside it that tells the sky from its wings."""
+        expected, _ = self.galaxies
+        largest = float((np.exp(expected.shapes[:, 0]) / np.sqrt(expected.axis_ratios())).max())
+        return largest < LARGEST_PART * (min(self.state.optics.frame.shape) - 2 * PAD)
 
     def _core_asks(self, core: NDArray[np.bool_]) -> bool:
         """Whether the core's pixels gain from the profile far more than chance, whatever the wings do."""
