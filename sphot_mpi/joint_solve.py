@@ -47,6 +47,9 @@ GALAXY_DAMPING = {
 }
 #: Components of one galaxy are not farther apart than this x its half-light radius: a lopsided galaxy's bulge is.
 MOST_APART = 1.0
+#: A step too long raises a star's damping by this x its length, in the longest allowed; a short one lowers it to no
+#: less than this part. What the clipped step leaves in the fluxes the next one mends, at half the cost of solving again.
+CAUTION_GAIN, CAUTION_RELIEF = 0.3, 0.3
 #: Smallest r_circ, px, and range of ln n and of the length of eta (ellip <= 0.95).
 SMALLEST_R = 0.15
 LN_N_RANGE = (np.log(0.3), np.log(8.0))
@@ -116,11 +119,6 @@ def solve_step(scene: Scene, optics: Optics, freedom: Freedom) -> Step:
     names = rendered.names
     dense = _dense_normal(rendered, frame, residual, optics.kernel)
     solution = _solve_dense(system, dense)
-    far = system.too_far(solution.stars)
-    if far.any():
-        # a clipped step would leave the fluxes that belong to the whole step: damp those stars and solve again
-        system = system.damped(far)
-        solution = _solve_dense(system, dense)
     new_stars = _move_stars(scene.stars, system, solution)
     steps = dict(zip(names, solution.dense, strict=True))
     return Step(
@@ -215,9 +213,16 @@ def _move_stars(stars: Stars, system: StarSystem, solution: _Solution) -> Stars:
     if free.size:
         for axis, position in ((1, x), (2, y)):
             position[free] += np.clip(step[system.first[free] + axis], -STAR_STEP, STAR_STEP)
+    caution = _next_caution(stars.caution, system.reach(step))
     # a new star may move once its flux is known: before that, its step would be a guess
     released = stars.free | ((stars.age == 0) & ~stars.anchored)
-    return replace(stars, x=x, y=y, flux=flux, variance=variance, free=released, age=stars.age + 1)
+    return replace(stars, x=x, y=y, flux=flux, variance=variance, free=released, age=stars.age + 1, caution=caution)
+
+
+def _next_caution(caution: Vector, reach: Vector) -> Vector:
+    """Factors for the next step: more where this one was too long, less where it was well within the limit."""
+    change = np.where(reach > 1.0, 1.0 + CAUTION_GAIN * reach, np.maximum(reach, CAUTION_RELIEF))
+    return np.maximum(caution * change, 1.0)
 
 
 def _stem(name: str) -> str:

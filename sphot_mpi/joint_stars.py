@@ -4,7 +4,7 @@ Sorted along one axis of the frame, stars whose stamps overlap are close in numb
 factorises it faster than sparse methods do.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,7 @@ class StarSystem:
         First column, and number of columns, of each star; the columns are in the order of `order`.
     order : (stars,) int64 ndarray
         Stars along the axis of sorting.
-    reach : float
+    error_reach : float
         Distance, px, to which stars share their errors.
     """
 
@@ -53,7 +53,7 @@ class StarSystem:
     first: NDArray[np.int64]
     width: NDArray[np.int64]
     order: NDArray[np.int64]
-    reach: float
+    error_reach: float
 
     def solve(self, rhs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Solve for the columns of `rhs`."""
@@ -61,25 +61,16 @@ class StarSystem:
         bands.band_solve(self.factor, rows)
         return rows.T
 
-    def damped(self, excess: Vector) -> "StarSystem":
-        """Return the system with the positions of stars that step too far held back in proportion."""
-        far = np.flatnonzero(excess > 0.0)
-        rows = np.concatenate((self.first[far] + 1, self.first[far] + 2))
-        band = self.band.copy()
-        band[rows, -1] *= 1.0 + np.tile(3.0 * excess[far], 2)
-        return replace(self, band=band, factor=_cholesky(band))
-
-    def too_far(self, step: Vector) -> Vector:
-        """How many times each star's step in position exceeds the longest allowed; 0 where it does not."""
-        excess = np.zeros(self.first.size)
+    def reach(self, step: Vector) -> Vector:
+        """Each star's step in position over the longest allowed; 0 where the position is held."""
+        out = np.zeros(self.first.size)
         free = np.flatnonzero(self.width == 3)
-        reach = np.maximum(np.abs(step[self.first[free] + 1]), np.abs(step[self.first[free] + 2])) / STAR_STEP
-        excess[free] = np.where(reach > 1.0, reach, 0.0)
-        return excess
+        out[free] = np.maximum(np.abs(step[self.first[free] + 1]), np.abs(step[self.first[free] + 2])) / STAR_STEP
+        return out
 
     def variances(self, stars: Stars) -> NDArray[np.float64]:
         """Marginal variances (n, 3) of flux, x and y with the dense unknowns held, from each star's neighbourhood."""
-        neighbours = kernels.nearest_neighbours(stars.x[self.order], stars.y[self.order], self.reach, ERROR_NEIGHBOURS)
+        neighbours = kernels.nearest_neighbours(stars.x[self.order], stars.y[self.order], self.error_reach, ERROR_NEIGHBOURS)
         out = np.empty((stars.size, 3))
         out[self.order] = bands.band_variances(self.band, self.first[self.order], self.width[self.order], neighbours)
         return out
@@ -122,6 +113,8 @@ def star_system(stars: Stars, optics: Optics, residual: Image, columns: NDArray[
     for axis in range(3):
         has = width > axis
         band[first[has] + axis, -1] += diagonal[has, axis]
+        if axis > 0:
+            band[first[has] + axis, -1] *= stars.caution[has]
         products[first[has] + axis, m] += pull[has, axis]
     # a source without any usable pixel has an empty column; it stays as it is
     band[band[:, -1] <= 0.0, -1] = 1.0
