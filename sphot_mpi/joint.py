@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sphot_mpi.detection import MatchedFilter, detect
+from sphot_mpi.detection import detect
 from sphot_mpi.joint_galaxy import galaxy_radius
 from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_render import Freedom, render_galaxy, render_sky, render_stars
@@ -66,8 +66,6 @@ class State:
         Stars, galaxy, sky.
     optics : Optics
         PSF and renderers at the kernel so far.
-    matched : MatchedFilter
-        Detection filter of that PSF.
     step : Step or None
         The last solve.
     passes : int
@@ -76,27 +74,21 @@ class State:
 
     scene: Scene
     optics: Optics
-    matched: MatchedFilter
     step: Step | None = None
     passes: int = 0
 
     @classmethod
     def start(cls, scene: Scene, optics: Optics) -> "State":
         """A state before the first solve."""
-        return cls(scene=scene, optics=optics, matched=matched_filter(optics))
+        return cls(scene=scene, optics=optics)
 
     def with_optics(self, optics: Optics) -> "State":
         """Return the state under another kernel."""
-        return replace(self, optics=optics, matched=matched_filter(optics))
+        return replace(self, optics=optics)
 
     def with_frame(self, frame: Frame) -> "State":
         """Return the state for other weights."""
         return self.with_optics(self.optics.on(frame))
-
-
-def matched_filter(optics: Optics) -> MatchedFilter:
-    """Matched filter of the working PSF, cut where the PSF has faded."""
-    return MatchedFilter(optics.frame.weight, optics.stars.sampled(optics.core_radius))
 
 
 def residual_of(state: State, star_image: Image | None = None) -> Image:
@@ -125,7 +117,7 @@ def add_stars(state: State, threshold: float, blend: float, caution: Image) -> S
     stars = state.scene.stars
     star_image = render_stars(stars, state.optics)
     found = detect(
-        state.matched,
+        state.optics.matched,
         residual_of(state, star_image),
         threshold * state.optics.frame.correlation * caution,
         peak=state.optics.peak,
@@ -159,8 +151,11 @@ def kernel_is_told(step: Step, correlation: float) -> bool:
     return 0.0 < error < LEAST_KNOWN_SIZE
 
 
-def prune(state: State, keep: Keep, *, merge: bool = True) -> State:
-    """Drop stars that are not significant, merged (if asked) or off the image; anchored and measured stars stay."""
+def prune(state: State, keep: Keep, *, detected: bool = True) -> State:
+    """Drop stars that are not significant or off the image, and after a detection those off the data or merged.
+
+    Anchored and measured stars stay.
+    """
     stars = state.scene.stars
     if stars.size == 0:
         return state
@@ -169,9 +164,11 @@ def prune(state: State, keep: Keep, *, merge: bool = True) -> State:
     if state.scene.galaxy is not None:
         inside = at(galaxy_radius(state.scene.galaxy, state.optics.frame.shape), stars) < 1.0
         needed[inside] = keep.galaxy
-    good = (stars.snr(state.optics.frame.correlation) > needed) & at(state.matched.covered, stars)
+    good = stars.snr(state.optics.frame.correlation) > needed
+    if detected:
+        good &= at(state.optics.matched.covered, stars)
     present = (good | held) & _on_frame(stars, state.optics.frame.shape)
-    if not merge:
+    if not detected:
         return replace(state, scene=state.scene.with_stars(stars.take(present)))
     order = np.argsort(-np.where(held, np.inf, stars.flux), kind="stable")
     order = order[present[order]]
@@ -212,7 +209,7 @@ def settle(state: State, freedom: Freedom, keep: Keep, *, most: int) -> tuple[St
     """
     for _ in range(most):
         before = state.step
-        state = prune(solve(state, freedom), keep, merge=False)
+        state = prune(solve(state, freedom), keep, detected=False)
         assert state.step is not None
         # chi2 is that before a step: the first under new unknowns shows nothing of what they do
         last = before.chi2 if before is not None and before.names == state.step.names else np.inf

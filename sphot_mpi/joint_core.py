@@ -113,14 +113,14 @@ def without_needless_component(state: State, freedom: Freedom, keep: Keep) -> St
 def find_peak(state: State, area: NDArray[np.bool_]) -> Peak | None:
     """Highest point of the residual's S/N map in an area; None where nothing stands out."""
     frame = state.optics.frame
-    used = area & frame.good & state.matched.covered
+    used = area & frame.good & state.optics.matched.covered
     if not used.any():
         return None
-    snr = np.where(used, state.matched.snr(residual_of(state)) / frame.correlation, 0.0)
+    snr = np.where(used, state.optics.matched.snr(residual_of(state)) / frame.correlation, 0.0)
     iy, ix = np.unravel_index(int(np.argmax(snr)), snr.shape)
     if not snr[iy, ix] > 0.0:
         return None
-    flux = snr[iy, ix] * frame.correlation / np.sqrt(state.matched.precision[iy, ix])
+    flux = snr[iy, ix] * frame.correlation / np.sqrt(state.optics.matched.precision[iy, ix])
     return Peak(float(ix), float(iy), float(flux), float(snr[iy, ix]), float(snr.min()))
 
 
@@ -141,7 +141,7 @@ def _star(state: State, radius: float) -> Stars | None:
 def settled(state: State, freedom: Freedom, keep: Keep, passes: int) -> State:
     """Solve until a gain shows."""
     for _ in range(passes):
-        state = prune(solve(state, freedom), keep, merge=False)
+        state = prune(solve(state, freedom), keep, detected=False)
     return state
 
 

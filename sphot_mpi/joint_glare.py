@@ -72,9 +72,9 @@ def brightest(state: State) -> Stars | None:
     """The brightest point source of an image, whatever the galaxy has of it; None where there is none."""
     optics = state.optics
     sky, known = render_sky(state.scene.sky, optics.frame.shape), render_stars(state.scene.stars, optics)
-    used = optics.frame.good & state.matched.covered
-    snr = np.where(used, state.matched.snr(optics.frame.residual(sky + known)), 0.0)
-    flux = np.divide(snr, np.sqrt(state.matched.precision), out=np.zeros(snr.shape), where=used & (snr > 0.0))
+    used = optics.frame.good & state.optics.matched.covered
+    snr = np.where(used, state.optics.matched.snr(optics.frame.residual(sky + known)), 0.0)
+    flux = np.divide(snr, np.sqrt(state.optics.matched.precision), out=np.zeros(snr.shape), where=used & (snr > 0.0))
     iy, ix = np.unravel_index(int(np.argmax(flux)), flux.shape)
     if not flux[iy, ix] > 0.0:
         return None

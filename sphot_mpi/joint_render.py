@@ -193,7 +193,7 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
     if not needs_derivatives and not freedom.galaxy_flux and not freedom.galaxy_scale:
         return render_galaxy(galaxy, optics)
     unit = [
-        optics.renderer.jacobian(vector) if needs_derivatives else optics.renderer.render(vector)[np.newaxis]
+        optics.renderer.jacobian(vector, shape=shaped) if needs_derivatives else optics.renderer.render(vector)[np.newaxis]
         for vector in (galaxy.vector(c) for c in range(galaxy.size))
     ]
 
@@ -206,7 +206,7 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
     if needs_derivatives:
         if freedom.kernel:
             for k, name in enumerate(name for name in KERNEL_NAMES if name in columns):
-                columns[name] = columns[name] + summed(7 + k)
+                columns[name] = columns[name] + summed((7 if shaped else 3) + k)
         if freedom.shift:
             columns["shift_x"] = columns["shift_x"] + summed(1)
             columns["shift_y"] = columns["shift_y"] + summed(2)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sphot_mpi.config import Config
 from sphot_mpi.config_sections import Positions
 from sphot_mpi.flags import FitFlag
-from sphot_mpi.joint import LAST_BLEND, Keep, State, descend, settle, solve
+from sphot_mpi.joint import BLEND_LADDER, LAST_BLEND, Keep, State, add_stars, descend, prune, settle, solve
 from sphot_mpi.joint_base import (
     KERNEL_STAR_SNR,
     KERNEL_START,
@@ -219,14 +219,9 @@ def _fill_uncovered(
     caution = np.where(covered, np.inf, centre_caution(state, config))
     if (np.isfinite(caution) & state.optics.frame.good).any():
         for threshold in ladder:
-            state = descend(
-                state,
-                (threshold,),
-                freedom,
-                keep,
-                caution,
-                first_blend=LAST_BLEND,
-            )
+            found = add_stars(state, threshold, BLEND_LADDER[LAST_BLEND], caution)
+            if found.scene.stars.size > state.scene.stars.size:
+                state = prune(solve(found, freedom), keep)
     return state
 
 
@@ -292,7 +287,7 @@ def _with_anchors(state: State, base: FilterFit, *, measured: bool) -> State:
         base_flux=table[f"flux_{stem}"].astype(np.float64),
         free=np.zeros(x.size, bool),
     )
-    usable = at(state.matched.covered, stars)
+    usable = at(state.optics.matched.covered, stars)
     return replace(state, scene=state.scene.with_stars(state.scene.stars.join(stars.take(usable))))
 
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from sphot_mpi.detection import MatchedFilter
 from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import Image, UnseenLight
@@ -144,6 +145,8 @@ class Optics:
         """Return the optics for other data or weights on the same frame."""
         other = copy.copy(self)
         other.frame = frame
+        for name in ("matched", "star_error"):
+            other.__dict__.pop(name, None)
         return other
 
     @property
@@ -160,6 +163,11 @@ class Optics:
     def core_radius(self) -> int:
         """Half-size, px, of the stamps that carry the stars' equations; the residual is that of whole stars."""
         return self.stars.core_radius
+
+    @cached_property
+    def matched(self) -> MatchedFilter:
+        """Matched filter of the working PSF, cut where the PSF has faded."""
+        return MatchedFilter(self.frame.weight, self.stars.sampled(self.core_radius))
 
     @cached_property
     def star_error(self) -> float:

@@ -39,7 +39,7 @@ def with_outside_light(state: State, *, weigh: bool) -> State:
     bright that less than ln 2 of them are expected along the edge are left out: in most fields there is none, and a
     mean that counts them would be too high in all of these.
     """
-    frame, covered = state.optics.frame, state.matched.covered
+    frame, covered = state.optics.frame, state.optics.matched.covered
     stars = state.scene.stars.take(at(covered, state.scene.stars))
     if stars.size == 0:
         return state

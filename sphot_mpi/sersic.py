@@ -167,26 +167,29 @@ class SersicRenderer:
             image += total_flux(component) * self.render(to_vector(component))
         return image
 
-    def jacobian(self, vector: Array, *, kernel_slopes: bool | None = None) -> Array:
+    def jacobian(self, vector: Array, *, shape: bool = True, kernel_slopes: bool | None = None) -> Array:
         """Image of unit total flux with its derivatives.
 
         Parameters
         ----------
         vector : (6,) float64 ndarray
             (x_0, y_0, ln r_circ, ln n, eta_1, eta_2).
+        shape : bool
+            Whether the derivatives by the last four are wanted, which are half of the cost.
         kernel_slopes : bool, optional
             Whether those by the kernel are wanted; default: the renderer's.
 
         Returns
         -------
-        (7 + n_slopes, ny, nx) float64 ndarray
-            The image, its derivatives by the six components of `vector`, then those by the kernel's coordinates,
+        (7 + n_slopes or 3 + n_slopes, ny, nx) float64 ndarray
+            The image, its derivatives by the components of `vector`, then those by the kernel's coordinates,
             if `kernel_slopes`. In single precision inside: 1e-6 of each one's maximum.
         """
         wanted = self.kernel_slopes if kernel_slopes is None else self.kernel_slopes and kernel_slopes
         n_slopes = len(self.psf.kernel.coordinates) if wanted else 0
-        spectra, grid = self._spectra(vector, 7 + n_slopes)
-        return self._finish(spectra, vector, grid, 7)
+        count = 7 if shape else 3
+        spectra, grid = self._spectra(vector, count, n_slopes)
+        return self._finish(spectra, vector, grid, count)
 
     def _finish(self, spectra: NDArray[np.complexfloating], vector: Array, grid: tuple[int, int], count: int) -> Array:
         """Images (float64) of `spectra`, the first `count` without the periodic images' light."""
@@ -200,8 +203,10 @@ class SersicRenderer:
             images[k] = inverse if k >= count else inverse - to_y @ light[k] @ to_x.T
         return images
 
-    def _spectra(self, vector: Array, count: int) -> tuple[NDArray[np.complexfloating], tuple[int, int]]:
-        """Return `count` folded half spectra, (count, ly, columns), and the periods."""
+    def _spectra(
+        self, vector: Array, count: int, n_slopes: int = 0
+    ) -> tuple[NDArray[np.complexfloating], tuple[int, int]]:
+        """Return folded half spectra, (count + n_slopes, ly, columns), and the periods."""
         n = float(np.exp(vector[3]))
         if not N_MIN <= n <= N_MAX or not np.isfinite(vector).all():
             msg = f"a Sersic index must lie between {N_MIN} and {N_MAX} and all parameters be finite: {vector}"
@@ -219,9 +224,9 @@ class SersicRenderer:
         rows, columns = box.psf.shape
         fy, fx = (np.arange(rows) - rows // 2) / grid[0], np.arange(columns) / grid[1]
         used = min(columns, int(grid[1] * f_cut) + 1, grid[1] // 2 + 1)
-        spectra = np.zeros((count, grid[0], used), np.complex128 if count == 1 else np.complex64)
+        spectra = np.zeros((count + n_slopes, grid[0], used), np.complex128 if count == 1 else np.complex64)
         kernels.fill_spectra(
-            spectra, box.psf, box.slopes, cells, table.edges, table.first, table.shift, forms,
+            spectra, box.psf, box.slopes[:n_slopes], cells, table.edges, table.first, table.shift, forms,
             np.exp(-2j * np.pi * fy * vector[1]), np.exp(-2j * np.pi * fx * vector[0]), grid[0], grid[1], f_cut,
         )  # fmt: skip
         return spectra, grid
@@ -292,7 +297,7 @@ def _far_light(vector: Array, grid: tuple[int, int], count: int) -> Array:
     light[0] = outside(vector)
     # where it is nothing, so are its derivatives
     if count > 1 and light[0] * grid[0] * grid[1] > 1e-10:
-        for k in range(2, 6):
+        for k in range(2, count - 1):
             step = np.zeros(6)
             step[k] = 1e-4
             light[k + 1] = (outside(vector + step) - outside(vector - step)) / 2e-4

@@ -107,7 +107,7 @@ class ScaleProblem(SersicProblem):
         total = np.zeros((3 if slopes else 1, *self.shape))
         for p in components:
             vector = to_vector(replace(p, x_0=p.x_0 + shift[0], y_0=p.y_0 + shift[1]))
-            images = self.renderer.jacobian(vector)[:3] if slopes else self.renderer.render(vector)[None]
+            images = self.renderer.jacobian(vector, shape=False)[:3] if slopes else self.renderer.render(vector)[None]
             total += total_flux(p) * images
         return np.concatenate([total.reshape(total.shape[0], -1), self.plane])
 

@@ -119,18 +119,22 @@ class StarRenderer:
         half = fft.rfft(lattice, axis=1, overwrite_x=True)[:, :columns]
         return np.asarray(fft.fft(half, axis=0))
 
-    def _images(self, x: Vector, y: Vector, flux: Vector, *, shift: bool, slopes: bool) -> NDArray[np.float64]:
-        """Stars, and the derivatives asked for, on the image."""
-        # single precision has no room for every unit of the data
-        unit = float(np.abs(flux).max()) or 1.0
-        spread = self._spread(x, y, flux / unit)
+    def _add(
+        self, spectra: NDArray[np.complex64], x: Vector, y: Vector, flux: Vector, *, shift: bool, slopes: bool
+    ) -> None:
+        """Add stars of fluxes of order 1 to the spectra of the image and of the derivatives asked for."""
         psf, factors = self._factors
+        ly, lx = self._period
+        spread = self._spread(x, y, flux)
         factors = factors if slopes else factors[:0]
-        (ly, lx), (ny, nx) = self._period, self.shape
-        spectra = np.zeros((1 + 2 * shift + factors.shape[0], ly, lx // 2 + 1), np.complex64)
-        kernels.fold_star_spectra(spectra, spread, psf, factors, ly, lx, self._band, shift)
+        first = spectra.shape[0] - factors.shape[0]
+        kernels.fold_star_spectra(spectra, spread, psf, factors, ly, lx, self._band, shift, first)
+
+    def _images(self, spectra: NDArray[np.complex64], unit: float) -> NDArray[np.float64]:
+        """Images of spectra, times a unit."""
+        (_, lx), (ny, nx) = self._period, self.shape
         # beyond the band nothing was filled
-        used = min(psf.shape[1], lx // 2 + 1)
+        used = min(self._factors[0].shape[1], lx // 2 + 1)
         images = np.empty((spectra.shape[0], ny, nx))
         for k, spectrum in enumerate(spectra):
             rows = fft.ifft(spectrum[:, :used], axis=0)[:ny]
@@ -154,8 +158,7 @@ class StarRenderer:
         """
         if x.size == 0:
             return np.zeros(self.shape)
-        image: Image = self._images(x, y, flux, shift=False, slopes=False)[0]
-        return image
+        return self.render_with_derivatives(x, y, flux, shift=None, kernel=None).model
 
     def render_with_derivatives(
         self, x: Vector, y: Vector, flux: Vector, *, shift: NDArray[np.bool_] | None, kernel: NDArray[np.bool_] | None
@@ -174,25 +177,20 @@ class StarRenderer:
         StarImages
             Of all sources, and of the chosen ones' derivatives.
         """
-        n_kernel = 0 if kernel is None else len(self.psf.kernel.coordinates)
-        out = StarImages(
-            np.zeros(self.shape),
-            np.zeros((0 if shift is None else 2, *self.shape)),
-            np.zeros((n_kernel, *self.shape)),
-        )
+        ly, lx = self._period
+        n_shift, n_kernel = 2 * (shift is not None), self._factors[1].shape[0] * (kernel is not None)
+        spectra = np.zeros((1 + n_shift + n_kernel, ly, lx // 2 + 1), np.complex64)
+        # single precision has no room for every unit of the data
+        unit = float(np.abs(flux).max(initial=0.0)) or 1.0
         none = np.zeros(x.size, bool)
         moved, blurred = (none if chosen is None else chosen for chosen in (shift, kernel))
         for moves in (False, True):
             for blurs in (False, True):
                 part = (moved == moves) & (blurred == blurs)
                 if part.any():
-                    images = self._images(x[part], y[part], flux[part], shift=moves, slopes=blurs)
-                    out.model[:] += images[0]
-                    if moves:
-                        out.shift[:] += images[1:3]
-                    if blurs:
-                        out.kernel[:] += images[1 + 2 * moves :]
-        return out
+                    self._add(spectra, x[part], y[part], flux[part] / unit, shift=moves, slopes=blurs)
+        images = self._images(spectra, unit)
+        return StarImages(images[0], images[1 : 1 + n_shift], images[1 + n_shift :])
 
     @cached_property
     def core(self) -> PSF:

@@ -53,8 +53,8 @@ def structure_factor(state: State) -> Image:
     if state.scene.galaxy is None:
         return factor
     radius = galaxy_radius(state.scene.galaxy, shape)
-    snr = state.matched.snr(residual_of(state))
-    usable = state.matched.covered & state.optics.frame.good
+    snr = state.optics.matched.snr(residual_of(state))
+    usable = state.optics.matched.covered & state.optics.frame.good
     field = usable & (radius > FIELD)
     if field.sum() < 400:
         return factor
@@ -125,13 +125,13 @@ def star_density(state: State, report_snr: float) -> StarDensity:
     if state.scene.galaxy is None or stars.size == 0:
         return StarDensity(0, 0.0)
     radius = galaxy_radius(state.scene.galaxy, frame.shape)
-    usable = state.matched.covered & frame.good
+    usable = state.optics.matched.covered & frame.good
     inside = usable & (radius >= COUNT_INSIDE[0]) & (radius < COUNT_INSIDE[1])
     field = usable & (radius > FIELD)
     if not inside.any() or field.sum() < 400:
         return StarDensity(0, 0.0)
     # isolated errors are largest on the galaxy; crowding widens them a little everywhere
-    error = frame.correlation / np.sqrt(np.percentile(state.matched.precision[inside], 20.0))
+    error = frame.correlation / np.sqrt(np.percentile(state.optics.matched.precision[inside], 20.0))
     chosen = stars.take(stars.flux > COMPLETE * report_snr * error)
     per_pixel = at(field, chosen).sum() / field.sum()
     return StarDensity(int(at(inside, chosen).sum()), float(per_pixel * inside.sum()))
@@ -156,7 +156,7 @@ def holds_galaxy_light(state: State) -> bool:
     galaxy, frame = state.scene.galaxy, state.optics.frame
     if galaxy is None:
         return False
-    radius, usable = galaxy_radius(galaxy, frame.shape), state.matched.covered & frame.good
+    radius, usable = galaxy_radius(galaxy, frame.shape), state.optics.matched.covered & frame.good
     on_galaxy, field = usable & (radius < COUNT_INSIDE[1]), usable & (radius > FIELD)
     if not on_galaxy.any() or field.sum() < 400:
         return False
@@ -197,9 +197,9 @@ def flux_limits(state: State, snr: float) -> tuple[float, ...]:
     radius = galaxy_radius(state.scene.galaxy, frame.shape)
     limits = []
     for low, high in zip(EDGES[:-1], EDGES[1:], strict=True):
-        ring = state.matched.covered & (radius >= low) & (radius < high)
+        ring = state.optics.matched.covered & (radius >= low) & (radius < high)
         needed = max(snr, GALAXY_KEEP_SNR) if high <= 1.0 else snr
-        precision = float(np.median(state.matched.precision[ring])) if ring.any() else 0.0
+        precision = float(np.median(state.optics.matched.precision[ring])) if ring.any() else 0.0
         limits.append(COMPLETE * needed * frame.correlation / np.sqrt(precision) if precision > 0.0 else float("inf"))
     return tuple(limits)
 
@@ -231,7 +231,7 @@ def with_faint_stars(state: State, limits: tuple[float, ...]) -> State:
     if galaxy is None or not limits or stars.size == 0:
         return state
     radius = galaxy_radius(galaxy, frame.shape)
-    field = state.matched.covered & frame.good & (radius > FIELD)
+    field = state.optics.matched.covered & frame.good & (radius > FIELD)
     if field.sum() < 400:
         return state
     chosen = stars.take(at(field, stars))

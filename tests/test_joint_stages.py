@@ -175,14 +175,14 @@ def test_solving_renews_the_kernel_and_its_filter():
     truth = stars_at(low=3.0, high=20.0)
     wide = gaussian_stars(SHAPE, truth.x - PAD, truth.y - PAD, truth.flux, np.hypot(SIGMA, 1.5))
     state = state_of(SKY + wide + noise(), truth)
-    start = state.matched
+    start = state.optics.matched
     for _ in range(6):
         state = solve(state, Freedom(kernel=True))
     assert state.optics.kernel.values[0] == pytest.approx(1.5, abs=0.02)
     assert state.passes == 6
-    assert state.matched is not start
+    assert state.optics.matched is not start
     # a wider PSF collects more noise
-    assert state.matched.precision.max() < start.precision.max()
+    assert state.optics.matched.precision.max() < start.precision.max()
 
 
 # --- the galaxy alone

@@ -33,7 +33,7 @@ def state_of(stars, mask):
 
 def unknown_light(state, stars):
     """Image of those stars that lie where the data do not show them."""
-    hidden = stars.take(~at(state.matched.covered, stars))
+    hidden = stars.take(~at(state.optics.matched.covered, stars))
     return gaussian_stars(SHAPE, hidden.x - PAD, hidden.y - PAD, hidden.flux, WIDTH)
 
 

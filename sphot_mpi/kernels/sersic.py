@@ -80,11 +80,11 @@ def fill_spectra(out, psf, factors, cells, edges, first, shift, forms, phase_y, 
     Parameters
     ----------
     out : (k, ly, n_columns) complex ndarray
-        Added to in place: k = 1 fills S only; else S, dS/dx_0, dS/dy_0, dS/d ln r_circ,
-        dS/d ln n, dS/d eta_1, dS/d eta_2, and S times each of `factors`.
+        Added to in place: S; dS/dx_0, dS/dy_0; dS/d ln r_circ, dS/d ln n, dS/d eta_1, dS/d eta_2; then S times each
+        of `factors`. Before these there may be the first one, three or seven.
     psf : (2 M + 1, P + 1) complex128 ndarray
         Spectrum of the PSF about its origin, rows m = -M..M.
-    factors : (k - 7, 2 M + 1, P + 1) float64 ndarray
+    factors : (n, 2 M + 1, P + 1) float64 ndarray
         Further real factors.
     cells : (n_cells, 8) float64 ndarray
         Cubics of F and of dF/d ln n in u - edge.
@@ -104,13 +104,14 @@ def fill_spectra(out, psf, factors, cells, edges, first, shift, forms, phase_y, 
         Radius of the filled disc, cycles per px.
     """
     k = out.shape[0]
+    own = k - factors.shape[0]
     top = psf.shape[0] // 2
     width = psf.shape[1]
     last = edges.size - 1
     u = np.empty(width)
     bits = u.view(np.int64)
     re, im = np.empty(width), np.empty(width)
-    mult = np.zeros((max(k, 7), width))
+    mult = np.zeros((k, width))
     for m in range(-top, top + 1):
         fy = m / ly
         if abs(fy) > f_cut:
@@ -126,31 +127,30 @@ def fill_spectra(out, psf, factors, cells, edges, first, shift, forms, phase_y, 
             pr, pi = yr * xr - yi * xi, yr * xi + yi * xr
             re[p] = row[p].real * pr - row[p].imag * pi
             im[p] = row[p].real * pi + row[p].imag * pr
-        if k == 1:
-            for p in range(count):
-                c = min(max((bits[p] >> shift) - first, 0), last)
-                d = u[p] - edges[c]
-                mult[0, p] = cells[c, 0] + d * (cells[c, 1] + d * (cells[c, 2] + d * cells[c, 3]))
-            fold_row(out[0, direct], out[0, mirrored], mult[0], re, im, False, count, lx)
-            continue
         for p in range(count):
             c = min(max((bits[p] >> shift) - first, 0), last)
             d = u[p] - edges[c]
             mult[0, p] = cells[c, 0] + d * (cells[c, 1] + d * (cells[c, 2] + d * cells[c, 3]))
-            mult[3, p] = cells[c, 1] + d * (2.0 * cells[c, 2] + 3.0 * d * cells[c, 3])
-            mult[4, p] = cells[c, 4] + d * (cells[c, 5] + d * (cells[c, 6] + d * cells[c, 7]))
-        for p in range(count):
-            fx = p / lx
-            mult[1, p] = 2.0 * np.pi * fx * mult[0, p]
-            mult[2, p] = 2.0 * np.pi * fy * mult[0, p]
-            mult[5, p] = ((forms[1, 0] * fx + 2.0 * forms[1, 1] * fy) * fx + forms[1, 2] * fy * fy) * mult[3, p]
-            mult[6, p] = ((forms[2, 0] * fx + 2.0 * forms[2, 1] * fy) * fx + forms[2, 2] * fy * fy) * mult[3, p]
-            mult[3, p] *= 2.0 * u[p]
-        for i in range(7, k):
+        if own >= 3:
             for p in range(count):
-                mult[i, p] = factors[i - 7, m + top, p] * mult[0, p]
+                mult[1, p] = 2.0 * np.pi * (p / lx) * mult[0, p]
+                mult[2, p] = 2.0 * np.pi * fy * mult[0, p]
+        if own == 7:
+            for p in range(count):
+                c = min(max((bits[p] >> shift) - first, 0), last)
+                d = u[p] - edges[c]
+                mult[3, p] = cells[c, 1] + d * (2.0 * cells[c, 2] + 3.0 * d * cells[c, 3])
+                mult[4, p] = cells[c, 4] + d * (cells[c, 5] + d * (cells[c, 6] + d * cells[c, 7]))
+            for p in range(count):
+                fx = p / lx
+                mult[5, p] = ((forms[1, 0] * fx + 2.0 * forms[1, 1] * fy) * fx + forms[1, 2] * fy * fy) * mult[3, p]
+                mult[6, p] = ((forms[2, 0] * fx + 2.0 * forms[2, 1] * fy) * fx + forms[2, 2] * fy * fy) * mult[3, p]
+                mult[3, p] *= 2.0 * u[p]
+        for i in range(own, k):
+            for p in range(count):
+                mult[i, p] = factors[i - own, m + top, p] * mult[0, p]
         for i in range(k):
-            fold_row(out[i, direct], out[i, mirrored], mult[i], re, im, i == 1 or i == 2, count, lx)
+            fold_row(out[i, direct], out[i, mirrored], mult[i], re, im, 1 <= i < min(own, 3), count, lx)
 
 
 @jit_fast
@@ -160,7 +160,7 @@ def add_images(out, x, y, x_0, y_0, ly, lx, forms, log_amplitude, b, n, slope_b,
     Parameters
     ----------
     out : (k, ny, nx) float64 ndarray
-        Added to in place; k = 1 or 7, with the derivatives in the order of `fill_spectra`.
+        Added to in place; k = 1, 3 or 7, with the derivatives in the order of `fill_spectra`.
     x, y : (nx,), (ny,) float64 ndarray
         Points, px.
     x_0, y_0 : float
@@ -194,6 +194,8 @@ def add_images(out, x, y, x_0, y_0, ly, lx, forms, log_amplitude, b, n, slope_b,
                 slope = -light * b * power / (2.0 * n * rho2)
                 out[1, j, i] -= slope * 2.0 * (forms[0, 0] * dx + forms[0, 1] * dy)
                 out[2, j, i] -= slope * 2.0 * (forms[0, 1] * dx + forms[0, 2] * dy)
+                if out.shape[0] == 3:
+                    continue
                 out[3, j, i] -= 2.0 * light + 2.0 * rho2 * slope
                 out[4, j, i] += light * (slope_norm - power * (slope_b - b * log_rho / n))
                 out[5, j, i] += slope * ((forms[1, 0] * dx + 2.0 * forms[1, 1] * dy) * dx + forms[1, 2] * dy * dy)

@@ -66,14 +66,14 @@ def spread_stars(lattice, x, y, flux, width, beta):
 
 
 @jit_fast
-def fold_star_spectra(out, lattice, psf, slopes, ly, lx, f_cut, shift):
+def fold_star_spectra(out, lattice, psf, slopes, ly, lx, f_cut, shift, first):
     """Fill folded spectra of all stars, with derivatives.
 
     Parameters
     ----------
     out : (k, ly, lx // 2 + 1) complex64 ndarray
-        Added to in place: the stars; d/dx and d/dy of a common displacement, if `shift`; then the stars times each
-        of `slopes`.
+        Added to in place: the stars; d/dx and d/dy of a common displacement, if `shift`; from `first` on the stars
+        times each of `slopes`.
     lattice : (my, >= P + 1) complex64 ndarray
         FFT of the lattice, rows in FFT order.
     psf : (2 M + 1, P + 1) complex64 ndarray
@@ -86,6 +86,8 @@ def fold_star_spectra(out, lattice, psf, slopes, ly, lx, f_cut, shift):
         Radius of the filled disc, cycles per px.
     shift : bool
         Whether the derivatives by a displacement are wanted.
+    first : int
+        Index of the first of `slopes` in `out`.
     """
     top, width = psf.shape[0] // 2, psf.shape[1]
     my = lattice.shape[0]
@@ -105,12 +107,10 @@ def fold_star_spectra(out, lattice, psf, slopes, ly, lx, f_cut, shift):
             im[p] = row[p].real * factor[p].imag + row[p].imag * factor[p].real
         direct, mirrored = m % ly, (-m) % ly
         fold_row(out[0, direct], out[0, mirrored], one, re, im, False, count, lx)
-        first = 1
         if shift:
             across[:] = 2.0 * np.pi * fy
             fold_row(out[1, direct], out[1, mirrored], along, re, im, True, count, lx)
             fold_row(out[2, direct], out[2, mirrored], across, re, im, True, count, lx)
-            first = 3
         for k in range(slopes.shape[0]):
             fold_row(
                 out[first + k, direct], out[first + k, mirrored], slopes[k, m + top], re, im, False, count, lx
