@@ -192,10 +192,11 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
     needs_derivatives = shaped or freedom.kernel or freedom.galaxy_move or freedom.shift
     if not needs_derivatives and not freedom.galaxy_flux and not freedom.galaxy_scale:
         return render_galaxy(galaxy, optics)
-    unit = [
-        optics.renderer.jacobian(vector, shape=shaped) if needs_derivatives else optics.renderer.render(vector)[np.newaxis]
-        for vector in (galaxy.vector(c) for c in range(galaxy.size))
-    ]
+    vectors, renderer = [galaxy.vector(c) for c in range(galaxy.size)], optics.renderer
+    if needs_derivatives:
+        unit = [renderer.jacobian(vector, shape=shaped) for vector in vectors]
+    else:
+        unit = [renderer.render(vector)[np.newaxis] for vector in vectors]
 
     def summed(k: int) -> Image:
         # of all components, which have shift and kernel in common

@@ -145,8 +145,9 @@ class Optics:
         """Return the optics for other data or weights on the same frame."""
         other = copy.copy(self)
         other.frame = frame
-        for name in ("matched", "star_error"):
-            other.__dict__.pop(name, None)
+        if frame.weight is not self.frame.weight:
+            for name in ("matched", "star_error"):
+                other.__dict__.pop(name, None)
         return other
 
     @property

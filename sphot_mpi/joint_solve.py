@@ -48,7 +48,7 @@ GALAXY_DAMPING = {
 #: Components of one galaxy are not farther apart than this x its half-light radius: a lopsided galaxy's bulge is.
 MOST_APART = 1.0
 #: A step too long raises a star's damping by this x its length, in the longest allowed; a short one lowers it to no
-#: less than this part. What the clipped step leaves in the fluxes the next one mends, at half the cost of solving again.
+#: less than this part. What the clipped step leaves in the fluxes the next one mends, for less than a second solve.
 CAUTION_GAIN, CAUTION_RELIEF = 0.3, 0.3
 #: Smallest r_circ, px, and range of ln n and of the length of eta (ellip <= 0.95).
 SMALLEST_R = 0.15
@@ -202,7 +202,7 @@ def _move_stars(stars: Stars, system: StarSystem, solution: _Solution) -> Stars:
     if stars.size == 0:
         return stars
     step = solution.stars
-    variance = system.variances(stars)
+    variance = system.variance.copy()
     flux_rows = solution.response[system.first]
     # the dense unknowns' share of the variance; their covariance is marginal over all stars
     variance[:, 0] += np.einsum("ij,jk,ik->i", flux_rows, solution.covariance, flux_rows)

@@ -22,38 +22,34 @@ Vector = NDArray[np.float64]
 STAR_STEP, STAR_DAMPING = 0.7, 0.5
 #: Most neighbours whose parameters are free in a star's error, and how far away they may be, FWHM.
 ERROR_NEIGHBOURS, ERROR_REACH = 12, 2.5
-#: Dense images a pixel are filled up to a multiple of this: what a processor multiplies at once.
-LANES = 8
+#: Dense images are filled up to a multiple of this: so many are multiplied at once.
+TOGETHER = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StarSystem:
-    """The stars' normal equations and their Cholesky factor.
+    """The stars' normal equations, factorised.
 
     Parameters
     ----------
-    band, factor : (n, b + 1) float64 ndarray
-        Matrix and factor, as in `kernels.bands`.
+    factor : (n, b + 1) float64 ndarray
+        Cholesky factor of the matrix, as in `kernels.bands`.
     rhs : (n,) float64 ndarray
         Right-hand side.
     cross : (n, m) float64 ndarray
         Products of the stars' columns with the dense ones.
     first, width : (stars,) int64 ndarray
-        First column, and number of columns, of each star; the columns are in the order of `order`.
-    order : (stars,) int64 ndarray
-        Stars along the axis of sorting.
-    error_reach : float
-        Distance, px, to which stars share their errors.
+        First column, and number of columns, of each star.
+    variance : (stars, 3) float64 ndarray
+        Marginal variances of flux, x and y with the dense unknowns held, from each star's neighbourhood.
     """
 
-    band: NDArray[np.float64]
     factor: NDArray[np.float64]
     rhs: Vector
     cross: NDArray[np.float64]
     first: NDArray[np.int64]
     width: NDArray[np.int64]
-    order: NDArray[np.int64]
-    error_reach: float
+    variance: NDArray[np.float64]
 
     def solve(self, rhs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Solve for the columns of `rhs`."""
@@ -68,19 +64,12 @@ class StarSystem:
         out[free] = np.maximum(np.abs(step[self.first[free] + 1]), np.abs(step[self.first[free] + 2])) / STAR_STEP
         return out
 
-    def variances(self, stars: Stars) -> NDArray[np.float64]:
-        """Marginal variances (n, 3) of flux, x and y with the dense unknowns held, from each star's neighbourhood."""
-        neighbours = kernels.nearest_neighbours(stars.x[self.order], stars.y[self.order], self.error_reach, ERROR_NEIGHBOURS)
-        out = np.empty((stars.size, 3))
-        out[self.order] = bands.band_variances(self.band, self.first[self.order], self.width[self.order], neighbours)
-        return out
-
 
 def _cholesky(band: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cholesky factor of a band matrix."""
+    """Cholesky factor of a band matrix, which is overwritten."""
     if not band.size:
         return band
-    factor, info = lapack.dpbtrf(band.T, lower=0)
+    factor, info = lapack.dpbtrf(band.T, lower=0, overwrite_ab=1)
     if info != 0:
         msg = f"the stars' normal equations are singular (column {info})"
         raise FitError(msg)
@@ -102,10 +91,10 @@ def star_system(stars: Stars, optics: Optics, residual: Image, columns: NDArray[
     stamps = optics.stars.columns(stars.x[order], stars.y[order], stars.flux[order], sorted_first, sorted_width, radius)
     # the residual is one more dense image
     m = columns.shape[0]
-    dense = np.zeros((*frame.shape, -(-(m + 1) // LANES) * LANES))
-    bands.interleave(dense, columns, residual)
+    dense = np.zeros((-(-(m + 1) // TOGETHER) * TOGETHER, *frame.shape))
+    dense[:m], dense[m] = columns, residual
     band = np.empty((size, bands.band_width(place, sorted_first, sorted_width, 2 * radius + 1) + 1))
-    products = np.empty((size, dense.shape[2]))
+    products = np.empty((size, dense.shape[0]))
     bands.band_normal(
         band, products, stamps, sorted_first, sorted_width, corner_y[order], corner_x[order], place, frame.weight, dense
     )
@@ -118,9 +107,10 @@ def star_system(stars: Stars, optics: Optics, residual: Image, columns: NDArray[
         products[first[has] + axis, m] += pull[has, axis]
     # a source without any usable pixel has an empty column; it stays as it is
     band[band[:, -1] <= 0.0, -1] = 1.0
-    return StarSystem(
-        band, _cholesky(band), products[:, m].copy(), products[:, :m], first, width, order, ERROR_REACH * optics.fwhm
-    )
+    variance = np.empty((stars.size, 3))
+    neighbours = kernels.nearest_neighbours(stars.x[order], stars.y[order], ERROR_REACH * optics.fwhm, ERROR_NEIGHBOURS)
+    variance[order] = bands.band_variances(band, sorted_first, sorted_width, neighbours)
+    return StarSystem(_cholesky(band), products[:, m].copy(), products[:, :m], first, width, variance)
 
 
 def _priors(stars: Stars) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -46,9 +46,9 @@ def band_of(matrix, b):
 @pytest.mark.parametrize("widths", [[1], [3], [1, 3]])
 def test_the_band_is_the_dense_normal_matrix(widths):
     columns, first, width, corner_y, corner_x, weight = sorted_stars(widths)
-    dense = np.random.default_rng(1).normal(size=(*SHAPE, 5))
+    dense = np.random.default_rng(1).normal(size=(6, *SHAPE))
     b = bands.band_width(corner_y, first, width, SIDE)
-    band, cross = np.full((columns.shape[0], b + 1), np.nan), np.full((columns.shape[0], 5), np.nan)
+    band, cross = np.full((columns.shape[0], b + 1), np.nan), np.full((columns.shape[0], 6), np.nan)
     bands.band_normal(band, cross, columns, first, width, corner_y, corner_x, corner_y, weight, dense)
     star = np.repeat(np.arange(width.size), width)
     images = np.array(
@@ -56,7 +56,7 @@ def test_the_band_is_the_dense_normal_matrix(widths):
     )
     expected = np.tensordot(images * weight, images, ((1, 2), (1, 2)))
     np.testing.assert_allclose(matrix_of(band), expected, atol=1e-12)
-    np.testing.assert_allclose(cross, np.tensordot(images * weight, dense, 2), atol=1e-12)
+    np.testing.assert_allclose(cross, np.tensordot(images * weight, dense, ((1, 2), (1, 2))), atol=1e-12)
     # no wider than it must be: stamps a row apart overlap
     i, j = np.nonzero(np.abs(corner_y[star][:, None] - corner_y[star]) < SIDE)
     assert b == (i - j).max()
@@ -67,7 +67,7 @@ def test_no_star_is_an_empty_band():
     assert bands.band_width(none, none, none, SIDE) == 0
     band, cross = np.zeros((0, 1)), np.zeros((0, 3))
     bands.band_normal(
-        band, cross, np.zeros((0, SIDE, SIDE)), none, none, none, none, none, np.ones(SHAPE), np.ones((*SHAPE, 3))
+        band, cross, np.zeros((0, SIDE, SIDE)), none, none, none, none, none, np.ones(SHAPE), np.ones((3, *SHAPE))
     )
     bands.band_solve(band, cross.T)
 
@@ -126,12 +126,3 @@ def test_columns_are_the_stamps_of_the_star_field():
         np.testing.assert_allclose(columns[first[s]], stamps[s, 0], atol=1e-10)
         for c in range(1, width[s]):
             np.testing.assert_allclose(columns[first[s] + c], flux[s] * stamps[s, c], atol=1e-9)
-
-
-def test_images_are_put_side_by_side():
-    images, last = np.random.default_rng(6).normal(size=(3, 5, 7)), np.ones((5, 7))
-    out = np.zeros((5, 7, 8))
-    bands.interleave(out, images, last)
-    np.testing.assert_array_equal(out[..., :3], np.moveaxis(images, 0, -1))
-    np.testing.assert_array_equal(out[..., 3], last)
-    assert not out[..., 4:].any()

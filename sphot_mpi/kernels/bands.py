@@ -8,7 +8,7 @@ symmetric matrix; transposed it is LAPACK's upper band storage.
 import numpy as np
 
 from sphot_mpi.kernels._jit import jit, jit_fast
-from sphot_mpi.kernels.psf import add_stamp, axis_nodes
+from sphot_mpi.kernels.psf import add_stamp, add_stamp_with_slopes, axis_nodes
 
 
 @jit
@@ -62,70 +62,90 @@ def star_columns(columns, first, width, planes, oversample, origin_y, origin_x, 
         axis_nodes(y[s], origin_y, oversample, wy, dy, ay, sy)
         axis_nodes(x[s], origin_x, oversample, wx, dx, ax, sx)
         oy, ox = int(np.rint(y[s])) - radius, int(np.rint(x[s])) - radius
-        y1, x1 = oy + columns.shape[1], ox + columns.shape[2]
-        for c in range(width[s]):
-            add_stamp(
-                columns[first[s] + c], planes, dy if c == 2 else wy, dx if c == 1 else wx, ay, ax, sy, sx,
-                1.0 if c == 0 else flux[s], oy, y1, ox, x1, oy, ox,
-            )  # fmt: skip
-
-
-@jit
-def interleave(out, images, last):
-    """Put images side by side pixel by pixel.
-
-    Parameters
-    ----------
-    out : (ny, nx, >= m + 1) float64 ndarray
-        Its first elements of each pixel are overwritten.
-    images : (m, ny, nx) float64 ndarray
-        Images.
-    last : (ny, nx) float64 ndarray
-        One more.
-    """
-    m, ny, nx = images.shape
-    for y in range(ny):
-        for k in range(m):
-            for x in range(nx):
-                out[y, x, k] = images[k, y, x]
-        for x in range(nx):
-            out[y, x, m] = last[y, x]
+        own = columns[first[s] : first[s] + width[s]]
+        if width[s] == 3:
+            add_stamp_with_slopes(own, planes, wy, wx, dy, dx, ay, ax, sy, sx, flux[s], oy, ox)
+        else:
+            y1, x1 = oy + columns.shape[1], ox + columns.shape[2]
+            add_stamp(own[0], planes, wy, wx, ay, ax, sy, sx, 1.0, oy, y1, ox, x1, oy, ox)
 
 
 @jit_fast
-def weigh(out, columns, cross, oy, ox, weight, dense):
-    """Multiply a star's stamps by the weights, and these with all dense images.
+def window_products(block, a, b, y_a, x_a, y_b, x_b, height, width):
+    """Scalar products of one or three images with three over a window.
+
+    Parameters
+    ----------
+    block : (3, 3) float64 ndarray
+        Overwritten: ``block[p, q] = sum(a[p] * b[q])``.
+    a : (1 or 3, ny, nx) float64 ndarray
+        Images.
+    b : (3, my, mx) float64 ndarray
+        Images.
+    y_a, x_a, y_b, x_b : int
+        First pixel of the window in each.
+    height, width : int
+        Size of the window, px.
+    """
+    # independent sums keep the adders busy where the rows are too short for vectors; each element is read once
+    s00 = s01 = s02 = s10 = s11 = s12 = s20 = s21 = s22 = 0.0
+    if a.shape[0] == 1:
+        for j in range(height):
+            u = a[0, y_a + j, x_a : x_a + width]
+            b0, b1 = b[0, y_b + j, x_b : x_b + width], b[1, y_b + j, x_b : x_b + width]
+            b2 = b[2, y_b + j, x_b : x_b + width]
+            for i in range(width):
+                s00 += u[i] * b0[i]
+                s01 += u[i] * b1[i]
+                s02 += u[i] * b2[i]
+        block[0, 0], block[0, 1], block[0, 2] = s00, s01, s02
+        return
+    for j in range(height):
+        a0, a1 = a[0, y_a + j, x_a : x_a + width], a[1, y_a + j, x_a : x_a + width]
+        a2 = a[2, y_a + j, x_a : x_a + width]
+        b0, b1 = b[0, y_b + j, x_b : x_b + width], b[1, y_b + j, x_b : x_b + width]
+        b2 = b[2, y_b + j, x_b : x_b + width]
+        for i in range(width):
+            u0, u1, u2 = a0[i], a1[i], a2[i]
+            v0, v1, v2 = b0[i], b1[i], b2[i]
+            s00 += u0 * v0
+            s01 += u0 * v1
+            s02 += u0 * v2
+            s10 += u1 * v0
+            s11 += u1 * v1
+            s12 += u1 * v2
+            s20 += u2 * v0
+            s21 += u2 * v1
+            s22 += u2 * v2
+    block[0, 0], block[0, 1], block[0, 2] = s00, s01, s02
+    block[1, 0], block[1, 1], block[1, 2] = s10, s11, s12
+    block[2, 0], block[2, 1], block[2, 2] = s20, s21, s22
+
+
+@jit_fast
+def weigh(out, columns, oy, ox, weight):
+    """Multiply a star's stamps by the weights.
 
     Parameters
     ----------
     out : (c, k, k) float64 ndarray
-        Overwritten with the weighted stamps.
+        Overwritten.
     columns : (c, k, k) float64 ndarray
         The star's columns.
-    cross : (c, m) float64 ndarray
-        Added to: products of weighted stamps and dense images.
     oy, ox : int
         Image pixel of the stamps' first element; may be off the image.
     weight : (ny, nx) float64 ndarray
         1 / variance, 0 = masked.
-    dense : (ny, nx, m) float64 ndarray
-        Images, the last axis contiguous.
     """
-    ny, nx, m = dense.shape
-    c, k = columns.shape[0], columns.shape[1]
+    ny, nx = weight.shape
+    k = columns.shape[1]
     out[:] = 0.0
+    i0, i1 = max(0, -ox), min(k, nx - ox)
     for j in range(max(0, -oy), min(k, ny - oy)):
-        for i in range(max(0, -ox), min(k, nx - ox)):
-            w = weight[j + oy, i + ox]
-            if w == 0.0:
-                continue
-            pixel = dense[j + oy, i + ox]
-            for p in range(c):
-                v = w * columns[p, j, i]
-                out[p, j, i] = v
-                total = cross[p]
-                for d in range(m):
-                    total[d] += v * pixel[d]
+        w = weight[j + oy]
+        for p in range(columns.shape[0]):
+            for i in range(i0, i1):
+                out[p, j, i] = w[i + ox] * columns[p, j, i]
 
 
 @jit_fast
@@ -142,31 +162,17 @@ def overlap_products(block, a, b, dy, dx):
         Corner of `b` minus corner of `a`, px.
     """
     k = a.shape[1]
-    y0, y1 = max(0, dy), min(k, k + dy)
-    x0, x1 = max(0, dx), min(k, k + dx)
-    n = x1 - x0
-    if b.shape[0] == 1:
-        for p in range(a.shape[0]):
-            s = 0.0
-            for j in range(y0, y1):
-                u, v = a[p, j, x0:x1], b[0, j - dy, x0 - dx : x1 - dx]
-                for i in range(n):
-                    s += u[i] * v[i]
-            block[p, 0] = s
+    y, x, height, width = max(0, dy), max(0, dx), k - abs(dy), k - abs(dx)
+    if b.shape[0] == 3:
+        window_products(block, a, b, y, x, y - dy, x - dx, height, width)
         return
     for p in range(a.shape[0]):
-        # independent sums keep the adders busy where the rows are too short for vectors
-        s0 = s1 = s2 = 0.0
-        for j in range(y0, y1):
-            u = a[p, j, x0:x1]
-            b0 = b[0, j - dy, x0 - dx : x1 - dx]
-            b1 = b[1, j - dy, x0 - dx : x1 - dx]
-            b2 = b[2, j - dy, x0 - dx : x1 - dx]
-            for i in range(n):
-                s0 += u[i] * b0[i]
-                s1 += u[i] * b1[i]
-                s2 += u[i] * b2[i]
-        block[p, 0], block[p, 1], block[p, 2] = s0, s1, s2
+        s = 0.0
+        for j in range(y, y + height):
+            u, v = a[p, j, x : x + width], b[0, j - dy, x - dx : x - dx + width]
+            for i in range(width):
+                s += u[i] * v[i]
+        block[p, 0] = s
 
 
 @jit
@@ -178,7 +184,7 @@ def band_normal(band, cross, columns, first, width, corner_y, corner_x, place, w
     band : (n columns, b + 1) float64 ndarray
         Overwritten with the matrix.
     cross : (n columns, m) float64 ndarray
-        Overwritten with ``sum_p column[p] weight[p] dense[p, m]``.
+        Overwritten with ``sum_p column[p] weight[p] dense[m, p]``.
     columns : (n columns, k, k) float64 ndarray
         As `star_columns` gives them.
     first, width : (n,) int64 ndarray
@@ -189,20 +195,26 @@ def band_normal(band, cross, columns, first, width, corner_y, corner_x, place, w
         The one of these along which the stars are sorted.
     weight : (ny, nx) float64 ndarray
         1 / variance, 0 = masked.
-    dense : (ny, nx, m) float64 ndarray
-        Images, the last axis contiguous.
+    dense : (m, ny, nx) float64 ndarray
+        Images; m a multiple of three.
     """
+    ny, nx = weight.shape
     k = columns.shape[1]
     b = band.shape[1] - 1
     weighted = np.empty((3, k, k))
     block = np.empty((3, 3))
     band[:] = 0.0
-    cross[:] = 0.0
     near = 0
     for s in range(first.size):
         own = columns[first[s] : first[s] + width[s]]
         a = weighted[: width[s]]
-        weigh(a, own, cross[first[s] : first[s] + width[s]], corner_y[s], corner_x[s], weight, dense)
+        oy, ox = corner_y[s], corner_x[s]
+        weigh(a, own, oy, ox, weight)
+        y, x = max(0, -oy), max(0, -ox)
+        high, wide = max(min(k, ny - oy) - y, 0), max(min(k, nx - ox) - x, 0)
+        for d in range(0, dense.shape[0], 3):
+            window_products(block, a, dense[d : d + 3], y, x, y + oy, x + ox, high, wide)
+            cross[first[s] : first[s] + width[s], d : d + 3] = block[: width[s]]
         while place[s] - place[near] >= k:
             near += 1
         for t in range(near, s + 1):
