@@ -18,8 +18,9 @@ from sphot_mpi.records import Image
 KERNEL_TOLERANCE, COARSE_TOLERANCE = 0.003, 0.01
 #: A new source must beat this part of the star light already there; early steps are stricter.
 BLEND_LADDER = (0.3, 0.1, 0.05, 0.02)
-#: Change of chi2, relative and at least 1, below which a fit is quiet: stars that come and go make more.
-QUIET_CHI2 = 3e-3
+#: A fit is quiet when chi2 changes by less than this part of it, or by less than 1, and the galaxy by less than this
+#: part of the pixels' error. What is left to come of a field full of blends is in stars that push each other.
+QUIET_CHI2, QUIET_STEP = 0.02, 0.5
 #: Index of the strictest blend.
 LAST_BLEND = len(BLEND_LADDER) - 1
 #: Stars nearer to each other than this x FWHM become one.
@@ -203,16 +204,17 @@ def descend(
 
 
 def settle(state: State, freedom: Freedom, keep: Keep, *, most: int) -> tuple[State, bool]:
-    """Solve without detection until chi2 is quiet, by `QUIET_CHI2`; returns whether it became so.
+    """Solve without detection until chi2 and galaxy are quiet; returns whether they became so.
 
     Nothing is merged any more: of what detection made in vain little is left, and a real pair would be missed.
     """
-    for _ in range(most):
+    for index in range(most):
         before = state.step
         state = prune(solve(state, freedom), keep, detected=False)
         assert state.step is not None
         # chi2 is that before a step: the first under new unknowns shows nothing of what they do
-        last = before.chi2 if before is not None and before.names == state.step.names else np.inf
-        if abs(last - state.step.chi2) < max(1.0, QUIET_CHI2 * state.step.chi2):
-            return state, True
+        if index > 0 and before is not None:
+            steady = abs(before.chi2 - state.step.chi2) < max(1.0, QUIET_CHI2 * state.step.chi2)
+            if steady and state.step.moved < QUIET_STEP:
+                return state, True
     return state, False

@@ -45,6 +45,8 @@ GALAXY_DAMPING = {
     "eta_1": 0.5,
     "eta_2": 0.5,
 }
+#: Unknowns of the galaxy, without their component.
+GALAXY_NAMES = ("scale", "flux", *GALAXY_STEP)
 #: Components of one galaxy are not farther apart than this x its half-light radius: a lopsided galaxy's bulge is.
 MOST_APART = 1.0
 #: A step too long raises a star's damping by this x its length, in the longest allowed; a short one lowers it to no
@@ -79,6 +81,8 @@ class Step:
         and for component c "c.flux", "c.x_0", "c.y_0", "c.ln_r" ...
     covariance : (m, m) float64 ndarray
         Of the dense unknowns, marginal over all stars.
+    moved : float
+        Longest step of the galaxy's unknowns, in their errors; 0 where it is held.
     """
 
     scene: Scene
@@ -88,6 +92,7 @@ class Step:
     chi2: float
     names: tuple[str, ...]
     covariance: NDArray[np.float64]
+    moved: float
 
 
 def solve_step(scene: Scene, optics: Optics, freedom: Freedom) -> Step:
@@ -129,6 +134,7 @@ def solve_step(scene: Scene, optics: Optics, freedom: Freedom) -> Step:
         chi2=float((frame.weight * residual**2).sum()),
         names=names,
         covariance=solution.covariance,
+        moved=_longest(solution, names),
     )
 
 
@@ -233,6 +239,13 @@ def _stem(name: str) -> str:
 def _dense_damping(names: tuple[str, ...]) -> Vector:
     """Diagonal that keeps the galaxy's steps within reason when the data say little."""
     return np.array([1.0 / GALAXY_DAMPING.get(_stem(name), np.inf) ** 2 for name in names])
+
+
+def _longest(solution: _Solution, names: tuple[str, ...]) -> float:
+    """Longest step of the galaxy's unknowns in their errors."""
+    error = np.sqrt(np.diag(solution.covariance))
+    known = [k for k, name in enumerate(names) if _stem(name) in GALAXY_NAMES and error[k] > 0.0]
+    return max((abs(float(solution.dense[k])) / float(error[k]) for k in known), default=0.0)
 
 
 def _galaxy_limit(step: Vector, names: tuple[str, ...]) -> Vector:
