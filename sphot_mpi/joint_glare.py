@@ -1,4 +1,4 @@
-"""The first galaxy in the glare of a star that is brighter than it.
+"""The first galaxy in the glare of stars that are brighter than it, saturated ones among them.
 
 What is brightest near the middle of an image is taken for the galaxy, and that may be a star. Where the first galaxy
 stands at a point source as bright as itself, that is taken off and the galaxy looked for again in what is left. A
@@ -14,6 +14,7 @@ from sphot_mpi.errors import FitError
 from sphot_mpi.joint import Keep, State
 from sphot_mpi.joint_core import chi2_of, settled
 from sphot_mpi.joint_galaxy import no_stars, start_galaxy
+from sphot_mpi.joint_holes import stars_in_holes
 from sphot_mpi.joint_render import Freedom, render_sky, render_stars
 from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Scene, Stars
 
@@ -41,20 +42,28 @@ def start_state(frame: Frame, optics: Optics, keep: Keep) -> State:
     """
     smooth = start_galaxy(frame, optics)
     state = State.start(Scene(stars=no_stars(), galaxy=smooth.galaxy, sky=smooth.sky), optics)
+    hidden = stars_in_holes(optics)
+    for k in range(hidden.size):
+        state = _beside(state, hidden.take(np.array([k])), keep) or state
     for _ in range(MOST_STARS):
-        found = _beside_star(state, keep)
+        found = _beside_brightest(state, keep)
         if found is None:
             break
         state = found
     return state
 
 
-def _beside_star(state: State, keep: Keep) -> State | None:
+def _beside_brightest(state: State, keep: Keep) -> State | None:
     """The state with a star where its galaxy was, and the galaxy elsewhere; None if that is no better."""
     first, star = state.scene.galaxy, brightest(state)
     assert first is not None
     if star is None or star.flux[0] < LEAST_LIGHT * first.fluxes.sum() or not _stands_at(first, star, state.optics):
         return None
+    return _beside(state, star, keep)
+
+
+def _beside(state: State, star: Stars, keep: Keep) -> State | None:
+    """The state with a star and the galaxy left without it; None if that stands at the star, or fits no better."""
     try:
         smooth = start_galaxy(_without(state, star), state.optics)
     except FitError:

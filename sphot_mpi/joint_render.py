@@ -121,7 +121,8 @@ def kernel_stars(stars: Stars, optics: Optics) -> NDArray[np.bool_]:
     usable = stars.flux[at(optics.frame.anchored_area & optics.frame.good, stars)]
     if usable.size > KERNEL_STARS:
         limit = max(limit, float(np.partition(usable, -KERNEL_STARS)[-KERNEL_STARS]))
-    return stars.flux >= limit
+    # what is left of a star without a core is wings, where a model PSF is wrong first
+    return (stars.flux >= limit) & at(optics.frame.good, stars)
 
 
 def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:

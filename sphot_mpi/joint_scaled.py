@@ -31,6 +31,8 @@ from sphot_mpi.structure import structure_factor, with_faint_stars
 #: Base sources used as anchors: least S/N there, and range of their position error, px.
 ANCHOR_SNR = 2.0
 ANCHOR_SIGMA = (0.01, 0.5)
+#: Above this S/N a star's wings are seen where its core has no data.
+SHINING_SNR = 200.0
 #: Most anchors per PSF area; more cannot be told apart.
 ANCHORS_PER_PSF = 3.0
 #: Stars above this S/N tell the typical colour; fewest of them.
@@ -287,7 +289,7 @@ def _with_anchors(state: State, base: FilterFit, *, measured: bool) -> State:
         base_flux=table[f"flux_{stem}"].astype(np.float64),
         free=np.zeros(x.size, bool),
     )
-    usable = at(state.optics.matched.covered, stars)
+    usable = at(state.optics.matched.covered, stars) | (table["snr"] > SHINING_SNR)
     return replace(state, scene=state.scene.with_stars(state.scene.stars.join(stars.take(usable))))
 
 
