@@ -30,7 +30,7 @@ from sphot_mpi.psf_correction import (
     psf_correction,
     total_light,
 )
-from sphot_mpi.records import Cutout, FilterFit
+from sphot_mpi.records import Cutout, FilterFit, StarExcess
 
 #: S/N in the aperture below which the growth curve tells no sizes.
 LEAST_SNR = 10.0
@@ -40,12 +40,13 @@ _NO_SIZES = Sizes(petro_radius=float("nan"), r20=float("nan"), r50=float("nan"),
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Measured:
-    """A record in the making, with what colours need: the model's light and errors, the shot noise of stars."""
+    """A record in the making, with what colours need: the model's light and errors, stars' shot noise and excess."""
 
     record: AperturePhotometry
     total: Light | None = None
     errors: ShapeErrors | None = None
     shot: Shot | None = None
+    excess: StarExcess = StarExcess()
 
 
 def measure_galaxy(
@@ -131,7 +132,9 @@ def _measure(images: FilterImages, reference: View, stars: StarPlan, plan: Plan,
     record, total = _with_model(record, images, aperture, reference, errors)
     record, shot = with_flux(record, images, aperture, image, sky, stars, config)
     record = _with_sizes(record, curve, model, config.aperture.petro)
-    return _Measured(record=_with_correction(record), total=total, errors=errors, shot=shot)
+    return _Measured(
+        record=_with_correction(record), total=total, errors=errors, shot=shot, excess=images.view.fit.excess
+    )
 
 
 def _with_sizes(record: AperturePhotometry, curve: GrowthCurve, model: GrowthCurve, petro: float) -> AperturePhotometry:
@@ -160,17 +163,17 @@ def _with_model(
     coverage, inner = cover(aperture, shape), np.zeros(shape)
     inner[images.inner] = 1.0
     in_cutout, inside = light_inside(images.components, images.view.renderer, (inner, coverage))
-    total = total_light(images.components)
+    total, excess = total_light(images.components), images.view.fit.excess
     correction = psf_correction(images.view, reference, images.components, coverage, errors)
-    total_err = errors.flux_err(total)
-    magnitude, magnitude_err = magnitude_of(record, total.flux, total_err)
+    total_flux, total_err = total.flux + excess.flux, float(np.hypot(errors.flux_err(total), excess.error))
+    magnitude, magnitude_err = magnitude_of(record, total_flux, total_err)
     record = replace(
         record,
         fraction=correction.fraction,
         fraction_reference=correction.fraction_reference,
         correction=correction.value,
         correction_err=correction.error,
-        total_flux=total.flux,
+        total_flux=total_flux,
         total_flux_err=total_err,
         mag_total=magnitude,
         mag_total_err=magnitude_err,
@@ -199,6 +202,8 @@ def _with_colours(one: _Measured, base: _Measured) -> AperturePhotometry:
         zero = 0.0 * record.mag_corr, 0.0 * record.mag_total
         return replace(record, colour=zero[0], colour_err=zero[0], colour_total=zero[1], colour_total_err=zero[1])
     variance = colour_variance(one.total, one.errors, base.total, base.errors)
+    # the same stars in both filters: what chance there is in their number is in both
+    variance += (one.excess.error / record.total_flux - base.excess.error / other.total_flux) ** 2
     colour_total = record.mag_total - other.mag_total
     return replace(
         record,

@@ -22,8 +22,17 @@ from sphot_mpi.joint_render import Freedom, render_stars
 from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Stars, at
 from sphot_mpi.outside_light import with_outside_light
 from sphot_mpi.psf import LibraryPSF
-from sphot_mpi.records import Image
-from sphot_mpi.structure import flux_limits, star_density, with_faint_stars, with_structure_noise, with_wider_errors
+from sphot_mpi.records import Image, StarExcess
+from sphot_mpi.structure import (
+    CHANCE,
+    STRUCTURED_CHANCE,
+    flux_limits,
+    star_density,
+    star_excess,
+    with_faint_stars,
+    with_structure_noise,
+    with_wider_errors,
+)
 
 #: First guess of the kernel's sigma, px, when it is to be measured.
 KERNEL_START = 1.0
@@ -67,6 +76,8 @@ class BaseFit:
         As of `flux_limits`.
     position_scatter : float
         As of `position_scatter`.
+    excess : StarExcess
+        The galaxy's light among the stars that it was measured with.
     """
 
     state: State
@@ -76,6 +87,7 @@ class BaseFit:
     structured: bool
     faint_limits: tuple[float, ...]
     position_scatter: float
+    excess: StarExcess
 
 
 def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit:
@@ -117,6 +129,7 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
     state, measurement = measure(state, joint, keep, most=SETTLE_PASSES, weigh=False)
     state = with_measured_stars(state)
     scatter = position_scatter(state)
+    excess = star_excess(state, STRUCTURED_CHANCE if structured else CHANCE)
     # from here on the galaxy is held: its light must not hang on how deep the stars are fitted
     held, keep = Freedom(kernel=calibrate), Keep.beside_held_galaxy(config.psf.keep_snr)
     for threshold in (th for th in ladder if th < MEASURE_SNR):
@@ -132,6 +145,7 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
         structured=structured,
         faint_limits=limits,
         position_scatter=scatter,
+        excess=excess,
     )
 
 

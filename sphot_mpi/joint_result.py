@@ -26,6 +26,7 @@ from sphot_mpi.records import (
     KernelFit,
     SersicParams,
     SkyPlane,
+    StarExcess,
 )
 from sphot_mpi.sersic import params_jacobian, to_vector, total_flux
 from sphot_mpi.structure import StarDensity, holds_galaxy_light, star_density
@@ -58,7 +59,7 @@ def base_result(fit: BaseFit, cutout: Cutout, config: Config, seconds: float) ->
     record = _Summary(fit.state, fit.measurement, cutout, config).record(
         fit.converged, flags, seconds, None, fit.faint_limits
     )
-    return replace(record, position_scatter=fit.position_scatter)
+    return with_excess(replace(record, position_scatter=fit.position_scatter), fit.excess)
 
 
 def scaled_result(
@@ -83,9 +84,16 @@ def scaled_result(
     """
     flags = fit.own | (FitFlag.FORCED if positions == "forced" else FitFlag(0))
     shape_from = None if config.core.allow_refit else base
-    return _Summary(fit.state, fit.measurement, cutout, config).record(
+    record = _Summary(fit.state, fit.measurement, cutout, config).record(
         fit.converged, flags, seconds, shape_from, base.faint_limits
     )
+    return with_excess(record, fit.excess)
+
+
+def with_excess(record: FilterFit, excess: StarExcess) -> FilterFit:
+    """Return a record whose total has the galaxy's light among the stars, too."""
+    total, error = record.total_flux + excess.flux, float(np.hypot(record.total_flux_err, excess.error))
+    return replace(record, total_flux=total, total_flux_err=error, excess=excess)
 
 
 class _Summary:

@@ -25,8 +25,8 @@ from sphot_mpi.joint_render import Freedom
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars, at
 from sphot_mpi.outside_light import with_outside_light
 from sphot_mpi.psf import LibraryPSF
-from sphot_mpi.records import FilterFit, Image
-from sphot_mpi.structure import structure_factor, with_faint_stars
+from sphot_mpi.records import FilterFit, Image, StarExcess
+from sphot_mpi.structure import excess_of_same_stars, structure_factor, with_faint_stars
 
 #: Base sources used as anchors: least S/N there, and range of their position error, px.
 ANCHOR_SNR = 2.0
@@ -74,12 +74,15 @@ class ScaledFit:
         Whether the last solves were quiet.
     own : FitFlag
         What of the galaxy's shape is this filter's own: `OWN_PROFILE`, `DISPLACED`.
+    excess : StarExcess
+        The galaxy's light among the stars that it was measured with.
     """
 
     state: State
     measurement: Measurement
     converged: bool
     own: FitFlag
+    excess: StarExcess
 
 
 def fit_scaled_scene(
@@ -130,6 +133,7 @@ def fit_scaled_scene(
         starred = with_central_stars(state, joint, keep, radius)
         if starred is not state:
             state, measurement, own = _measured(starred, joint, keep, config, most)
+    excess = excess_of_same_stars(state, base.excess.limit)
     # from here on the galaxy is held: its light must not hang on how deep the stars are fitted
     held, keep = Freedom(kernel=calibrate), Keep.beside_held_galaxy(config.psf.keep_snr)
     if positions != "free":
@@ -139,7 +143,9 @@ def fit_scaled_scene(
         state = _add_new(state, base, held, keep, _caution(state, base, covered, config), lower, positions)
     state = with_outside_light(with_faint_stars(state, base.faint_limits), weigh=False)
     state, converged = settle(state, held, keep, most=SETTLE_PASSES)
-    return ScaledFit(state=state, measurement=measurement, converged=converged and measurement.quiet, own=own)
+    return ScaledFit(
+        state=state, measurement=measurement, converged=converged and measurement.quiet, own=own, excess=excess
+    )
 
 
 def _is_seen(state: State, measurement: Measurement) -> bool:

@@ -177,6 +177,24 @@ class UnseenLight:
     faint: tuple[float, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StarExcess:
+    """Light of a galaxy that stars on it hold: lumps and arms that no Sersic has.
+
+    Parameters
+    ----------
+    flux, error : float
+        Light of the stars on the galaxy beyond what the field lets expect there, data unit * px, and its error by the
+        chance of the field's stars; 0 where there is nothing unusual.
+    limit : float
+        Flux in the base filter of the faintest of these stars; inf = there are none.
+    """
+
+    flux: float = 0.0
+    error: float = 0.0
+    limit: float = float("inf")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FilterFit:
     """Everything that the fit of one filter of one galaxy has found.
@@ -195,7 +213,7 @@ class FilterFit:
         marginal over sources, sky and kernel. NaN where a parameter was pinned
         without an error.
     total_flux, total_flux_err : float
-        Analytic total of all components (to infinity), data unit * px; the error
+        Analytic total of all components (to infinity) and the stars' excess, data unit * px; the error
         contains that of the shape.
     flux_in_cutout : float
         The model galaxy's light inside the cutout.
@@ -232,6 +250,8 @@ class FilterFit:
         the galaxy was measured; a star's error is this over its flux. NaN otherwise.
     unseen : UnseenLight
         Expected light of stars that are not among the sources.
+    excess : StarExcess
+        The galaxy's light among the sources.
     passes : int
         Passes of the main loop.
     converged : bool
@@ -264,6 +284,7 @@ class FilterFit:
     faint_limits: tuple[float, ...] = ()
     position_scatter: float = float("nan")
     unseen: UnseenLight = UnseenLight()
+    excess: StarExcess = StarExcess()
     passes: int = 0
     converged: bool = False
     flags: FitFlag = FitFlag(0)

@@ -74,6 +74,11 @@ def _sersic_row(fit: FilterFit, frame: Frame) -> Row:
         row[f"faint_limit_{k + 1}"] = fit.faint_limits[k] if k < len(fit.faint_limits) else NAN
         row[f"faint_light_{k + 1}"] = fit.unseen.faint[k] if k < len(fit.unseen.faint) else NAN
     row["outside_light"] = fit.unseen.outside
+    row |= {
+        "excess_flux": fit.excess.flux,
+        "excess_flux_err": fit.excess.error,
+        "excess_limit": fit.excess.limit,
+    }
     same = (
         "chi2_reduced",
         "n_pix",

@@ -23,6 +23,7 @@ from sphot_mpi.records import (
     KernelFit,
     SersicParams,
     SkyPlane,
+    StarExcess,
     UnseenLight,
 )
 from sphot_mpi.storable import N_ANNULI, SEPARATOR, SOURCE_POSITIONS
@@ -100,6 +101,9 @@ def fit_of(
         n_pix=int(row["n_pix"]),
         faint_limits=_annuli(row, "faint_limit"),
         unseen=UnseenLight(outside=float(row["outside_light"]), faint=_annuli(row, "faint_light")),
+        excess=StarExcess(
+            flux=float(row["excess_flux"]), error=float(row["excess_flux_err"]), limit=float(row["excess_limit"])
+        ),
         passes=int(row["passes"]),
         converged=bool(row["converged"]),
         flags=FitFlag(int(row["flags"])),

@@ -16,7 +16,7 @@ from scipy import special
 from sphot_mpi.joint import GALAXY_KEEP_SNR, State, residual_of
 from sphot_mpi.joint_galaxy import galaxy_radius
 from sphot_mpi.joint_scene import at
-from sphot_mpi.records import Image
+from sphot_mpi.records import Image, StarExcess
 from sphot_mpi.unseen_light import EDGES, FIELD
 
 #: Percentile that stands for one sigma of the negative tail.
@@ -29,8 +29,9 @@ LOWEST_RATIO, HIGHEST_RATIO, SIGNIFICANT = 0.8, 1.3, 3.0
 LEAST_EXPECTED = 5.0
 #: Stars are found completely above this x the flux of the reporting threshold.
 COMPLETE = 1.3
-#: Chance of as many bright stars, and the least part of the galaxy's light, above which stars on it are its light.
-CHANCE, LEAST_LIGHT = 1e-4, 0.02
+#: Chance of as many bright stars, and the least part of the galaxy's light, above which stars on it are its light; and
+#: that chance where structure was seen by other means.
+CHANCE, LEAST_LIGHT, STRUCTURED_CHANCE = 1e-4, 0.02, 1e-2
 #: Factors below this are chance.
 LEAST_FACTOR = 1.25
 
@@ -138,37 +139,81 @@ def star_density(state: State, report_snr: float) -> StarDensity:
 
 
 def holds_galaxy_light(state: State) -> bool:
-    """Whether stars on the galaxy hold a part of its light: too many are too bright to be the field's.
+    """Whether stars on the galaxy hold a part of its light."""
+    return star_excess(state).flux > 0.0
 
-    Lumps, arms, companions and whatever else the model does not have become heaps of stars, that may be few.
+
+def star_excess(state: State, chance: float = CHANCE) -> StarExcess:
+    """The galaxy's light among its stars: there are too many that are too bright to be the field's.
+
+    Lumps, arms and whatever else the model does not have become heaps of stars, that may be few.
 
     Parameters
     ----------
     state : State
         With stars and galaxy.
+    chance : float
+        Probability of so many stars, above which they are the field's.
+
+    Returns
+    -------
+    StarExcess
+        That of the k brightest stars on the galaxy, k being such that most is left after taking off its error; 0 where
+        it is less than `LEAST_LIGHT` of the galaxy.
 
     Notes
     -----
     Of the k brightest stars on the galaxy and the m in the field that are as bright, k would by chance be as many or
     more with the probability of a binomial distribution, each star being on the galaxy in proportion to area: the
-    regularised incomplete beta function I_p(k, m + 1) (DLMF 8.17.5).
+    regularised incomplete beta function I_p(k, m + 1) (DLMF 8.17.5). The variance is that of stars scattered at random,
+    on the galaxy and where the expectation comes from (Campbell's theorem).
     """
-    galaxy, frame = state.scene.galaxy, state.optics.frame
-    if galaxy is None:
-        return False
-    radius, usable = galaxy_radius(galaxy, frame.shape), state.optics.matched.covered & frame.good
-    on_galaxy, field = usable & (radius < COUNT_INSIDE[1]), usable & (radius > FIELD)
-    if not on_galaxy.any() or field.sum() < 400:
-        return False
-    inside, outside = (
-        np.sort(state.scene.stars.flux[at(area, state.scene.stars)])[::-1] for area in (on_galaxy, field)
-    )
+    galaxy, stars = state.scene.galaxy, state.scene.stars
+    areas = _galaxy_and_field(state)
+    if galaxy is None or areas is None:
+        return StarExcess()
+    inside, outside = (np.sort(stars.flux[at(area, stars)])[::-1] for area in areas)
     inside = inside[inside > 0.0]
     n_inside, n_outside = np.arange(1, inside.size + 1), np.searchsorted(-outside, -inside, side="right")
-    ratio = on_galaxy.sum() / field.sum()
+    ratio = float(areas[0].sum() / areas[1].sum())
     by_chance = special.betainc(n_inside, n_outside + 1, ratio / (1.0 + ratio))
-    excess = np.cumsum(inside) - ratio * np.concatenate(([0.0], np.cumsum(outside)))[n_outside]
-    return bool(((by_chance < CHANCE) & (excess > LEAST_LIGHT * galaxy.fluxes.sum())).any())
+    sums, squares = (np.concatenate(([0.0], np.cumsum(outside**power)))[n_outside] for power in (1, 2))
+    excess, error = np.cumsum(inside) - ratio * sums, np.sqrt(ratio * (1.0 + ratio) * squares)
+    told = (by_chance < chance) & (excess > LEAST_LIGHT * galaxy.fluxes.sum())
+    if not told.any():
+        return StarExcess()
+    k = int(np.argmax(np.where(told, excess - error, -np.inf)))
+    return StarExcess(flux=float(excess[k]), error=float(error[k]), limit=float(inside[k]))
+
+
+def excess_of_same_stars(state: State, limit: float) -> StarExcess:
+    """The galaxy's light, in another filter, among the stars that the base filter found to hold it.
+
+    Parameters
+    ----------
+    state : State
+        Of the other filter, with the base filter's stars.
+    limit : float
+        `StarExcess.limit` of the base filter.
+    """
+    stars, areas = state.scene.stars, _galaxy_and_field(state)
+    if areas is None or not np.isfinite(limit):
+        return StarExcess()
+    bright = stars.base_flux >= limit
+    inside, outside = (stars.flux[bright & at(area, stars)] for area in areas)
+    ratio = float(areas[0].sum() / areas[1].sum())
+    flux, error = inside.sum() - ratio * outside.sum(), np.sqrt(ratio * (1.0 + ratio) * (outside**2).sum())
+    return StarExcess(flux=float(flux), error=float(error), limit=limit)
+
+
+def _galaxy_and_field(state: State) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
+    """Pixels on the galaxy and in the field off it; None where there is too little of either."""
+    galaxy, frame = state.scene.galaxy, state.optics.frame
+    if galaxy is None:
+        return None
+    radius, usable = galaxy_radius(galaxy, frame.shape), state.optics.matched.covered & frame.good
+    on_galaxy, field = usable & (radius < COUNT_INSIDE[1]), usable & (radius > FIELD)
+    return (on_galaxy, field) if on_galaxy.any() and field.sum() >= 400 else None
 
 
 def negative_tail(values: NDArray[np.float64]) -> float:

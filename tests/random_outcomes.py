@@ -15,6 +15,7 @@ from sphot_mpi.records import (
     KernelFit,
     SersicParams,
     SkyPlane,
+    StarExcess,
     UnseenLight,
 )
 from sphot_mpi.schedule import Task, TaskKind
@@ -104,6 +105,7 @@ def random_fit(rng, galaxy="ga", filter_name="F150W") -> FilterFit:
             outside=number(rng),
             faint=tuple(float(v) for v in rng.choice([0.0, 0.5, 3.25], 5)) if rng.random() < 0.5 else (),
         ),
+        excess=StarExcess(flux=number(rng), error=number(rng), limit=number(rng)),
         passes=int(rng.integers(0, 30)),
         converged=bool(rng.random() < 0.5),
         flags=FitFlag(int(rng.integers(0, 2**18))),

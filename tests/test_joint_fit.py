@@ -19,7 +19,7 @@ from sphot_mpi.joint_scene import PAD
 from sphot_mpi.model_images import render_model
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import SERSIC_PARAMETERS, SOURCE_DTYPE, Cutout, FilterFit, SersicParams
-from sphot_mpi.simulate_render import SersicScene, render_stars, total_flux
+from sphot_mpi.simulate_render import SersicScene, render_stars, total_flux, with_total_flux
 
 SHAPE = (101, 91)
 CONFIG = load_config(preset="best")
@@ -631,3 +631,26 @@ def test_free_stars_leave_the_shift_to_the_galaxy():
     other = make_cutout(field, OTHER, shift=SHIFT, with_error=True, seed=2)
     free = CONFIG.replaced({"core": {"scale_positions": "free"}})
     assert fit_scaled_joint(other, library(OTHER), base, cutout, free).shift == pytest.approx(SHIFT, abs=0.06)
+
+
+def test_the_light_of_lumps_that_became_stars_belongs_to_the_galaxys_total():
+    rng = np.random.default_rng(11)
+    turn, radius = rng.uniform(0.0, 2.0 * np.pi, 12), GALAXY.r_eff * rng.uniform(0.4, 1.2, 12)
+    light = 0.12 * total_flux(GALAXY) / 12
+    lumps = tuple(
+        with_total_flux(
+            SersicParams(amplitude=1.0, r_eff=1.0, n=0.5, ellip=0.1, theta=0.0,
+                         x_0=GALAXY.x_0 + r * np.cos(t), y_0=GALAXY.y_0 + r * np.sin(t)), light)
+        for r, t in zip(radius, turn, strict=True)
+    )  # fmt: skip
+    field = replace(crowded(), components=(GALAXY, *lumps))
+    truth, colour = 1.12 * total_flux(GALAXY), 10.0 ** (-0.4 * GALAXY_COLOUR)
+    image, other = make_cutout(field, with_error=True), make_cutout(field, OTHER, with_error=True)
+    base = fit_base_joint(image, library(BASE), CONFIG)
+    fit = fit_scaled_joint(other, library(OTHER), base, image, CONFIG)
+    for one, total in ((base, truth), (fit, colour * truth)):
+        # the field's stars leave some chance in what is theirs
+        assert abs(one.total_flux - total) < 2.5 * one.total_flux_err
+        assert one.total_flux == pytest.approx(sum(total_flux(c) for c in one.components) + one.excess.flux)
+        assert one.excess.flux > 0.02 * total
+    assert base.flags & (FitFlag.STAR_EXCESS | FitFlag.STRUCTURED)

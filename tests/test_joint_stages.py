@@ -25,11 +25,13 @@ from sphot_mpi.joint_galaxy import (
 )
 from sphot_mpi.joint_render import Freedom, render_galaxy, render_sky
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
-from sphot_mpi.records import SersicParams, SkyPlane
+from sphot_mpi.records import SersicParams, SkyPlane, StarExcess
 from sphot_mpi.sersic import total_flux
 from sphot_mpi.structure import (
+    excess_of_same_stars,
     holds_galaxy_light,
     negative_tail,
+    star_excess,
     structure_factor,
     with_faint_stars,
     with_structure_noise,
@@ -394,6 +396,30 @@ def heap(n, flux, seed=0):
     x, y = np.append(x, GALAXY.x_0 + PAD + np.arange(n)), np.append(y, np.full(n, GALAXY.y_0 + PAD + 2.0))
     stars = Stars.new(x, y, np.append(np.ones(60), np.full(n, flux)))
     return replace(state, scene=state.scene.with_stars(stars))
+
+
+def test_the_stars_excess_is_the_light_of_the_heap():
+    tenth = 0.1 * total_flux(GALAXY)
+    excess = star_excess(heap(5, tenth))
+    # at most with what the field's stars on the galaxy, of flux 1, add by chance
+    assert excess.flux == pytest.approx(5 * tenth, abs=6.0)
+    assert excess.limit <= tenth
+    assert star_excess(heap(0, 1.0)) == StarExcess()
+    # the field has none so bright: nothing is expected of it, and no chance is in that
+    assert star_excess(heap(5, tenth)).error < 0.2 * excess.flux
+
+
+def test_another_filter_counts_the_same_stars():
+    tenth = 0.1 * total_flux(GALAXY)
+    state = heap(5, tenth)
+    base = star_excess(state)
+    stars = state.scene.stars
+    other = replace(stars, flux=0.3 * stars.flux, base_flux=stars.flux)
+    excess = excess_of_same_stars(replace(state, scene=state.scene.with_stars(other)), base.limit)
+    assert excess.flux == pytest.approx(0.3 * base.flux, rel=1e-9)
+    assert excess.error == pytest.approx(0.3 * base.error, rel=1e-9)
+    # where the base filter found none there is none
+    assert excess_of_same_stars(state, StarExcess().limit) == StarExcess()
 
 
 def test_few_stars_that_are_too_bright_hold_the_galaxys_light_and_one_does_not():
