@@ -18,9 +18,11 @@ from sphot_mpi.records import Image
 KERNEL_TOLERANCE, COARSE_TOLERANCE = 0.003, 0.01
 #: A new source must beat this part of the star light already there; early steps are stricter.
 BLEND_LADDER = (0.3, 0.1, 0.05, 0.02)
-#: A fit is quiet when chi2 changes by less than this part of it, or by less than 1, and the galaxy by less than this
-#: part of the pixels' error. What is left to come of a field full of blends is in stars that push each other.
+#: A fit has converged when chi2 changes by less than this part of it, or by less than 1, and the galaxy by less than
+#: this part of the pixels' error. What is left to come of a field full of blends is in stars that push each other.
 QUIET_CHI2, QUIET_STEP = 0.02, 0.5
+#: Solving ends before its last pass when chi2 changes by less than this: each pass of stars moves the kernel a little.
+LAST_CHI2 = 3e-3
 #: Index of the strictest blend.
 LAST_BLEND = len(BLEND_LADDER) - 1
 #: Stars nearer to each other than this x FWHM become one.
@@ -152,11 +154,8 @@ def kernel_is_told(step: Step, correlation: float) -> bool:
     return 0.0 < error < LEAST_KNOWN_SIZE
 
 
-def prune(state: State, keep: Keep, *, detected: bool = True) -> State:
-    """Drop stars that are not significant or off the image, and after a detection those off the data or merged.
-
-    Anchored and measured stars stay.
-    """
+def prune(state: State, keep: Keep, *, merge: bool = True) -> State:
+    """Drop stars that are not significant, merged (if asked) or off the image; anchored and measured stars stay."""
     stars = state.scene.stars
     if stars.size == 0:
         return state
@@ -165,11 +164,9 @@ def prune(state: State, keep: Keep, *, detected: bool = True) -> State:
     if state.scene.galaxy is not None:
         inside = at(galaxy_radius(state.scene.galaxy, state.optics.frame.shape), stars) < 1.0
         needed[inside] = keep.galaxy
-    good = stars.snr(state.optics.frame.correlation) > needed
-    if detected:
-        good &= at(state.optics.matched.covered, stars)
+    good = (stars.snr(state.optics.frame.correlation) > needed) & at(state.optics.matched.covered, stars)
     present = (good | held) & _on_frame(stars, state.optics.frame.shape)
-    if not detected:
+    if not merge:
         return replace(state, scene=state.scene.with_stars(stars.take(present)))
     order = np.argsort(-np.where(held, np.inf, stars.flux), kind="stable")
     order = order[present[order]]
@@ -208,13 +205,15 @@ def settle(state: State, freedom: Freedom, keep: Keep, *, most: int) -> tuple[St
 
     Nothing is merged any more: of what detection made in vain little is left, and a real pair would be missed.
     """
+    quiet = False
     for index in range(most):
         before = state.step
-        state = prune(solve(state, freedom), keep, detected=False)
+        state = prune(solve(state, freedom), keep, merge=False)
         assert state.step is not None
         # chi2 is that before a step: the first under new unknowns shows nothing of what they do
         if index > 0 and before is not None:
-            steady = abs(before.chi2 - state.step.chi2) < max(1.0, QUIET_CHI2 * state.step.chi2)
-            if steady and state.step.moved < QUIET_STEP:
-                return state, True
-    return state, False
+            change, chi2 = abs(before.chi2 - state.step.chi2), state.step.chi2
+            quiet = change < max(1.0, QUIET_CHI2 * chi2) and state.step.moved < QUIET_STEP
+            if quiet and change < max(1.0, LAST_CHI2 * chi2):
+                break
+    return state, quiet

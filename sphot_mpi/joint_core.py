@@ -141,7 +141,7 @@ def _star(state: State, radius: float) -> Stars | None:
 def settled(state: State, freedom: Freedom, keep: Keep, passes: int) -> State:
     """Solve until a gain shows."""
     for _ in range(passes):
-        state = prune(solve(state, freedom), keep, detected=False)
+        state = prune(solve(state, freedom), keep, merge=False)
     return state
 
 

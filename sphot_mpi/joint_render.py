@@ -122,7 +122,9 @@ def kernel_stars(stars: Stars, optics: Optics) -> NDArray[np.bool_]:
     if usable.size > KERNEL_STARS:
         limit = max(limit, float(np.partition(usable, -KERNEL_STARS)[-KERNEL_STARS]))
     # what is left of a star without a core is wings, where a model PSF is wrong first
-    return (stars.flux >= limit) & at(optics.frame.good, stars)
+    missing = np.zeros(optics.frame.shape, bool)
+    optics.frame.interior(missing)[:] = ~optics.frame.interior(optics.frame.good)
+    return np.asarray((stars.flux >= limit) & ~at(missing, stars))
 
 
 def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:

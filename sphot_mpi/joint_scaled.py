@@ -57,7 +57,7 @@ LEAST_SEEN_SNR = 5.0
 #: Solves of the pinned stars: without, then with kernel and shift.
 PINNED_PASSES = (2, 3)
 #: Most solves after the last detection: shape pinned, and shape free.
-SETTLE_PASSES, REFIT_PASSES = 6, 10
+SETTLE_PASSES, REFIT_PASSES = 4, 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
