@@ -89,6 +89,15 @@ def state_of(data, stars=None, galaxy=None, mask=None):
 # --- finding, pruning, settling
 
 
+def test_stars_without_data_leave_the_scene_while_a_fit_settles():
+    # stars that have wandered off the data take up what the edge lacks, and broaden the kernel
+    mask = np.indices(SHAPE)[1] > 100
+    x, y = np.array([60.0, 120.0]) + PAD, np.array([30.0, 30.0]) + PAD
+    stars = replace(Stars.new(x, y, np.full(2, 9.0)), variance=np.full((2, 3), 1e-4))
+    state = prune(state_of(SKY + noise(), stars, mask=mask), Keep(3.0, 3.0), merge=False)
+    np.testing.assert_array_equal(state.scene.stars.x, x[:1])
+
+
 def test_settling_waits_for_what_is_newly_free():
     galaxy = galaxy_of((GALAXY,))
     state = state_of(SKY + galaxy_image(GALAXY) + noise(), galaxy=replace(galaxy, fluxes=0.9 * galaxy.fluxes))
