@@ -133,7 +133,7 @@ def fit_scaled_scene(
         starred = with_central_stars(state, joint, keep, radius)
         if starred is not state:
             state, measurement, own = _measured(starred, joint, keep, config, most)
-    excess = excess_of_same_stars(state, base.excess.limit)
+    excess = _excess(state, base)
     # from here on the galaxy is held: its light must not hang on how deep the stars are fitted
     held, keep = Freedom(kernel=calibrate), Keep.beside_held_galaxy(config.psf.keep_snr)
     if positions != "free":
@@ -146,6 +146,14 @@ def fit_scaled_scene(
     return ScaledFit(
         state=state, measurement=measurement, converged=converged and measurement.quiet, own=own, excess=excess
     )
+
+
+def _excess(state: State, base: FilterFit) -> StarExcess:
+    """The galaxy's light among the stars that it was measured with."""
+    assert state.scene.galaxy is not None
+    flux = base.total_flux - base.excess.flux
+    ratio = float(state.scene.galaxy.fluxes.sum()) / flux if flux > 0.0 else 0.0
+    return excess_of_same_stars(state, base.excess, max(ratio, 0.0))
 
 
 def _is_seen(state: State, measurement: Measurement) -> bool:

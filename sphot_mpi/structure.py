@@ -32,6 +32,8 @@ COMPLETE = 1.3
 #: Chance of as many bright stars, and the least part of the galaxy's light, above which stars on it are its light; and
 #: that chance where structure was seen by other means.
 CHANCE, LEAST_LIGHT, STRUCTURED_CHANCE = 1e-4, 0.02, 1e-2
+#: Scatter of the colours of lumps about the galaxy's, as a part of their flux.
+LUMP_SCATTER = 0.5
 #: Factors below this are chance.
 LEAST_FACTOR = 1.25
 
@@ -186,24 +188,37 @@ def star_excess(state: State, chance: float = CHANCE) -> StarExcess:
     return StarExcess(flux=float(excess[k]), error=float(error[k]), limit=float(inside[k]))
 
 
-def excess_of_same_stars(state: State, limit: float) -> StarExcess:
+def excess_of_same_stars(state: State, base: StarExcess, ratio: float) -> StarExcess:
     """The galaxy's light, in another filter, among the stars that the base filter found to hold it.
 
     Parameters
     ----------
     state : State
         Of the other filter, with the base filter's stars.
-    limit : float
-        `StarExcess.limit` of the base filter.
+    base : StarExcess
+        That of the base filter.
+    ratio : float
+        The galaxy's flux in this filter over that in the base filter.
+
+    Returns
+    -------
+    StarExcess
+        Weighted mean of what these stars hold here and of what they would at the galaxy's colour, within
+        `LUMP_SCATTER`: where the field's stars are bright, chance says more than they do.
     """
     stars, areas = state.scene.stars, _galaxy_and_field(state)
-    if areas is None or not np.isfinite(limit):
+    if areas is None or not np.isfinite(base.limit):
         return StarExcess()
-    bright = stars.base_flux >= limit
+    bright = stars.base_flux >= base.limit
     inside, outside = (stars.flux[bright & at(area, stars)] for area in areas)
-    ratio = float(areas[0].sum() / areas[1].sum())
-    flux, error = inside.sum() - ratio * outside.sum(), np.sqrt(ratio * (1.0 + ratio) * (outside**2).sum())
-    return StarExcess(flux=float(flux), error=float(error), limit=limit)
+    share = float(areas[0].sum() / areas[1].sum())
+    flux, variance = inside.sum() - share * outside.sum(), share * (1.0 + share) * (outside**2).sum()
+    expected = ratio * base.flux
+    doubt = (LUMP_SCATTER * expected) ** 2 + (ratio * base.error) ** 2
+    weight = doubt / (variance + doubt) if doubt > 0.0 else 0.0
+    return StarExcess(
+        flux=float(weight * flux + (1.0 - weight) * expected), error=float(np.sqrt(weight * variance)), limit=base.limit
+    )
 
 
 def _galaxy_and_field(state: State) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:

@@ -418,17 +418,31 @@ def test_the_stars_excess_is_the_light_of_the_heap():
     assert star_excess(heap(5, tenth)).error < 0.2 * excess.flux
 
 
-def test_another_filter_counts_the_same_stars():
+def same_stars(ratio, colour, field_flux=1.0):
+    """Excess of a heap in another filter: its stars' flux ratio, and the galaxy's."""
     tenth = 0.1 * total_flux(GALAXY)
     state = heap(5, tenth)
-    base = star_excess(state)
     stars = state.scene.stars
-    other = replace(stars, flux=0.3 * stars.flux, base_flux=stars.flux)
-    excess = excess_of_same_stars(replace(state, scene=state.scene.with_stars(other)), base.limit)
-    assert excess.flux == pytest.approx(0.3 * base.flux, rel=1e-9)
-    assert excess.error == pytest.approx(0.3 * base.error, rel=1e-9)
+    flux = np.where(stars.flux == tenth, ratio * stars.flux, field_flux)
+    other = replace(stars, flux=flux, base_flux=np.where(stars.flux == tenth, stars.flux, tenth))
+    base = StarExcess(flux=5 * tenth, error=0.1 * tenth, limit=tenth)
+    return excess_of_same_stars(replace(state, scene=state.scene.with_stars(other)), base, colour), 5 * tenth
+
+
+def test_another_filter_counts_the_same_stars():
+    excess, light = same_stars(0.3, 0.2, field_flux=1e-3)
+    # a faint field leaves no chance in the count, and so no need for the galaxy's colour
+    assert excess.flux == pytest.approx(0.3 * light, rel=1e-2)
+    assert excess.error < 1e-2 * excess.flux
     # where the base filter found none there is none
-    assert excess_of_same_stars(state, StarExcess().limit) == StarExcess()
+    assert excess_of_same_stars(heap(5, 9.0), StarExcess(), 0.3) == StarExcess()
+
+
+def test_where_bright_stars_leave_chance_lumps_have_the_galaxys_colour():
+    excess, light = same_stars(0.3, 0.2, field_flux=1e3)
+    assert excess.flux == pytest.approx(0.2 * light, rel=0.3)
+    # the scatter of lumps' colours is what is left of doubt
+    assert excess.error == pytest.approx(0.5 * 0.2 * light, rel=0.1)
 
 
 def test_few_stars_that_are_too_bright_hold_the_galaxys_light_and_one_does_not():
