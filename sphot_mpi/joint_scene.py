@@ -204,7 +204,7 @@ class Stars:
         Whether the position is solved for.
     age : (n,) int64 ndarray
         Solves that the star has been through.
-    caution : (n,) float64 ndarray
+    damping : (n,) float64 ndarray
         Factor on its position's normal equations, above 1 where the last steps were too long.
     """
 
@@ -221,7 +221,7 @@ class Stars:
     prior_sigma: Vector
     free: NDArray[np.bool_]
     age: NDArray[np.int64]
-    caution: Vector
+    damping: Vector
 
     @classmethod
     def new(cls, x: Vector, y: Vector, flux: Vector) -> "Stars":
@@ -241,7 +241,7 @@ class Stars:
             prior_sigma=np.full(n, np.inf),
             free=np.zeros(n, bool),
             age=np.zeros(n, np.int64),
-            caution=np.ones(n),
+            damping=np.ones(n),
         )
 
     @property

@@ -51,7 +51,7 @@ GALAXY_NAMES = ("scale", "flux", *GALAXY_STEP)
 MOST_APART = 1.0
 #: A step too long raises a star's damping by this x its length, in the longest allowed; a short one lowers it to no
 #: less than this part. What the clipped step leaves in the fluxes the next one mends, for less than a second solve.
-CAUTION_GAIN, CAUTION_RELIEF = 0.3, 0.3
+DAMPING_GAIN, DAMPING_RELIEF = 0.3, 0.3
 #: Smallest r_circ, px, and range of ln n and of the length of eta (ellip <= 0.95).
 SMALLEST_R = 0.15
 LN_N_RANGE = (np.log(0.3), np.log(8.0))
@@ -219,16 +219,16 @@ def _move_stars(stars: Stars, system: StarSystem, solution: _Solution) -> Stars:
     if free.size:
         for axis, position in ((1, x), (2, y)):
             position[free] += np.clip(step[system.first[free] + axis], -STAR_STEP, STAR_STEP)
-    caution = _next_caution(stars.caution, system.reach(step))
+    damping = _next_damping(stars.damping, system.reach(step))
     # a new star may move once its flux is known: before that, its step would be a guess
     released = stars.free | ((stars.age == 0) & ~stars.anchored)
-    return replace(stars, x=x, y=y, flux=flux, variance=variance, free=released, age=stars.age + 1, caution=caution)
+    return replace(stars, x=x, y=y, flux=flux, variance=variance, free=released, age=stars.age + 1, damping=damping)
 
 
-def _next_caution(caution: Vector, reach: Vector) -> Vector:
+def _next_damping(damping: Vector, reach: Vector) -> Vector:
     """Factors for the next step: more where this one was too long, less where it was well within the limit."""
-    change = np.where(reach > 1.0, 1.0 + CAUTION_GAIN * reach, np.maximum(reach, CAUTION_RELIEF))
-    return np.maximum(caution * change, 1.0)
+    change = np.where(reach > 1.0, 1.0 + DAMPING_GAIN * reach, np.maximum(reach, DAMPING_RELIEF))
+    return np.maximum(damping * change, 1.0)
 
 
 def _stem(name: str) -> str:

@@ -103,7 +103,7 @@ def star_system(stars: Stars, optics: Optics, residual: Image, columns: NDArray[
         has = width > axis
         band[first[has] + axis, -1] += diagonal[has, axis]
         if axis > 0:
-            band[first[has] + axis, -1] *= stars.caution[has]
+            band[first[has] + axis, -1] *= stars.damping[has]
         products[first[has] + axis, m] += pull[has, axis]
     # a source without any usable pixel has an empty column; it stays as it is
     band[band[:, -1] <= 0.0, -1] = 1.0
