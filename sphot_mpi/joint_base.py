@@ -17,7 +17,7 @@ from sphot_mpi.joint_galaxy import (
 )
 from sphot_mpi.joint_glare import start_state
 from sphot_mpi.joint_measure import Measurement, measure
-from sphot_mpi.joint_offset import with_crowd_as_component
+from sphot_mpi.joint_offset import with_crowd_as_component, with_peak_as_component
 from sphot_mpi.joint_render import Freedom, render_stars
 from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Stars, at
 from sphot_mpi.outside_light import with_outside_light
@@ -173,8 +173,13 @@ def _find_galaxy(state: State, joint: Freedom, keep: Keep, config: Config) -> tu
         state = descend(state, (threshold,), joint, keep, caution, first_blend=2 + index)
     state = split_blends(state)
     state = _descend_again(state, joint, keep, config)
+    peaked = with_peak_as_component(state, joint, keep) if config.core.max_components > 1 else state
+    most_widenings = MOST_WIDENINGS
+    if peaked is not state:
+        # wider errors would take from the two components what tells them apart
+        state, most_widenings = _descend_again(peaked, joint, keep, config), 0
     structured = False
-    for _ in range(MOST_WIDENINGS):
+    for _ in range(most_widenings):
         if not star_density(state, MEASURE_SNR).too_high:
             break
         structured = True

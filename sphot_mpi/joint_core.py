@@ -68,10 +68,10 @@ def with_central_stars(state: State, freedom: Freedom, keep: Keep, radius: float
         star = _star(state, radius)
         if star is None:
             break
-        without = settled(state, freedom, keep, STAR_PASSES)
+        without = solve_repeatedly(state, freedom, keep, STAR_PASSES)
         stars = without.scene.stars
         scene = without.scene.with_stars(stars.join(star))
-        found = settled(replace(without, scene=scene), freedom, keep, STAR_PASSES)
+        found = solve_repeatedly(replace(without, scene=scene), freedom, keep, STAR_PASSES)
         if chi2_of(without) - chi2_of(found) < SECOND_COMPONENT_GAIN * chance(state):
             break
         state = found
@@ -105,8 +105,8 @@ def without_needless_component(state: State, freedom: Freedom, keep: Keep) -> St
         return state
     main = slice(galaxy.main, galaxy.main + 1)
     single = Galaxy(centres=galaxy.centres[main], shapes=galaxy.shapes[main], fluxes=galaxy.fluxes.sum(keepdims=True))
-    two = settled(state, freedom, keep, COMPONENT_PASSES)
-    one = settled(replace(state, scene=replace(state.scene, galaxy=single)), freedom, keep, COMPONENT_PASSES)
+    two = solve_repeatedly(state, freedom, keep, COMPONENT_PASSES)
+    one = solve_repeatedly(replace(state, scene=replace(state.scene, galaxy=single)), freedom, keep, COMPONENT_PASSES)
     return state if chi2_of(one) - chi2_of(two) > SECOND_COMPONENT_GAIN * chance(state) else one
 
 
@@ -138,8 +138,8 @@ def _star(state: State, radius: float) -> Stars | None:
     return Stars.new(np.array([peak.x]), np.array([peak.y]), np.array([peak.flux]))
 
 
-def settled(state: State, freedom: Freedom, keep: Keep, passes: int) -> State:
-    """Solve until a gain shows."""
+def solve_repeatedly(state: State, freedom: Freedom, keep: Keep, passes: int) -> State:
+    """Solve so many times that a gain has shown, quiet or not."""
     for _ in range(passes):
         state = prune(solve(state, freedom), keep, merge=False)
     return state

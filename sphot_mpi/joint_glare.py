@@ -12,7 +12,7 @@ import numpy as np
 
 from sphot_mpi.errors import FitError
 from sphot_mpi.joint import Keep, State
-from sphot_mpi.joint_core import chi2_of, settled
+from sphot_mpi.joint_core import chi2_of, solve_repeatedly
 from sphot_mpi.joint_galaxy import no_stars, start_galaxy
 from sphot_mpi.joint_holes import stars_in_holes
 from sphot_mpi.joint_render import Freedom, render_sky, render_stars
@@ -73,7 +73,7 @@ def _beside(state: State, star: Stars, keep: Keep) -> State | None:
     freedom = Freedom(galaxy_flux=True, galaxy_shape=True)
     stars = state.scene.stars.join(star)
     with_star = replace(state, scene=Scene(stars=stars, galaxy=smooth.galaxy, sky=smooth.sky))
-    one, two = settled(state, freedom, keep, PASSES), settled(with_star, freedom, keep, PASSES)
+    one, two = solve_repeatedly(state, freedom, keep, PASSES), solve_repeatedly(with_star, freedom, keep, PASSES)
     return two if two.scene.stars.size == stars.size and chi2_of(two) < chi2_of(one) else None
 
 

@@ -1,9 +1,9 @@
-"""A second component beside the galaxy's centre, where a crowd of stars stands for one.
+"""A second component beside the galaxy's centre, where a crowd of stars or a peak stands for one.
 
 The first fit is centred on the galaxy's light as a whole. A bulge that lies elsewhere, in a lopsided galaxy or one with
 a companion, is bright and sharp, so that the search for bright stars finds it first, as a heap of them. Stars so many,
 so bright and so near to each other are rare; whether they are stars is for chi2 to say: one Sersic in their place has
-a fraction of their parameters.
+a fraction of their parameters. Near the centre no star is looked for: there it is a peak of the residual.
 """
 
 from dataclasses import replace
@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.joint import Keep, State
-from sphot_mpi.joint_core import chi2_of, settled
-from sphot_mpi.joint_galaxy import LEAST_SHARE, galaxy_radius
+from sphot_mpi.joint_core import PEAK_SNR, chi2_of, find_peak, solve_repeatedly
+from sphot_mpi.joint_galaxy import LEAST_SHARE, SECOND_COMPONENT_GAIN, galaxy_radius
+from sphot_mpi.joint_measure import chance
 from sphot_mpi.joint_render import Freedom
 from sphot_mpi.joint_scene import PAD, Galaxy, Stars, at
 
@@ -21,6 +22,8 @@ from sphot_mpi.joint_scene import PAD, Galaxy, Stars, at
 ON_GALAXY = 1.5
 #: Stars within this many r_eff of one of them are its crowd; fewest that are one.
 CROWD_RADIUS, FEWEST = 0.5, 4
+#: Radius, r_eff, in which a peak may be the galaxy's core.
+PEAK_RADIUS = 0.5
 #: Solves before the two are compared.
 PASSES = 8
 
@@ -44,12 +47,43 @@ def with_crowd_as_component(state: State, freedom: Freedom, keep: Keep) -> State
     if crowd.sum() < FEWEST or stars.flux[crowd].sum() < LEAST_SHARE * galaxy.fluxes.sum():
         return state
     scene = replace(state.scene.with_stars(stars.take(~crowd)), galaxy=with_component(galaxy, stars.take(crowd)))
-    as_stars = settled(state, freedom, keep, PASSES)
-    as_galaxy = settled(replace(state, scene=scene), freedom, keep, PASSES)
+    as_stars = solve_repeatedly(state, freedom, keep, PASSES)
+    as_galaxy = solve_repeatedly(replace(state, scene=scene), freedom, keep, PASSES)
     found = as_galaxy.scene.galaxy
     assert found is not None
     enough = (found.fluxes > LEAST_SHARE * found.fluxes.sum()).all()
     return as_galaxy if enough and chi2_of(as_galaxy) < chi2_of(as_stars) else state
+
+
+def with_peak_as_component(state: State, freedom: Freedom, keep: Keep) -> State:
+    """Return the state with a compact component where a peak stands beside the galaxy's centre, if that fits better.
+
+    A disk whose core lies elsewhere leaves a peak and a dip on both sides of its centre.
+
+    Parameters
+    ----------
+    state : State
+        With the stars that the galaxy is to be measured with, and a galaxy of one component.
+    freedom : Freedom
+        What is free; the galaxy has to be.
+    keep : Keep
+        Which stars stay.
+    """
+    galaxy, shape = state.scene.galaxy, state.optics.frame.shape
+    if galaxy is None or galaxy.size > 1:
+        return state
+    peak = find_peak(state, galaxy_radius(galaxy, shape) < PEAK_RADIUS)
+    if peak is None or peak.snr < PEAK_SNR:
+        return state
+    one = solve_repeatedly(state, freedom, keep, PASSES)
+    assert one.scene.galaxy is not None
+    core = _with_round_disk(one.scene.galaxy, peak.x, peak.y, peak.flux, state.optics.fwhm)
+    two = solve_repeatedly(replace(one, scene=replace(one.scene, galaxy=core)), freedom, keep, PASSES)
+    found = two.scene.galaxy
+    assert found is not None
+    # what has less of the light is a star
+    enough = (found.fluxes > LEAST_SHARE * found.fluxes.sum()).all()
+    return two if enough and chi2_of(one) - chi2_of(two) > SECOND_COMPONENT_GAIN * chance(state) else state
 
 
 def brightest_crowd(stars: Stars, galaxy: Galaxy, candidates: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -70,8 +104,13 @@ def with_component(galaxy: Galaxy, crowd: Stars) -> Galaxy:
     x, y = float(weight @ crowd.x), float(weight @ crowd.y)
     # the rms radius of an exponential disk, in both axes together, is 1.46 r_eff
     size = float(weight @ np.hypot(crowd.x - x, crowd.y - y) ** 2) ** 0.5 / 1.46
+    return _with_round_disk(galaxy, x, y, light, max(size, 1.0))
+
+
+def _with_round_disk(galaxy: Galaxy, x: float, y: float, light: float, size: float) -> Galaxy:
+    """Return a galaxy with a round exponential disk more, at a place of the frame, of some flux and r_eff."""
     return Galaxy(
         centres=np.vstack((galaxy.centres, [[x - PAD, y - PAD]])),
-        shapes=np.vstack((galaxy.shapes, [[np.log(max(size, 1.0)), 0.0, 0.0, 0.0]])),
+        shapes=np.vstack((galaxy.shapes, [[np.log(size), 0.0, 0.0, 0.0]])),
         fluxes=np.append(galaxy.fluxes, light),
     )

@@ -9,7 +9,7 @@ from sphot_mpi.flags import FitFlag
 from sphot_mpi.joint import Keep, State, residual_of
 from sphot_mpi.joint_galaxy import SECOND_COMPONENT_GAIN, galaxy_radius
 from sphot_mpi.joint_measure import Measurement, chance, measure
-from sphot_mpi.joint_render import MOVE_NAMES, SHAPE_NAMES, Freedom, render_galaxy
+from sphot_mpi.joint_render import CENTRE_NAMES, MOVE_NAMES, SHAPE_NAMES, Freedom, render_galaxy
 from sphot_mpi.joint_scene import PAD, Galaxy
 from sphot_mpi.records import Image
 from sphot_mpi.unseen_light import LARGEST_PART
@@ -73,11 +73,17 @@ class _Trial:
     @property
     def place_chi2(self) -> float:
         """Wald's chi2 of the displacement."""
-        return wald(self._displacement(), self.measurement.block(list(MOVE_NAMES)))
+        return wald(self._displacement(), self.measurement.block(self._place_names()))
+
+    def _place_names(self) -> list[str]:
+        """Unknowns of the place: of all components together, or of the expected galaxy's brightest one."""
+        if MOVE_NAMES[0] in self.measurement.names:
+            return list(MOVE_NAMES)
+        return [f"{self.galaxies[0].main}.{name}" for name in CENTRE_NAMES]
 
     def _displacement(self) -> NDArray[np.float64]:
         expected, found = self.galaxies
-        return np.asarray((found.centres - expected.centres)[found.main])
+        return np.asarray((found.centres - expected.centres)[expected.main])
 
     def has_profile(self, least_change: float, most_in_wings: float) -> bool:
         """Whether the profile changed significantly, and in the core: wings would take the field's light or the sky's.
@@ -93,12 +99,21 @@ class _Trial:
         expected, found = self.galaxies
         if (found.fluxes <= 0.0).any() or self.profile_chi2 <= least_change:
             return False
-        core = galaxy_radius(expected, self.state.optics.frame.shape) < CORE
-        growth = wing_light(self.state, core) - wing_light(self.expected, core)
-        if growth < most_in_wings * float(expected.fluxes.sum()):
+        if self._growth() < most_in_wings * float(expected.fluxes.sum()):
             return True
         shapes_free = f"0.{SHAPE_NAMES[0]}" in self.measurement.names
-        return not shapes_free and self._field_shows() and self._core_asks(core)
+        # far more than chance, whatever the wings do
+        core_asks = self.core_gain(self.expected) > SECOND_COMPONENT_GAIN * chance(self.expected)
+        return not shapes_free and self._field_shows() and core_asks
+
+    def _core(self) -> NDArray[np.bool_]:
+        """Pixels of the expected galaxy's core."""
+        return galaxy_radius(self.galaxies[0], self.state.optics.frame.shape) < CORE
+
+    def _growth(self) -> float:
+        """Flux that the galaxy has gained outside its core."""
+        core = self._core()
+        return wing_light(self.state, core) - wing_light(self.expected, core)
 
     def _field_shows(self) -> bool:
         """Whether every component leaves a field beside it that tells the sky from its wings."""
@@ -106,13 +121,13 @@ class _Trial:
         largest = float((np.exp(expected.shapes[:, 0]) / np.sqrt(expected.axis_ratios())).max())
         return largest < LARGEST_PART * (min(self.state.optics.frame.shape) - 2 * PAD)
 
-    def _core_asks(self, core: NDArray[np.bool_]) -> bool:
-        """Whether the core's pixels gain from the profile far more than chance, whatever the wings do."""
-        before, after = (
-            float((state.optics.frame.weight * residual_of(state) ** 2)[core].sum())
-            for state in (self.expected, self.state)
+    def core_gain(self, before: State) -> float:
+        """Chi2 of the core's pixels that another state has beyond this one."""
+        core = self._core()
+        left, now = (
+            float((state.optics.frame.weight * residual_of(state) ** 2)[core].sum()) for state in (before, self.state)
         )
-        return before - after > SECOND_COMPONENT_GAIN * chance(self.expected)
+        return left - now
 
     def is_displaced(self) -> bool:
         """Whether the galaxy stands elsewhere, and not so far off that it would be another one."""
@@ -175,7 +190,7 @@ def with_own_shape(
         if trial.profile_chi2 > PROMISING * least_change:
             trial = trial.settled(own, keep)
             if trial.has_profile(least_change, most_in_wings):
-                trial = _with_own_ellipse(trial, own, keep) if galaxy.size == 1 else trial
+                trial = _with_own_geometry(trial, own, keep)
                 return trial.state, trial.measurement, FitFlag.OWN_PROFILE | trial.place_flag()
     if displaced:
         trial = _Trial.of(state, moved, keep).settled(moved, keep)
@@ -184,8 +199,26 @@ def with_own_shape(
     return state, measurement, none
 
 
+def _with_own_geometry(trial: _Trial, freedom: Freedom, keep: Keep) -> _Trial:
+    """Free more of a galaxy with its own profile; concentric components change their ellipse by their shares."""
+    expected, _ = trial.galaxies
+    if expected.size == 1:
+        return _with_own_ellipse(trial, freedom, keep)
+    return _with_own_places(trial, freedom, keep) if expected.apart else trial
+
+
+def _with_own_places(trial: _Trial, freedom: Freedom, keep: Keep) -> _Trial:
+    """Free everything of components that stand apart: with another colour, their light lies elsewhere."""
+    freedom = replace(freedom, galaxy_profile=False, galaxy_move=False, galaxy_shape=True)
+    freer = replace(_Trial.of(trial.state, freedom, keep).settled(freedom, keep), expected=trial.expected)
+    # what chance is shows where the model fits
+    told = freer.core_gain(trial.state) > SECOND_COMPONENT_GAIN * chance(freer.state)
+    told = told and freer.has_profile(PROFILE_CHANGE, MOST_IN_WINGS)
+    return freer if told else trial
+
+
 def _with_own_ellipse(trial: _Trial, freedom: Freedom, keep: Keep) -> _Trial:
-    """Free the ellipse, too, of a galaxy with its own profile; several components change it by their shares."""
+    """Free the ellipse, too, of one component."""
     freedom = replace(freedom, galaxy_ellipse=True)
     freer = replace(_Trial.of(trial.state, freedom, keep), expected=trial.expected)
     if freer.ellipse_chi2 < PROMISING * ELLIPSE_CHANGE:

@@ -247,6 +247,8 @@ class _Summary:
 
     def _pinned_covariance(self, base: FilterFit) -> tuple[Image, float]:
         """Covariance of the Sersic parameters, and the error of the total flux, where shape or geometry was pinned."""
+        if f"0.{CENTRE_NAMES[0]}" in self.measurement.names:
+            return self._free_covariance()
         if "scale" not in self.measurement.names:
             return self._profile_covariance(base)
         return self._scaled_covariance(base)

@@ -25,6 +25,8 @@ Pixel = TypeVar("Pixel", bound=np.generic)
 
 #: Largest r_eff of a component, in sides of the image: beyond that it is the field's light.
 LARGEST_COMPONENT = 0.27
+#: Components farther from each other than this, half-light radii, do not share a centre.
+APART = 0.1
 #: Margin of the frame around the cutout, px.
 PAD = 12
 
@@ -313,6 +315,12 @@ class Galaxy:
     def main(self) -> int:
         """The component with most of the light."""
         return int(np.argmax(self.fluxes))
+
+    @property
+    def apart(self) -> bool:
+        """Whether a component's centre is not the brightest one's."""
+        offset = np.hypot(*(self.centres - self.centres[self.main]).T)
+        return bool(offset.max() > APART * self.half_light_radius())
 
     def half_light_radius(self) -> float:
         """Semi-major axis, px, that is the flux-weighted mean of the components'."""

@@ -55,6 +55,9 @@ DAMPING_GAIN, DAMPING_RELIEF = 0.3, 0.3
 #: Smallest r_circ, px, and range of ln n and of the length of eta (ellip <= 0.95).
 SMALLEST_R = 0.15
 LN_N_RANGE = (np.log(0.3), np.log(8.0))
+#: Components that share no centre keep below this ln n if they are: their wings would be taken from the field's
+#: unfitted stars.
+LN_N_APART = np.log(2.0)
 ETA_MAX = float(-np.log(0.05))
 #: A galaxy that is scaled keeps at least this part of its flux in one step.
 LEAST_SCALE = 1e-3
@@ -287,7 +290,8 @@ def _step_galaxy(galaxy: Galaxy, step: dict[str, float], shift: Vector, largest:
             shapes[c, 2:] *= ETA_MAX / length
         # r_circ = r_eff sqrt(q)
         shapes[c, 0] = np.clip(shapes[c, 0], np.log(SMALLEST_R), np.log(largest) - 0.5 * min(length, ETA_MAX))
-        shapes[c, 1] = np.clip(shapes[c, 1], *LN_N_RANGE)
+        largest_n = LN_N_APART if galaxy.apart and galaxy.shapes[c, 1] < LN_N_APART + 1e-3 else LN_N_RANGE[1]
+        shapes[c, 1] = np.clip(shapes[c, 1], LN_N_RANGE[0], largest_n)
     return Galaxy(
         centres=_tied(centres, galaxy),
         shapes=shapes,

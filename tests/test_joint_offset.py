@@ -32,6 +32,20 @@ def test_a_bulge_beside_the_centre_is_a_component_and_no_heap_of_stars():
     assert total_flux(small) == pytest.approx(total_flux(BULGE), rel=0.1)
 
 
+def test_a_core_beside_the_centre_is_a_component():
+    # nearer to it than stars are looked for, so that it leaves a peak on one side and a dip on the other
+    disk = replace(GALAXY, amplitude=0.6, r_eff=14.0, n=0.7)
+    core = replace(GALAXY, amplitude=1.0, r_eff=3.0, n=1.0, ellip=0.1, y_0=GALAXY.y_0 + 3.0)
+    fit = fit_of(replace(crowded(), components=(disk, core)))
+    assert FitFlag.SECOND_COMPONENT in fit.flags
+    large, small = sorted(fit.components, key=lambda c: -c.r_eff)
+    # the light of a tenth of the galaxy tells its place to the pixels' noise over its slope; one component is 1 px off
+    assert np.hypot(small.x_0 - core.x_0, small.y_0 - core.y_0) < 0.5
+    assert np.hypot(large.x_0 - disk.x_0, large.y_0 - disk.y_0) < 0.3
+    assert fit.total_flux == pytest.approx(total_flux(disk) + total_flux(core), rel=0.01)
+    assert total_flux(small) == pytest.approx(total_flux(core), rel=0.2)
+
+
 def test_a_cluster_of_stars_on_the_galaxy_stays_stars():
     field, flux = crowded(), 150.0 * lone_error(BASE)
     x, y = GALAXY.x_0 + np.array([-4.0, -1.0, 2.0, -2.5, 0.5]), GALAXY.y_0 + np.array([6.0, 7.0, 6.0, 9.0, 10.0])

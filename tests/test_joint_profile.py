@@ -118,6 +118,28 @@ def test_a_change_of_the_components_shares_counts_and_a_common_factor_does_not()
     assert profile_change(expected, redder, measurement) > 1.0
 
 
+def test_a_core_whose_light_stands_elsewhere_in_a_filter_is_found_there():
+    disk = replace(GALAXY, amplitude=0.6, r_eff=14.0, n=0.7)
+    core = replace(GALAXY, amplitude=1.0, r_eff=3.0, n=1.0, ellip=0.1, y_0=GALAXY.y_0 + 3.0)
+    field = replace(crowded(), components=(disk, core))
+    image = make_cutout(field, with_error=True)
+    base = fit_base_joint(image, library(BASE), CONFIG)
+    # dust of the base filter gone, it is much brighter here, and centred on a place of its own
+    bright = replace(core, amplitude=4.0, y_0=core.y_0 - 1.5)
+    other = make_cutout(replace(field, components=(disk, bright)), OTHER, with_error=True)
+    fit = fit_scaled_joint(other, library(OTHER), base, image, CONFIG)
+    assert FitFlag.OWN_PROFILE in fit.flags
+    small = min(fit.components, key=lambda c: c.r_eff)
+    # the star field's confusion leaves a per cent of its width
+    assert (small.x_0, small.y_0) == pytest.approx((bright.x_0, bright.y_0), abs=0.05)
+    assert small.r_eff == pytest.approx(bright.r_eff, rel=0.05)
+    true = 10.0 ** (-0.4 * 0.43) * (total_flux(disk) + total_flux(bright))
+    # profile and shares alone would leave four per cent
+    assert fit.total_flux == pytest.approx(true, rel=0.01)
+    # everything was free: the covariance is that of a free fit
+    assert ShapeErrors(fit, base).flux_err(total_light(fit.components)) == pytest.approx(fit.total_flux_err, rel=1e-6)
+
+
 def test_components_of_very_different_colours_have_their_shares():
     # the bulge, bright in the base filter, has a quarter of that light here: pinned, the disk would come out too faint
     field = replace(crowded(), components=(DISK, BULGE))
