@@ -305,11 +305,8 @@ class _Summary:
         table["flux_init"] = stars.base_flux
         table["x_fit"], table["y_fit"], table["flux_fit"] = stars.x - PAD, stars.y - PAD, stars.flux
         error = correlation * np.sqrt(stars.variance)
-        error[~np.isfinite(error)] = np.nan
-        table["flux_err"], table["x_err"], table["y_err"] = error.T
-        pinned = ~stars.free
-        for name in ("x_err", "y_err"):
-            table[name][pinned] = stars.anchor_sigma[pinned]
+        error[~stars.free, 1:] = stars.anchor_sigma[~stars.free, np.newaxis]
+        table["flux_err"], table["x_err"], table["y_err"] = np.where(np.isfinite(error), error, np.nan).T
         table["snr"] = stars.snr(correlation)
         table["base_id"] = stars.base_id
         if stars.size:

@@ -41,7 +41,8 @@ class StarSystem:
     first, width : (stars,) int64 ndarray
         First column, and number of columns, of each star.
     variance : (stars, 3) float64 ndarray
-        Marginal variances of flux, x and y with the dense unknowns held, from each star's neighbourhood.
+        Marginal variances of flux, x and y with the dense unknowns held, from each star's neighbourhood; inf where
+        nothing tells a position.
     """
 
     factor: NDArray[np.float64]
@@ -99,28 +100,32 @@ def star_system(stars: Stars, optics: Optics, residual: Image, columns: NDArray[
         band, products, stamps, sorted_first, sorted_width, corner_y[order], corner_x[order], place, frame.weight, dense
     )
     diagonal, pull = _priors(stars)
+    damping = np.zeros((stars.size, 2))
     for axis in range(3):
         has = width > axis
-        band[first[has] + axis, -1] += diagonal[has, axis]
+        rows = first[has] + axis
+        band[rows, -1] += diagonal[has, axis]
         if axis > 0:
-            band[first[has] + axis, -1] *= stars.damping[has]
-        products[first[has] + axis, m] += pull[has, axis]
+            told = band[rows, -1].copy()
+            band[rows, -1] = (told + 1.0 / STAR_DAMPING**2) * stars.damping[has]
+            damping[has, axis - 1] = band[rows, -1] - told
+        products[rows, m] += pull[has, axis]
     # a source without any usable pixel has an empty column; it stays as it is
     band[band[:, -1] <= 0.0, -1] = 1.0
     variance = np.empty((stars.size, 3))
     neighbours = kernels.nearest_neighbours(stars.x[order], stars.y[order], ERROR_REACH * optics.fwhm, ERROR_NEIGHBOURS)
-    variance[order] = bands.band_variances(band, sorted_first, sorted_width, neighbours)
+    variance[order] = bands.band_variances(band, sorted_first, sorted_width, neighbours, damping[order])
     return StarSystem(_cholesky(band), products[:, m].copy(), products[:, :m], first, width, variance)
 
 
 def _priors(stars: Stars) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Diagonal and right-hand side, for flux, x and y of each star, of priors and of the positions' damping."""
+    """Diagonal and right-hand side, for flux, x and y of each star, of its priors."""
     diagonal, pull = np.zeros((stars.size, 3)), np.zeros((stars.size, 3))
     flux_weight = 1.0 / stars.prior_sigma**2
     diagonal[:, 0] = flux_weight
     pull[:, 0] = flux_weight * (stars.prior_flux - stars.flux)
     weight = 1.0 / stars.anchor_sigma**2
-    diagonal[:, 1:] = (weight + 1.0 / STAR_DAMPING**2)[:, None]
+    diagonal[:, 1:] = weight[:, None]
     pull[:, 1] = weight * (stars.anchor_x - stars.x)
     pull[:, 2] = weight * (stars.anchor_y - stars.y)
     return diagonal, pull

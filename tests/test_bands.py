@@ -91,13 +91,13 @@ def test_variances_with_all_neighbours_are_the_inverse():
     matrix = np.triu(np.tril(design.T @ design, 10), -10)
     band = band_of(matrix, 10)
     everyone = np.array([[t for t in range(6) if t != s] for s in range(6)])
-    variance = bands.band_variances(band, first, width, everyone)
+    variance = bands.band_variances(band, first, width, everyone, np.zeros((6, 2)))
     inverse = np.diag(np.linalg.inv(matrix))
     for s in range(6):
         np.testing.assert_allclose(variance[s, : width[s]], inverse[first[s] : first[s] + width[s]], rtol=1e-10)
         assert np.isnan(variance[s, width[s] :]).all()
     # the fewer parameters are free, the smaller a variance
-    alone = bands.band_variances(band, first, width, np.full((6, 2), -1))
+    alone = bands.band_variances(band, first, width, np.full((6, 2), -1), np.zeros((6, 2)))
     for s in range(6):
         block = matrix[first[s] : first[s] + width[s], first[s] : first[s] + width[s]]
         np.testing.assert_allclose(alone[s, : width[s]], np.diag(np.linalg.inv(block)), rtol=1e-10)
@@ -109,9 +109,25 @@ def test_a_singular_neighbourhood_has_no_variance(width):
     matrix = np.eye(2 * width)
     matrix[0, width] = matrix[width, 0] = 2.0
     variance = bands.band_variances(
-        band_of(matrix, 2 * width - 1), np.array([0, width]), np.array([width, width]), np.array([[1], [0]])
-    )
+        band_of(matrix, 2 * width - 1), np.array([0, width]), np.array([width, width]), np.array([[1], [0]]),
+        np.zeros((2, 2)),
+    )  # fmt: skip
     assert np.isnan(variance).all()
+
+
+def test_what_holds_a_position_is_no_information_on_it():
+    rng = np.random.default_rng(6)
+    design = rng.normal(size=(20, 3))
+    told, damping = design.T @ design, np.array([[4.0, 9.0]])
+    one = np.array([0]), np.array([3]), np.array([[-1]])
+    held = told + np.diag([0.0, 4.0, 9.0])
+    variance = bands.band_variances(band_of(held, 2), *one, damping)
+    np.testing.assert_allclose(variance[0, 1:], np.diag(np.linalg.inv(told))[1:], rtol=1e-12)
+    assert variance[0, 0] == pytest.approx(np.linalg.inv(held)[0, 0], rel=1e-12)
+    # and where it is all that there is, nothing tells the position
+    only = bands.band_variances(band_of(np.diag([1.0, 4.0, 9.0]), 2), *one, damping)
+    assert only[0, 0] == 1.0
+    assert np.isinf(only[0, 1:]).all()
 
 
 def test_columns_are_the_stamps_of_the_star_field():

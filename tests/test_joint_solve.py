@@ -319,6 +319,20 @@ def test_the_true_scene_is_a_fixed_point():
     assert (np.abs(stars.flux - truth.stars.flux) < 0.02 * np.sqrt(stars.variance[:, 0])).all()
 
 
+def test_a_faint_star_s_place_is_as_uncertain_as_its_pixels_say():
+    # its place is known worse than what damps its steps
+    star = Stars.new(np.array([30.0 + PAD]), np.array([30.0 + PAD]), np.array([0.13]))
+    truth = replace(true_scene(), stars=replace(star, free=np.ones(1, bool)), galaxy=None)
+    frame = observed(truth)
+    optics = optics_on(frame)
+    x_err, y_err = np.sqrt(solve_step(truth, optics, Freedom()).scene.stars.variance[0, 1:])
+    stamps, _, _ = optics.stars.stamps(star.x, star.y, optics.core_radius)
+    # Cramer & Rao: the inverse of the information that the slopes hold
+    information = star.flux[0] ** 2 * (stamps[0, 1:] ** 2).sum(axis=(1, 2)) / NOISE**2
+    assert (x_err, y_err) == pytest.approx(tuple(1.0 / np.sqrt(information)), rel=1e-3)
+    assert x_err > STAR_DAMPING
+
+
 def test_errors_are_those_of_the_scatter():
     truth = true_scene(40, seed=2)
     clean = observed(truth)

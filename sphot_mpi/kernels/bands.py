@@ -263,7 +263,7 @@ def band_solve(factor, rhs):
 
 
 @jit_fast
-def band_variances(band, first, width, neighbours):
+def band_variances(band, first, width, neighbours, damping):
     """Marginal variances of each star's parameters from its neighbourhood's inverse.
 
     Parameters
@@ -274,11 +274,15 @@ def band_variances(band, first, width, neighbours):
         First column, and number of columns, of each star.
     neighbours : (n, k) int64 ndarray
         Stars whose parameters are free together with each star's; -1 = none.
+    damping : (n, 2) float64 ndarray
+        What of the matrix' diagonal, at each star's position, is no information but holds its step; in a position's
+        own variance it does not count.
 
     Returns
     -------
     (n, 3) float64 ndarray
-        Variances of each star's parameters; nan where the block is not positive definite.
+        Variances of each star's parameters; nan where the block is not positive definite, inf for a position that
+        only the damping tells.
     """
     n, k = neighbours.shape
     b = band.shape[1] - 1
@@ -324,6 +328,10 @@ def band_variances(band, first, width, neighbours):
         determinant = e * minor - a * f * f - c * g * g + 2.0 * f * g * h
         if a > 0.0 and minor > 0.0 and determinant > 0.0:
             out[s, 0] = (c * e - f * f) / determinant
-            out[s, 1] = (a * e - g * g) / determinant
-            out[s, 2] = minor / determinant
+            c, e = c - damping[s, 0], e - damping[s, 1]
+            minor = a * c - h * h
+            determinant = e * minor - a * f * f - c * g * g + 2.0 * f * g * h
+            told = minor > 0.0 and determinant > 0.0
+            out[s, 1] = (a * e - g * g) / determinant if told else np.inf
+            out[s, 2] = minor / determinant if told else np.inf
     return out
