@@ -189,16 +189,21 @@ def mad_section(runs: Sequence[GalaxyRun]) -> list[str]:
 
 def kernel_section(runs: Sequence[GalaxyRun]) -> list[str]:
     """Return the kernels' table."""
-    rows = []
+    rows, errors = [], {(run.name, row.filter): row.fit.kernel.errors[0] for run in runs for row in run.rows if row.fit}
     for name, values in kernels(runs).items():
         off = deviations(values)
         worst = max(off, key=lambda galaxy: abs(off[galaxy]))
         spread = robust_sigma(np.array(list(values.values())))
         mark = judged(abs(off[worst]) <= KERNEL_DEVIATION) if len(off) > 1 else "one galaxy"
         median = values[worst] - off[worst]
-        rows.append([name, f"{len(values)}", f"{median:.3f}", f"{off[worst]:+.3f} ({worst})", f"{spread:.3f}", mark])
-    head = ["filter", "galaxies", "median px", "largest deviation", "spread (1.4826 MAD)", f"<= {KERNEL_DEVIATION:g}"]
-    return ["## Kernel by filter", "", *table(head, rows)]
+        rows.append([
+            name, f"{len(values)}", f"{median:.3f}", f"{off[worst]:+.3f} ({worst})",
+            f"{errors[worst, name]:.3f}", f"{spread:.3f}", mark,
+        ])  # fmt: skip
+    limit = f"<= {KERNEL_DEVIATION:g}"
+    head = ["filter", "galaxies", "median px", "largest deviation", "its error", "spread (1.4826 MAD)", limit]
+    text = "The error is the fit's own: that of noise or of how stars of the field differ, whichever is larger."
+    return ["## Kernel by filter", "", text, "", *table(head, rows)]
 
 
 def colour_section(runs: Sequence[GalaxyRun], references: References) -> list[str]:

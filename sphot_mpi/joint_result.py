@@ -10,7 +10,7 @@ from sphot_mpi.flags import FitFlag, SourceFlag
 from sphot_mpi.joint import State
 from sphot_mpi.joint_base import BaseFit
 from sphot_mpi.joint_galaxy import components_of, galaxy_radius
-from sphot_mpi.joint_kernel import KERNEL_NAMES
+from sphot_mpi.joint_kernel_error import kernel_errors
 from sphot_mpi.joint_measure import Measurement
 from sphot_mpi.joint_render import CENTRE_NAMES, MOVE_NAMES, SHAPE_NAMES, render_galaxy, render_sky, render_stars
 from sphot_mpi.joint_scaled import ScaledFit
@@ -114,7 +114,7 @@ class _Summary:
         self.galaxy_image = render_galaxy(self.galaxy, optics)
         model = self.star_image + self.galaxy_image + render_sky(self.scene.sky, shape)
         self.residual = self.frame.residual(model)
-        # of sky and kernel, as they were solved with the faint stars; the galaxy's is that of its measurement
+        # of the sky, as it was solved with the faint stars; the galaxy's is that of its measurement
         self.covariance = state.step.covariance * self.frame.correlation**2
         self.index = {name: k for k, name in enumerate(state.step.names)}
 
@@ -195,17 +195,12 @@ class _Summary:
 
     def _kernel(self) -> KernelFit:
         """Kernel with its errors, NaN where it was held."""
-        kernel = self.state.optics.kernel
-        errors = (float("nan"),) * len(kernel.values)
-        if KERNEL_NAMES[0] in self.index:
-            rows = [self.index[name] for name in KERNEL_NAMES[: len(kernel.values)]]
-            errors = kernel.errors(self.covariance[np.ix_(rows, rows)])
-        stars = self.scene.stars
+        kernel, stars = self.state.optics.kernel, self.scene.stars
         anchors = (stars.snr(self.frame.correlation) > ANCHOR_SNR) & at(self.frame.anchored_area, stars)
         return KernelFit(
             family=kernel.family,
             values=kernel.values,
-            errors=errors,
+            errors=kernel_errors(self.state, self.residual),
             fwhm=self.state.optics.fwhm,
             n_anchors=int(anchors.sum()),
         )

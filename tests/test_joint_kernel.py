@@ -7,9 +7,10 @@ import pytest
 from analytic import gaussian_library
 
 from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS, FitFlag
-from sphot_mpi.joint import KERNEL_TOLERANCE, State, kernel_is_told, solve
+from sphot_mpi.joint import KERNEL_TOLERANCE, State, kernel_is_told, residual_of, solve
 from sphot_mpi.joint_galaxy import galaxy_of
 from sphot_mpi.joint_kernel import KERNEL_NAMES, prior_terms, shape_limit, stepped
+from sphot_mpi.joint_kernel_error import kernel_errors, star_pulls
 from sphot_mpi.joint_render import KERNEL_STARS, Freedom, kernel_stars, render_columns, render_galaxy, render_stars
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars, at
 from sphot_mpi.joint_solve import solve_step
@@ -87,6 +88,44 @@ def test_the_kernel_is_found_from_near_and_far(family, start):
     assert not kernels[-1].at_bound()
     # quiet after seven passes: no climbing, no alternation
     assert not any(a.differs(b, 2 * KERNEL_TOLERANCE) for a, b in zip(kernels[6:], kernels[7:], strict=False))
+
+
+def far_apart(n=25, flux=30.0):
+    """Equally bright stars that do not overlap."""
+    y, x = (PAD + 8.0 + 14.0 * np.divmod(np.arange(n), 5)[k] for k in (0, 1))
+    return Scene(stars=Stars.new(x + 0.3, y - 0.2, np.full(n, flux)), galaxy=None)
+
+
+def test_the_kernel_s_error_is_that_of_noise_where_all_stars_are_alike():
+    scene, errors = far_apart(), []
+    for seed in range(8):
+        state, _ = kernels_of(started(scene, observed(scene, Kernel(values=(1.1,)), seed), "gaussian"), 6)
+        by_noise = state.optics.kernel.errors(state.step.covariance[-1:, -1:])
+        assert state.step.names[-1] == KERNEL_NAMES[0]
+        (error,) = kernel_errors(state, residual_of(state))
+        errors.append(error / by_noise[0])
+        # solved for: what stars pull this way and that is in balance, but for the light beyond their cores
+        pulls = star_pulls(state, residual_of(state))
+        assert abs(pulls.sum()) < 0.6 * np.sqrt((pulls**2).sum())
+    # never smaller; 25 stars tell their scatter to 1 / sqrt(48), the larger of two is 6 % above in the mean
+    assert min(errors) >= 1.0
+    assert np.mean(errors) == pytest.approx(1.06, abs=0.1)
+
+
+def test_the_kernel_s_error_knows_how_stars_differ():
+    scene, rng, spread = far_apart(), np.random.default_rng(5), 0.05
+    widths = rng.permutation(np.repeat([1.1 - spread, 1.1 + spread], 13)[:25])
+    data = sum(
+        model(replace(scene, stars=scene.stars.take(np.arange(25) == k)), Kernel(values=(width,)))
+        for k, width in enumerate(widths)
+    )[PAD:-PAD, PAD:-PAD]
+    frame = frame_of(data + rng.normal(0.0, NOISE, SHAPE))
+    state, _ = kernels_of(started(scene, frame, "gaussian"), 8)
+    (error,) = kernel_errors(state, residual_of(state))
+    (by_noise,) = state.optics.kernel.errors(state.step.covariance[-1:, -1:])
+    # the error of a mean of 25 that scatter so; that by noise alone is much smaller
+    assert error == pytest.approx(spread / np.sqrt(25), rel=0.15)
+    assert by_noise < 0.3 * error
 
 
 @pytest.mark.parametrize("truth", TRUTHS)

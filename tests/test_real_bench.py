@@ -139,7 +139,7 @@ def test_kernels_that_no_star_has_measured_do_not_count(tables: ModuleType) -> N
     ]  # fmt: skip
     assert tables.kernels(runs) == {"F150W": {"a": 1.0, "b": 1.1, "c": 1.3}}
     row = cells("\n".join(tables.kernel_section(runs)), "## Kernel")[2]
-    assert row == ["F150W", "3", "1.100", "+0.200 (c)", "0.148", "**miss**"]
+    assert row == ["F150W", "3", "1.100", "+0.200 (c)", "nan", "0.148", "**miss**"]
 
 
 def test_tables_hold_every_filter_and_every_target(tables: ModuleType) -> None:
