@@ -12,11 +12,10 @@ from sphot_mpi.config_sections import ApertureConfig, PsfConfig, Stage
 from sphot_mpi.ellipses import Ellipse, EllipseFamily
 from sphot_mpi.model_images import render_sources
 from sphot_mpi.noise import error_map
-from sphot_mpi.point_render import sampled_star
 from sphot_mpi.psf_correction import View
 from sphot_mpi.records import Cutout, FilterFit, Image, SersicParams
 from sphot_mpi.sersic import total_flux
-from sphot_mpi.unseen_light import EDGES, FIELD, half_light_distance, render_unseen
+from sphot_mpi.unseen_light import EDGES, FIELD, half_light_distance, psf_image, render_unseen
 
 Mask = NDArray[np.bool_]
 
@@ -135,14 +134,12 @@ class FilterImages:
         table = table[np.isfinite(table["x_fit"]) & np.isfinite(table["y_fit"]) & np.isfinite(table["flux_fit"])]
         if table.size == 0:
             return table, np.zeros(0)
-        taken = signal.fftconvolve(coverage, _stamp(self.view)[::-1, ::-1], mode="same")
         where = [table["y_fit"] + self.margin, table["x_fit"] + self.margin]
-        return table, ndimage.map_coordinates(taken, where, order=1, mode="constant")
+        return table, ndimage.map_coordinates(self.part_inside(coverage), where, order=1, mode="constant")
 
-
-def _stamp(view: View) -> Image:
-    """A star of unit flux on data pixels, out to 3 FWHM."""
-    return sampled_star(view.psf, max(3, round(3.0 * view.psf.fwhm)))
+    def part_inside(self, coverage: Image) -> Image:
+        """Part of the light of a star at each pixel of the canvas that a weight image on it takes in."""
+        return np.asarray(signal.fftconvolve(coverage, psf_image(self.view.psf)[::-1, ::-1], mode="same"))
 
 
 def on_canvas(components: Sequence[SersicParams], margin: int) -> tuple[SersicParams, ...]:
