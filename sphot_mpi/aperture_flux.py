@@ -31,7 +31,8 @@ class StarPlan:
     base : FilterImages
         Of the base filter.
     threshold : float or None
-        Base flux above which stars go one by one; below it the field's mean stands for them. None: all go one by one.
+        Base flux above which stars go one by one; below it the field's mean stands for those that may be lumps of the
+        galaxy. None: all go one by one.
     flags : ApertureFlag
         FIELD_TOO_SMALL, where the field was asked for.
     """
@@ -115,9 +116,8 @@ def with_flux(
     flux = float((coverage * image).sum())
     found = None if stars.threshold is None else field_stars(images, good, stars.base)
     if found is not None and stars.threshold is not None:
-        fitted = float((good[images.inner] * (images.sources + images.faint)).sum())
         # what stands for the missing part has the stars of the part that is there
-        flux += (fitted - found.light(stars.threshold)) / covered
+        flux += found.excess(stars.threshold) / covered
         record = replace(record, flags=record.flags | ApertureFlag.FIELD_STARS)
         shot: Shot | None = found.shot(stars.threshold)
         star_variance = found.fit_variance(stars.threshold) + found.shot(stars.threshold).variance()

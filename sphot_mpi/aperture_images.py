@@ -122,6 +122,25 @@ class FilterImages:
         """Return an image of the cutout on the canvas, NaN around it."""
         return np.pad(image, self.margin, constant_values=np.nan)
 
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Rows of the fit's table of sources with a position and a flux."""
+        table = self.view.fit.sources
+        return np.asarray(np.isfinite(table["x_fit"]) & np.isfinite(table["y_fit"]) & np.isfinite(table["flux_fit"]))
+
+    def hidden(self, coverage: Image) -> NDArray[np.float64]:
+        """How many stars like each of the table's are expected on a part of the galaxy, and could not be found there.
+
+        Parameters
+        ----------
+        coverage : (ny, nx) float64 ndarray
+            The part as weights, on the cutout.
+        """
+        expected = np.zeros(self.view.fit.sources.size)
+        for ring in self.rings:
+            expected[ring.stars] += ring.share * float(coverage[ring.pixels].sum()) / ring.field_area
+        return expected
+
     def star_parts(self, coverage: Image) -> tuple[NDArray[np.void], NDArray[np.float64]]:
         """Return the stars with a position and a flux, and the part of each one's light that a weight image takes in.
 
@@ -130,8 +149,7 @@ class FilterImages:
         coverage : (my, mx) float64 ndarray
             Weights, on the canvas.
         """
-        table = self.view.fit.sources
-        table = table[np.isfinite(table["x_fit"]) & np.isfinite(table["y_fit"]) & np.isfinite(table["flux_fit"])]
+        table = self.view.fit.sources[self.known]
         if table.size == 0:
             return table, np.zeros(0)
         where = [table["y_fit"] + self.margin, table["x_fit"] + self.margin]

@@ -2,11 +2,14 @@
 
 Where the model describes the image, the fitted stars are the light to take off. A galaxy with arms and lumps is another
 matter: lumps are fitted as stars, more of them the deeper the fit goes, in one filter and not in the next, and colours
-follow. The mean light of the stars in the field, times the aperture's area, knows nothing of the galaxy. Its error is
-the shot noise of the stars, which is alike in all filters and partly cancels in a colour. The rare bright stars would
-rule that noise, and are no lumps: a star of flux f in the base filter counts star by star with weight
-``1 / (1 + (t / f)^4)`` and in the mean with the rest, where the field has `aperture.stars_per_aperture` stars brighter
-than t in an aperture. For any weights that estimate is unbiased.
+follow. The mean light of the stars in the field, times the area, knows nothing of the galaxy. Its error is the shot
+noise of the stars, which is alike in all filters and partly cancels in a colour.
+
+That error is worth its price where there are lumps: on the galaxy, and where it outshines the field's stars, for lumps
+are a part of its light. All other stars count one by one; stars come in clusters, and over a wide aperture the mean
+would lay them on the galaxy. The rare bright stars would rule the shot noise, and are no lumps: a star of flux f in the
+base filter counts star by star with weight ``1 / (1 + (t / f)^4)`` and in the mean with the rest, where the field has
+`aperture.stars_per_aperture` stars brighter than t in the area. For any area and any weights the estimate is unbiased.
 """
 
 from dataclasses import dataclass
@@ -24,6 +27,8 @@ Vector = NDArray[np.float64]
 
 #: Steepness of the weight of single stars.
 POWER = 4.0
+#: Lumps are looked for within so many half-light radii of the galaxy's centre.
+LUMPS_WITHIN = 2.0
 #: A fit with one of these flags does not tell stars from the galaxy's lumps.
 DOUBTFUL = FitFlag.HIGH_CHI2 | FitFlag.STRUCTURED | FitFlag.STAR_EXCESS
 
@@ -42,48 +47,62 @@ class FieldStars:
         Flux in the base filter; of a star found in this filter only, what the typical colour lets expect there.
     part : (n,) float64 ndarray
         Part of the star's light inside the aperture, 0 to 1.
+    may_be_lump : (n,) bool ndarray
+        Whether it stands where the galaxy may have lumps.
     in_field : (n,) bool ndarray
         Whether it stands in the field.
     variance : (n,) float64 ndarray
         Of the flux; 0 where unknown.
-    field_area, area : float
-        Of the field and of the aperture's pixels with data, px.
+    hidden : (n,) float64 ndarray
+        How many like it are expected inside the aperture, but where lumps may be, and could not be found there.
+    field_area : float
+        Of the field, px.
+    area : float
+        Inside the aperture where lumps may be, by the light of stars there: they shine across its border; px.
+    faint : float
+        Light taken off inside the aperture, where lumps may be, for stars too faint to be found there.
     """
 
     base_id: NDArray[np.int64]
     flux: Vector
     base_flux: Vector
     part: Vector
+    may_be_lump: NDArray[np.bool_]
     in_field: NDArray[np.bool_]
     variance: Vector
+    hidden: Vector
     field_area: float
     area: float
+    faint: float
 
-    def weights(self, threshold: float) -> Vector:
-        """Weight with which each star counts by itself."""
+    def by_mean(self, threshold: float) -> Vector:
+        """Weight with which a star of such a flux counts in the mean, where lumps may be."""
         ratio = threshold / np.maximum(self.base_flux, 1e-300)
-        return np.asarray(1.0 / (1.0 + np.minimum(ratio, 1e50) ** POWER))
+        return np.asarray(1.0 - 1.0 / (1.0 + np.minimum(ratio, 1e50) ** POWER))
 
-    def light(self, threshold: float) -> float:
-        """Light of stars inside the aperture."""
-        weight = self.weights(threshold)
-        mean = float(((1.0 - weight) * self.flux)[self.in_field].sum()) / self.field_area
-        return float((weight * self.flux * self.part).sum()) + self.area * mean
+    def excess(self, threshold: float) -> float:
+        """Light inside the aperture that was taken off as stars, above what the field lets expect."""
+        light = self.by_mean(threshold) * self.flux
+        mean = float(light[self.in_field].sum()) / self.field_area
+        return float((light * self.part)[self.may_be_lump].sum()) + self.faint - self.area * mean
 
     def fit_variance(self, threshold: float) -> float:
-        """Variance of `light` from the errors of the stars that count by themselves."""
-        return float((self.weights(threshold) ** 2 * self.variance * self.part**2).sum())
+        """Variance from the errors of the stars that count by themselves."""
+        by_itself = 1.0 - self.may_be_lump * self.by_mean(threshold)
+        return float((by_itself**2 * self.variance * self.part**2).sum())
 
     def shot(self, threshold: float) -> "Shot":
-        """Stars whose chance number inside the aperture is the error of `light`."""
+        """Stars whose chance number inside the aperture is an error."""
         # the field's mean has its own chance
-        factor = self.area / self.field_area * (1.0 + self.area / self.field_area)
-        amounts = np.sqrt(factor) * (1.0 - self.weights(threshold)) * self.flux
+        expected = self.area / self.field_area * (1.0 + self.area / self.field_area)
+        amounts = np.sqrt(expected * self.by_mean(threshold) ** 2 + self.hidden) * self.flux
         return Shot(base_id=self.base_id[self.in_field], amount=amounts[self.in_field])
 
     def bright_flux(self, per_aperture: float) -> float:
-        """Flux above which the field has so many stars per aperture; 0 where it has fewer in all."""
+        """Flux above which the field has so many stars in `area`; 0 where it has fewer in all."""
         bright_first = np.sort(self.base_flux[self.in_field])[::-1]
+        if self.area <= 0.0:
+            return 0.0
         count = int(per_aperture * self.field_area / self.area)
         return float(bright_first[count]) if count < bright_first.size else 0.0
 
@@ -141,20 +160,25 @@ def field_stars(images: FilterImages, coverage: Image, base: FilterImages) -> Fi
     Returns
     -------
     FieldStars or None
-        None where hardly any field lies beside the galaxy.
+        None where hardly any field lies beside the galaxy, or no data in the aperture.
     """
-    area, cutout = float(coverage.sum()), images.cutout
-    field = ~cutout.mask & (half_light_distance(images.view.fit.components, cutout.shape) > FIELD)
-    # a star in the aperture would be field and galaxy at once
-    field &= coverage[images.inner] == 0.0
-    if field.sum() < max(LEAST_FIELD, area) or area <= 0.0:
+    cutout, inside = images.cutout, coverage[images.inner]
+    distance = half_light_distance(images.view.fit.components, cutout.shape)
+    field = ~cutout.mask & (distance > FIELD)
+    if field.sum() < LEAST_FIELD or inside.sum() <= 0.0:
         return None
     table, part = images.star_parts(coverage)
     y, x = np.rint(table["y_fit"]).astype(int), np.rint(table["x_fit"]).astype(int)
     on_image = (x >= 0) & (y >= 0) & (x < cutout.shape[1]) & (y < cutout.shape[0])
-    in_field = np.zeros(table.size, dtype=bool)
-    in_field[on_image] = field[y[on_image], x[on_image]]
+    y, x = np.where(on_image, y, 0), np.where(on_image, x, 0)
+    in_field, field_area = on_image & field[y, x], float(field.sum())
     flux = np.ascontiguousarray(table["flux_fit"])
+    star_light = float(flux[in_field].sum()) / field_area
+    lumpy = ~cutout.mask & (distance < LUMPS_WITHIN) & (images.sersic[images.inner] > star_light)
+    # of stars near a border some light crosses it
+    area = float(images.part_inside(coverage)[images.inner][lumpy].sum())
+    if field_area < area:
+        return None
     base_table = base.view.fit.sources
     if images is base or images.view.fit is base.view.fit:
         base_id, base_flux = np.ascontiguousarray(table["id"]), flux
@@ -166,8 +190,10 @@ def field_stars(images: FilterImages, coverage: Image, base: FilterImages) -> Fi
         typical = typical_colour(flux[in_field & (base_id > 0)], base_flux[in_field & (base_id > 0)])
         base_flux = np.where(base_id > 0, base_flux, flux / typical)
     return FieldStars(
-        base_id=base_id, flux=flux, base_flux=base_flux, part=part, in_field=in_field,
-        variance=np.nan_to_num(table["flux_err"]) ** 2, field_area=float(field.sum()), area=area,
+        base_id=base_id, flux=flux, base_flux=base_flux, part=part, may_be_lump=on_image & lumpy[y, x],
+        in_field=in_field, variance=np.nan_to_num(table["flux_err"]) ** 2,
+        hidden=images.hidden(np.where(lumpy, 0.0, inside))[images.known], field_area=field_area, area=area,
+        faint=float((inside * images.faint)[lumpy].sum()),
     )  # fmt: skip
 
 
@@ -191,14 +217,10 @@ def faint_shot(images: FilterImages, coverage: Image, base: FilterImages) -> Sho
     Shot or None
         None where no star is missing.
     """
-    table, inner = images.view.fit.sources, coverage[images.inner]
-    variance = np.zeros(table.size)
-    for ring in images.rings:
-        expected = ring.share * float(inner[ring.pixels].sum()) / ring.field_area
-        variance[ring.stars] += expected * table["flux_fit"][ring.stars] ** 2
-    used = np.flatnonzero(variance)
+    table, expected = images.view.fit.sources, images.hidden(coverage[images.inner])
+    used = np.flatnonzero(expected)
     if used.size == 0:
         return None
     is_base = images is base or images.view.fit is base.view.fit
     base_id = table["id" if is_base else "base_id"][used]
-    return Shot(base_id=np.ascontiguousarray(base_id), amount=np.sqrt(variance[used]))
+    return Shot(base_id=np.ascontiguousarray(base_id), amount=np.sqrt(expected[used]) * table["flux_fit"][used])

@@ -125,7 +125,7 @@ APERTURE_FLAG_DESCRIPTIONS: dict[ApertureFlag, str] = {
     ApertureFlag.NO_SKY: "no empty aperture fits; the sky is that of the fit, and its error too",
     ApertureFlag.NEGATIVE: "the flux in the aperture is not positive; it has no magnitude",
     ApertureFlag.ENLARGED: "the aperture was enlarged to aperture.min_fwhm times the widest PSF's FWHM",
-    ApertureFlag.FIELD_STARS: "all but the brightest stars were taken off by the mean star light of the field",
+    ApertureFlag.FIELD_STARS: "all but the brightest stars on the galaxy were taken off by the field's mean star light",
     ApertureFlag.FIELD_TOO_SMALL: "too little field to tell its mean star light; each fitted star was taken off",
     ApertureFlag.OTHER_REFERENCE: "aperture.PSF_corr_base_filter has no fit; the base filter's PSF is the reference",
 }

@@ -202,7 +202,7 @@ def test_error_on_chooses_what_counts():
 # --- stars
 
 
-def starry(name="F150W", colour=1.0, seed=0, lump=0.0):
+def starry(name="F150W", colour=1.0, seed=0, lump=0.0, place=(91.0, 89.0), body=1000.0):
     """A field of stars about a galaxy, all of them fitted; `lump`: light of the galaxy that was taken for a star."""
     rng = np.random.default_rng(seed)
     shape, n = (171, 175), 700
@@ -211,10 +211,10 @@ def starry(name="F150W", colour=1.0, seed=0, lump=0.0):
     table["base_id"] = 0 if name == "F150W" else table["id"]
     table["x_fit"][:n], table["y_fit"][:n] = rng.uniform(0, shape[1] - 1, n), rng.uniform(0, shape[0] - 1, n)
     table["flux_fit"][:n] = colour * (rng.pareto(1.8, n) + 1.0)
-    table["x_fit"][n], table["y_fit"][n], table["flux_fit"][n] = 91.0, 89.0, lump
-    body = galaxy(1.2, 8.0, 0.2, 0.4, (88.3, 86.2))
+    table["x_fit"][n], table["y_fit"][n], table["flux_fit"][n] = *place, lump
     stars = gaussian_stars(shape, table["x_fit"], table["y_fit"], table["flux_fit"], 1.3)
-    fit, cutout, used = scene(body, LIBRARY, name, shape=shape, extra=stars)
+    smooth = galaxy(1.2, 8.0, 0.2, 0.4, (88.3, 86.2), body)
+    fit, cutout, used = scene(smooth, LIBRARY, name, shape=shape, extra=stars)
     return replace(fit, sources=table, report=np.ones(n + 1, bool)), cutout, used
 
 
@@ -224,8 +224,9 @@ def test_fitted_stars_leave_the_galaxy():
     assert ApertureFlag.FIELD_STARS not in record.flags
 
 
-def test_the_fields_mean_is_right_within_its_error():
-    field, pulls = config(star_light="field", size="radius", radius=12.0), []
+@pytest.mark.parametrize("radius", [12.0, 30.0])
+def test_the_fields_mean_is_right_within_its_error(radius):
+    field, pulls = config(star_light="field", size="radius", radius=radius), []
     for seed in range(14):
         record = measured([starry(seed=seed)], field)["F150W"]
         assert ApertureFlag.FIELD_STARS in record.flags
@@ -241,6 +242,42 @@ def test_a_lump_that_was_taken_for_a_star_is_the_galaxys_light_again():
         with_lump, without = (measured([starry(lump=lump)], set_by)["F150W"].flux for lump in (3.0, 0.0))
         # a little of the lump counts as a star by itself
         assert with_lump - without == pytest.approx(expected, abs=0.5)
+
+
+def test_a_star_off_the_galaxy_is_not_its_light():
+    # on the major axis between 2 r_eff, where lumps end, and 2.5 r_eff, where the field begins
+    wide = config(star_light="field", size="radius", radius=30.0)
+    place = 88.3 + 18.0 * np.cos(0.4), 86.2 + 18.0 * np.sin(0.4)
+    with_star, without = (measured([starry(lump=flux, place=place)], wide)["F150W"].flux for flux in (3.0, 0.0))
+    # to the accuracy to which a spline PSF is the exact Gaussian
+    assert with_star - without == pytest.approx(0.0, abs=0.01 * 3.0)
+
+
+@pytest.mark.parametrize("radius", [8.0, 12.0, 25.0])
+def test_where_every_pixel_has_its_star_the_fields_mean_is_the_fitted_light(radius):
+    # no chance is left in their number; what could differ is light across the border of the area where lumps may be
+    body, shape, flux = galaxy(1.2, 6.0, 0.2, 0.4, (52.3, 50.2)), (101, 103), 0.01
+    y, x = (axis.ravel().astype(float) for axis in np.indices(shape))
+    table = np.zeros(y.size, SOURCE_DTYPE)
+    table["id"], table["x_fit"], table["y_fit"], table["flux_fit"] = np.arange(1, y.size + 1), x, y, flux
+    fit, cutout, psf = scene(body, LIBRARY, shape=shape, extra=flux)
+    made = replace(fit, sources=table, report=np.ones(y.size, bool)), cutout, psf
+    field, fitted = (
+        measured([made], config(star_light=mode, size="radius", radius=radius))["F150W"] for mode in ("field", "fitted")
+    )
+    assert ApertureFlag.FIELD_STARS in field.flags
+    # the convolution's rounding, as a part of the stars' light
+    assert field.flux == pytest.approx(fitted.flux, abs=1e-6 * flux * field.area)
+
+
+def test_where_stars_outshine_the_galaxy_they_count_one_by_one():
+    # a galaxy of 1 in its field's light of 0.05 per px
+    made = [starry(), starry("F090W", body=1.0)]
+    field, fitted = (
+        measured(made, config(star_light=mode, size="radius", radius=12.0))["F090W"] for mode in ("field", "fitted")
+    )
+    assert field.flux == pytest.approx(fitted.flux, rel=1e-12)
+    assert field.flux_err_stars == pytest.approx(fitted.flux_err_stars, abs=1e-12)
 
 
 def test_star_noise_cancels_in_colours_of_stars_as_red_as_the_galaxy():
@@ -272,10 +309,11 @@ def half_found(name="F150W", colour=1.0, seed=0, bluest=0.0):
     return replace(fit, sources=table, report=np.ones(table.size, bool), faint_limits=(LIMIT,) * 5), cutout, used
 
 
-def test_stars_too_faint_to_be_found_on_the_galaxy_leave_it_within_the_error():
-    fitted, pulls, relative = config(star_light="fitted", size="radius", radius=12.0), [], []
+@pytest.mark.parametrize(("star_light", "radius"), [("fitted", 12.0), ("field", 12.0), ("field", 20.0)])
+def test_stars_too_faint_to_be_found_on_the_galaxy_leave_it_within_the_error(star_light, radius):
+    chosen, pulls, relative = config(star_light=star_light, size="radius", radius=radius), [], []
     for seed in range(20):
-        record = measured([half_found(seed=seed)], fitted)["F150W"]
+        record = measured([half_found(seed=seed)], chosen)["F150W"]
         pulls.append((record.flux - record.model_flux) / record.flux_err)
         relative.append(record.flux_err_stars / record.flux_err)
     # without their share the error would be that of the pixels, a tenth of this
