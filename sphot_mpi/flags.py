@@ -24,6 +24,7 @@ class FitFlag(IntFlag):
     FORCED = 32768
     STRUCTURED = 65536
     DISPLACED = 131072
+    COMPANION = 262144
 
 
 FIT_FLAG_DESCRIPTIONS: dict[FitFlag, str] = {
@@ -45,6 +46,7 @@ FIT_FLAG_DESCRIPTIONS: dict[FitFlag, str] = {
     FitFlag.FORCED: "sources were measured at the base filter's positions only",
     FitFlag.STRUCTURED: "the galaxy is not smooth: errors on it were widened, and its lumps are kept from being stars",
     FitFlag.DISPLACED: "the galaxy's centre is not where the base filter's, shifted as the stars are, would be",
+    FitFlag.COMPANION: "the second component is so far off that it may be another galaxy, whose light the total has",
 }
 
 

@@ -33,6 +33,8 @@ from sphot_mpi.structure import StarDensity, holds_galaxy_light, star_density
 
 #: Stars above this S/N carry the kernel.
 ANCHOR_SNR = 20.0
+#: A component farther off the brightest one than this, r_eff of that, may be another galaxy.
+COMPANION_SEPARATION = 0.9
 #: Where a component's parameters have its place.
 PLACE = (SERSIC_PARAMETERS.index("x_0"), SERSIC_PARAMETERS.index("y_0"))
 #: Fewest of them for a kernel.
@@ -173,6 +175,8 @@ class _Summary:
             flags |= FitFlag.NOT_CONVERGED
         if self._at_bound():
             flags |= FitFlag.AT_BOUND
+        if self.galaxy.separation > COMPANION_SEPARATION:
+            flags |= FitFlag.COMPANION
         if not report.any():
             flags |= FitFlag.NO_SOURCES
         if density.unusual or holds_galaxy_light(self.state):

@@ -25,7 +25,7 @@ Pixel = TypeVar("Pixel", bound=np.generic)
 
 #: Largest r_eff of a component, in sides of the image: beyond that it is the field's light.
 LARGEST_COMPONENT = 0.27
-#: Components farther from each other than this, half-light radii, do not share a centre.
+#: Components farther from each other than this, r_eff of the brightest one, do not share a centre.
 APART = 0.1
 #: Margin of the frame around the cutout, px.
 PAD = 12
@@ -317,10 +317,15 @@ class Galaxy:
         return int(np.argmax(self.fluxes))
 
     @property
+    def separation(self) -> float:
+        """Largest distance of a component's centre from the brightest one's, in that one's r_eff."""
+        r_eff = np.exp(self.shapes[self.main, 0]) / np.sqrt(self.axis_ratios()[self.main])
+        return float(np.hypot(*(self.centres - self.centres[self.main]).T).max() / r_eff)
+
+    @property
     def apart(self) -> bool:
         """Whether a component's centre is not the brightest one's."""
-        offset = np.hypot(*(self.centres - self.centres[self.main]).T)
-        return bool(offset.max() > APART * self.half_light_radius())
+        return self.separation > APART
 
     def half_light_radius(self) -> float:
         """Semi-major axis, px, that is the flux-weighted mean of the components'."""

@@ -7,9 +7,11 @@ import pytest
 from test_joint_fit import BASE, CONFIG, GALAXY, base_fit, crowded, library, lone_error, make_cutout
 
 from sphot_mpi.flags import FitFlag
-from sphot_mpi.joint_galaxy import galaxy_of
+from sphot_mpi.joint_base import fit_base_scene
+from sphot_mpi.joint_galaxy import components_of, galaxy_of
 from sphot_mpi.joint_offset import brightest_crowd, with_component
-from sphot_mpi.joint_pipeline import fit_base_joint
+from sphot_mpi.joint_pipeline import fit_base_joint, make_frame
+from sphot_mpi.joint_result import base_result
 from sphot_mpi.joint_scene import PAD, Stars
 from sphot_mpi.simulate_render import total_flux
 
@@ -44,6 +46,20 @@ def test_a_core_beside_the_centre_is_a_component():
     assert np.hypot(large.x_0 - disk.x_0, large.y_0 - disk.y_0) < 0.3
     assert fit.total_flux == pytest.approx(total_flux(disk) + total_flux(core), rel=0.01)
     assert total_flux(small) == pytest.approx(total_flux(core), rel=0.2)
+
+
+def test_a_component_as_far_off_as_another_galaxy_is_told():
+    cutout = make_cutout(replace(crowded(), components=(DISK, BULGE)), with_error=True)
+    fit = fit_base_scene(make_frame(cutout, library(BASE)), library(BASE), CONFIG)
+    galaxy = fit.state.scene.galaxy
+    for distance, told in ((0.8, False), (1.0, True)):
+        centres = galaxy.centres.copy()
+        centres[1 - galaxy.main] = centres[galaxy.main] + [0.0, distance * max(c.r_eff for c in components_of(galaxy))]
+        moved = replace(galaxy, centres=centres)
+        assert moved.separation == pytest.approx(distance)
+        state = replace(fit.state, scene=replace(fit.state.scene, galaxy=moved))
+        record = base_result(replace(fit, state=state), cutout, CONFIG, 0.0)
+        assert (FitFlag.COMPANION in record.flags) == told
 
 
 def test_a_cluster_of_stars_on_the_galaxy_stays_stars():
