@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sphot_mpi.catalogue_rows import Galaxy, RowReader
 from sphot_mpi.catalogue_table import read_table, resolve_columns
 from sphot_mpi.config import Config
-from sphot_mpi.errors import CatalogueError, UsageError
+from sphot_mpi.errors import CatalogueError, UsageError, listed
 from sphot_mpi.inputs import is_fits, is_hdf5, list_filters
 
 log = logging.getLogger(__name__)
@@ -86,8 +86,25 @@ class Catalogue:
             problems=self.problems,
         )
 
+    def check_filters(self, filters: Sequence[str]) -> None:
+        """Raise `UsageError` if one of these is a filter of no galaxy."""
+        there = sorted({name for galaxy in self.galaxies for name in galaxy.filters})
+        for name in filters:
+            if name not in there:
+                near = difflib.get_close_matches(name, there, n=1, cutoff=0.5)
+                hint = f"; the nearest is {near[0]}" if near else f"; there are {listed(there)}"
+                msg = f"{self.path}: --filters {name} is a filter of no galaxy{hint}."
+                raise UsageError(msg)
+
     def narrowed(self, filters: Sequence[str]) -> "Catalogue":
-        """Return a catalogue in which galaxies have only these filters, and the base filter; empty: all."""
+        """Return a catalogue in which galaxies have only these filters, and the base filter; empty: all.
+
+        Raises
+        ------
+        UsageError
+            If one of these is a filter of no galaxy.
+        """
+        self.check_filters(filters)
         if not filters:
             return self
         narrow = [

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.config import Config
-from sphot_mpi.errors import SphotError
-from sphot_mpi.inputs import list_filters
+from sphot_mpi.errors import InputError
+from sphot_mpi.inputs import library_faults
 
 #: Longest name, in bytes of UTF-8; names are stored as text of fixed length.
 MAX_NAME = 64
@@ -84,7 +84,7 @@ class RowReader:
     config: Config
     roles: Mapping[str, str]
     columns: Mapping[str, NDArray[np.generic]]
-    _psf_filters: dict[Path, tuple[str, ...] | str] = field(default_factory=dict)
+    _libraries: dict[Path, dict[str, str] | str] = field(default_factory=dict)
     # what many rows have in common is kept once: catalogues may have a million rows
     _paths: dict[str, Path] = field(default_factory=dict)
     _tuples: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
@@ -177,16 +177,18 @@ class RowReader:
 
     def _check_psf(self, psf: Path, filters: tuple[str, ...], found: list[str]) -> None:
         """The library must hold the base filter; of another filter only the filter fails."""
-        if psf not in self._psf_filters:
+        if psf not in self._libraries:
             try:
-                self._psf_filters[psf] = list_filters(psf)
-            except SphotError as error:
-                self._psf_filters[psf] = str(error).rstrip(".")
-        known = self._psf_filters[psf]
-        if isinstance(known, str):
-            found.append(f"the PSF library is unusable: {known}")
-        elif filters[0] not in known:
+                self._libraries[psf] = library_faults(psf)
+            except InputError as error:
+                self._libraries[psf] = str(error)
+        faults = self._libraries[psf]
+        if isinstance(faults, str):
+            found.append(f"the PSF library is unusable: {faults.rstrip('.')}")
+        elif filters[0] not in faults:
             found.append(f"{psf} has no PSF for the base filter {filters[0]}")
+        elif faults[filters[0]]:
+            found.append(f"the PSF of the base filter is unusable: {faults[filters[0]].rstrip('.')}")
 
     def _names(self, role: str, row: int, found: list[str]) -> tuple[str, ...]:
         names = tuple(dict.fromkeys(re.split(r"[\s;,|]+", self._text(role, row).strip(" ;,|"))))

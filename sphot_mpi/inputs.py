@@ -18,7 +18,7 @@ from scipy import ndimage
 from sphot_mpi.errors import InputError, listed
 from sphot_mpi.fits_inputs import iterate_fits
 from sphot_mpi.psf import LibraryPSF
-from sphot_mpi.raw_image import RawImage, attribute_text, build_cutout, checked_pixels
+from sphot_mpi.raw_image import RawImage, attribute_text, build_cutout, check_shape, checked_pixels
 from sphot_mpi.records import Cutout
 
 FITS_SUFFIXES = (".fits", ".fit", ".fits.gz", ".fits.fz")
@@ -205,32 +205,66 @@ def read_libraries(
     libraries: dict[str, LibraryPSF] = {}
     with open_hdf5(path) as file:
         for name in filters:
-            node = _inside(path, file, name)
-            if node is None:
+            found = _psf_header(path, file, name)
+            if found is None:
                 continue
-            dataset = _dataset(path, node, name)
+            dataset, oversample, pixel_response = found
             values = checked_pixels(path, name, dataset)
             if blur.get(name, 0.0) > 0.0:
                 # the array grows, so that the blur pushes no light over its edge
                 values = ndimage.gaussian_filter(np.pad(values, int(np.ceil(4.0 * blur[name]))), blur[name])
-            attributes = {**dict(file.attrs), **dict(dataset.attrs)}
             try:
-                libraries[name] = LibraryPSF.from_array(
-                    values,
-                    _oversample(path, name, attributes.get("oversample")),
-                    pixel_response=_truth(path, name, attributes.get("pixel_response", True)),
-                )
+                libraries[name] = LibraryPSF.from_array(values, oversample, pixel_response=pixel_response)
             except InputError as error:
-                if str(error).startswith(str(path)):
-                    raise
                 msg = f"{path}: dataset {name!r}: {error}; make the PSF anew."
                 raise InputError(msg) from error
     return libraries
 
 
+def library_faults(path: Path) -> dict[str, str]:
+    """Return what is wrong with the PSFs of a library, as far as their headers tell.
+
+    Parameters
+    ----------
+    path : Path
+        As for `read_libraries`.
+
+    Returns
+    -------
+    dict of str to str
+        By filter a sentence; empty: nothing is wrong.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    """
+    faults: dict[str, str] = {}
+    with open_hdf5(path) as file:
+        for name in map(str, file):
+            try:
+                _psf_header(path, file, name)
+                faults[name] = ""
+            except InputError as error:
+                faults[name] = str(error)
+    return faults
+
+
+def _psf_header(path: Path, file: h5py.File, name: str) -> tuple[h5py.Dataset, int, bool] | None:
+    """Return dataset, oversampling and pixel response of a PSF; None: the file does not have it."""
+    node = _inside(path, file, name)
+    if node is None:
+        return None
+    dataset = _dataset(path, node, name)
+    check_shape(path, name, dataset)
+    attributes = {**dict(file.attrs), **dict(dataset.attrs)}
+    oversample = _oversample(path, name, attributes.get("oversample"))
+    return dataset, oversample, _truth(path, name, attributes.get("pixel_response", True))
+
+
 def _oversample(path: Path, name: str, value: object) -> int:
     if value is None:
-        msg = f"{path}: {name!r} has no attribute 'oversample'; set it on the dataset or on the file's root."
+        msg = f"{path}: {name!r} has no attribute 'oversample' of a PSF; set it on the dataset or on the file's root."
         raise InputError(msg)
     number = np.asarray(value)
     if number.size != 1 or number.dtype.kind not in "iuf" or not 1 <= number.item() <= MAX_OVERSAMPLE:

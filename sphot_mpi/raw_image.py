@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sphot_mpi.errors import InputError
 from sphot_mpi.magnitudes import BRIGHTNESS_UNIT
@@ -104,6 +103,64 @@ def checked_pixels(path: Path, label: str, pixels: Pixels) -> Image:
         return np.ascontiguousarray(values, dtype=np.float64)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What is known of an image before its pixels are read.
+
+    Parameters
+    ----------
+    wcs : str
+        Celestial WCS as header text; empty: none.
+    pixel_scale : float
+        Arcsec.
+    unit : str
+        Of the record.
+    factor : float
+        Turns the file's values into `unit`.
+    """
+
+    wcs: str
+    pixel_scale: float
+    unit: str
+    factor: float
+
+
+def read_header(raw: RawImage) -> Header:
+    """Check all that can be checked without reading pixels.
+
+    Parameters
+    ----------
+    raw : RawImage
+        What the file offers.
+
+    Returns
+    -------
+    Header
+        Of this image.
+
+    Raises
+    ------
+    InputError
+        If arrays, unit, pixel scale or WCS cannot be used.
+    """
+    check_shape(raw.path, raw.filter, raw.data)
+    shape = tuple(raw.data.shape)
+    for part, pixels in (("error", raw.error), ("mask", raw.mask)):
+        if pixels is None:
+            continue
+        check_shape(raw.path, f"{raw.filter} ({part})", pixels)
+        if tuple(pixels.shape) != shape:
+            msg = (
+                f"{raw.path}: the {part} of {raw.filter!r} has shape {tuple(pixels.shape)} but its data {shape}; "
+                "make them alike."
+            )
+            raise InputError(msg)
+    wcs = _wcs(raw)
+    pixel_scale = _pixel_scale(raw, wcs)
+    unit, factor = _unit(raw, pixel_scale)
+    return Header(wcs=wcs, pixel_scale=pixel_scale, unit=unit, factor=factor)
+
+
 def build_cutout(raw: RawImage, galaxy: str) -> Cutout:
     """Read one filter's image and make the record of it.
 
@@ -124,45 +181,33 @@ def build_cutout(raw: RawImage, galaxy: str) -> Cutout:
     InputError
         If arrays, unit, pixel scale or WCS cannot be used.
     """
-    wcs = _wcs(raw)
-    pixel_scale = _pixel_scale(raw, wcs)
-    unit, factor = _unit(raw, pixel_scale)
+    header = read_header(raw)
     data = checked_pixels(raw.path, raw.filter, raw.data)
     blank = ~np.isfinite(data) | (data == 0.0)
     data[blank] = np.nan
     mask = blank
     error: Image | None = None
     if raw.error is not None:
-        error = _same_shape(raw, "error", raw.error, data.shape)
+        error = checked_pixels(raw.path, f"{raw.filter} (error)", raw.error)
         bad = ~(np.isfinite(error) & (error > 0.0))
         error[bad] = np.nan
-        error *= factor
+        error *= header.factor
         mask = mask | bad
     if raw.mask is not None:
-        mask = mask | (_same_shape(raw, "mask", raw.mask, data.shape) != 0.0)
-    data *= factor
+        mask = mask | (checked_pixels(raw.path, f"{raw.filter} (mask)", raw.mask) != 0.0)
+    data *= header.factor
     return Cutout(
         galaxy=galaxy,
         filter=raw.filter,
         data=data,
         error=error,
         mask=mask,
-        unit=unit,
-        pixel_scale=pixel_scale,
-        wcs=wcs,
+        unit=header.unit,
+        pixel_scale=header.pixel_scale,
+        wcs=header.wcs,
         origin=(0, 0),
         full_shape=(data.shape[0], data.shape[1]),
     )
-
-
-def _same_shape(raw: RawImage, part: str, pixels: Pixels, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    values = checked_pixels(raw.path, f"{raw.filter} ({part})", pixels)
-    if values.shape != shape:
-        msg = (
-            f"{raw.path}: the {part} of {raw.filter!r} has shape {values.shape} but its data {shape}; make them alike."
-        )
-        raise InputError(msg)
-    return values
 
 
 def _wcs(raw: RawImage) -> str:

@@ -3,7 +3,6 @@
 Outcomes go by the galaxies' names, so rows of the catalogue may be added and moved.
 """
 
-import difflib
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ from sphot_mpi.catalogue import Catalogue
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.decisions import Anew, Reason, Rerun, Rules, Selection
 from sphot_mpi.digests import InputFiles, Settings
-from sphot_mpi.errors import OutputError, UsageError, listed
+from sphot_mpi.errors import OutputError, listed
 from sphot_mpi.journal_format import Planned
 from sphot_mpi.journal_index import JournalIndex
 from sphot_mpi.known import Known
@@ -157,7 +156,7 @@ def plan_work(catalogue: Catalogue, settings: Settings, selection: Selection, ou
         If file or journal hold galaxies that the catalogue has not.
     """
     chosen = {galaxy.name for galaxy in catalogue.select(selection.only, selection.limit).galaxies}
-    _check_filters(catalogue, selection)
+    catalogue.check_filters(selection.filters)
     since = _since(selection, known)
     if selection.anew and since == known.start:
         known = replace(known, index=JournalIndex(OutcomeIndex()), complete=False)
@@ -240,16 +239,6 @@ def _wants_photometry(selection: Selection, ended: OutcomeIndex) -> bool:
     if selection.photometry is None:
         return selection.rerun is Rerun.PHOTOMETRY or ended.has(TaskKind.PHOTOMETRY)
     return selection.photometry
-
-
-def _check_filters(catalogue: Catalogue, selection: Selection) -> None:
-    there = {name for galaxy in catalogue.galaxies for name in galaxy.filters}
-    for name in selection.filters:
-        if name not in there:
-            near = difflib.get_close_matches(name, sorted(there), n=1, cutoff=0.5)
-            hint = f"; the nearest is {near[0]}" if near else f"; there are {', '.join(sorted(there)[:12])}"
-            msg = f"{catalogue.path}: --filters {name} is a filter of no galaxy{hint}."
-            raise UsageError(msg)
 
 
 def _check_names(catalogue: Catalogue, output: Path, known: Known) -> None:

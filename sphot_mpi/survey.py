@@ -1,15 +1,16 @@
 """Look at all headers of a campaign without fitting: what would run, what is wrong, how long."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 from sphot_mpi.catalogue import Catalogue
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.config import Config
 from sphot_mpi.cost import UNCERTAINTY, Work, clock, galaxy_cost
-from sphot_mpi.errors import SphotError
-from sphot_mpi.inputs import contents, iterate_galaxy, list_filters
-from sphot_mpi.raw_image import check_shape
+from sphot_mpi.errors import InputError
+from sphot_mpi.inputs import contents, iterate_galaxy, library_faults
+from sphot_mpi.raw_image import read_header
 
 #: Bytes that a process needs before it has read anything, and for each pixel of its largest image.
 BYTES_AT_REST, BYTES_PER_PIXEL = 300e6, 600.0
@@ -78,19 +79,21 @@ def survey_campaign(catalogue: Catalogue, config: Config) -> Survey:
     problems: list[str] = []
     tasks = missing = largest = 0
     work = Work()
+    libraries: dict[Path, dict[str, str]] = {}
     for galaxy in catalogue.galaxies:
-        try:
-            shapes = _shapes(galaxy)
-            problems.extend(_without_psf(galaxy, shapes))
-        except SphotError as error:
-            problems.append(f"{galaxy.name}: {error}")
-            continue
+        if galaxy.psf not in libraries:
+            libraries[galaxy.psf] = library_faults(galaxy.psf)
+        shapes, faults = _headers(galaxy)
         tasks += len(shapes)
-        missing += len(galaxy.filters) - len(shapes)
+        missing += sum(name not in shapes and name not in faults for name in galaxy.filters)
         pixels = max((ny * nx for ny, nx in shapes.values()), default=0)
         largest = max(largest, pixels)
         work += galaxy_cost(config.psf.method, pixels, len(shapes))
-        problems.extend(_shape_problems(galaxy, shapes))
+        # a file that cannot be read at all fails alike in every filter
+        found = [*dict.fromkeys(faults.values()), *_psf_problems(galaxy, shapes, libraries[galaxy.psf])]
+        if galaxy.base_filter not in faults:
+            found += _shape_problems(galaxy, shapes)
+        problems.extend(f"{galaxy.name}: {problem}" for problem in found)
     return Survey(
         galaxies=len(catalogue.galaxies),
         tasks=tasks,
@@ -101,25 +104,31 @@ def survey_campaign(catalogue: Catalogue, config: Config) -> Survey:
     )
 
 
-def _shapes(galaxy: Galaxy) -> dict[str, tuple[Any, ...]]:
-    shapes: dict[str, tuple[Any, ...]] = {}
-    for raw in iterate_galaxy(galaxy.path, galaxy.filters):
-        check_shape(galaxy.path, raw.filter, raw.data)
-        shapes[raw.filter] = tuple(raw.data.shape)
-    return shapes
+def _headers(galaxy: Galaxy) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """Return the shapes of the images that can be used, and what is wrong with the others, by filter."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    faults: dict[str, str] = {}
+    for name in galaxy.filters:
+        try:
+            for raw in iterate_galaxy(galaxy.path, (name,)):
+                read_header(raw)
+                shapes[name] = tuple(raw.data.shape)
+        except InputError as error:
+            faults[name] = str(error)
+    return shapes, faults
 
 
-def _without_psf(galaxy: Galaxy, shapes: dict[str, tuple[Any, ...]]) -> list[str]:
-    known = list_filters(galaxy.psf)
-    return [f"{galaxy.name}: {galaxy.psf} has no PSF for {name}." for name in shapes if name not in known]
+def _psf_problems(galaxy: Galaxy, shapes: Iterable[str], faults: Mapping[str, str]) -> list[str]:
+    found = [faults.get(name, f"{galaxy.psf} has no PSF for {name}.") for name in shapes]
+    return [problem for problem in found if problem]
 
 
-def _shape_problems(galaxy: Galaxy, shapes: dict[str, tuple[Any, ...]]) -> list[str]:
+def _shape_problems(galaxy: Galaxy, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     base = galaxy.base_filter
     if base not in shapes:
-        return [f"{galaxy.name}: {galaxy.path} has no base filter {base} ({contents(galaxy.path)})."]
+        return [f"{galaxy.path} has no base filter {base} ({contents(galaxy.path)})."]
     return [
-        f"{galaxy.name}: {name} has shape {shape}, the base filter {base} {shapes[base]}; put them on one pixel grid."
+        f"{name} has shape {shape}, the base filter {base} {shapes[base]}; put them on one pixel grid."
         for name, shape in shapes.items()
         if shape != shapes[base]
     ]

@@ -97,6 +97,7 @@ def test_a_bug_in_a_fit_fails_its_galaxy_and_is_shown(call, files):
             2,
             "F556W is a filter of no galaxy; the nearest is F555W",
         ),
+        (["check", "catalogue.csv", "--filters", "F555w"], 2, "F555w is a filter of no galaxy; the nearest is F555W"),
         (["catalogue.csv", "--shard", "3/2"], 2, "I from 1 to N"),
         (["catalogue.csv", "--shard", "17/40"], 2, "none of its 3 galaxies is in shard 17/40"),
         (["catalogue.csv", "--task-timeout", "0"], 2, "--task-timeout"),
@@ -165,6 +166,44 @@ def test_check_says_what_would_run_and_runs_nothing(call, files):
     assert "no PSF for F555W" in result.output
     assert "gc.h5: this cannot be read as HDF5" in result.output
     assert not list(files.folder.glob("results*"))
+
+
+def test_check_reads_all_of_a_header_and_of_every_filter(call, files):
+    with h5py.File(files.galaxy("ga"), "r+") as file:
+        file["F150W"].attrs["unit"] = "parrot"
+        file["F555W"].attrs["pixel_scale"] = -1.0
+        file["F277W"].attrs["wcs"] = "CTYPE1 = nonsense"
+    with h5py.File(files.galaxy("gb"), "r+") as file:
+        data = file["F555W"][:]
+        del file["F555W"]
+        file["F555W/data"], file["F555W/error"] = data, data[1:]
+    checked = call("check", "catalogue.csv")
+    assert checked.exit_code == 3
+    for words in (
+        "ga: ga.h5: the unit 'parrot' of 'F150W' is not known",
+        "ga: ga.h5: pixel_scale of 'F555W' is",
+        "ga: ga.h5: the WCS of 'F277W' cannot be read",
+        "gb: gb.h5: the error of 'F555W' has shape (89, 110) but its data (90, 110)",
+        "3 galaxies, 5 fits; 0 filters are not in their files; 4 problems.",
+    ):
+        assert words in checked.output
+    assert call("catalogue.csv", "--images", "none").exit_code == 3
+
+
+def test_check_reads_the_attributes_of_the_psfs(call, files):
+    with h5py.File(files.psf, "r+") as file:
+        file["F555W"].attrs["oversample"] = 2.5
+    checked = call("check", "catalogue.csv")
+    assert checked.exit_code == 3
+    assert checked.output.count("PSFdata.h5: 'F555W' has oversample = ") == 3  # a problem of each galaxy
+
+
+@pytest.mark.parametrize("command", [("check", "catalogue.csv"), ("catalogue.csv",)])
+def test_a_galaxys_file_is_no_psf_library(command, call, files):
+    files.catalogue.write_text("name,path,psf\nga,ga.h5,gb.h5\n")
+    result = call(*command)
+    assert result.exit_code == 2
+    assert "row 1 (ga): the PSF of the base filter is unusable: gb.h5: 'F150W' has no attribute" in result.output
 
 
 def test_info_of_a_galaxy(call):
