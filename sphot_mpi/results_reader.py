@@ -16,12 +16,18 @@ from numpy.typing import NDArray
 from sphot_mpi.errors import OutputError, UsageError, listed
 from sphot_mpi.flags import ApertureFlag, FitFlag
 from sphot_mpi.records import Image
-from sphot_mpi.results_schema import FORMAT
+from sphot_mpi.results_schema import FORMAT, FORMAT_VERSION
 
 
 def file_stem(name: str) -> str:
     """Return a galaxy's name as part of a file's name: a name is any text, and only its harmless characters stay."""
     return re.sub(r"[^A-Za-z0-9_+-]", "_", name)
+
+
+def _can_read(version: str) -> bool:
+    """Whether a format of this version is read: minor versions add to it, major ones change what is there."""
+    major = version.partition(".")[0]
+    return major.isdigit() and int(major) <= int(FORMAT_VERSION.partition(".")[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,7 +62,7 @@ class ResultsReader:
     UsageError
         If there is no such file.
     OutputError
-        If this is no results file.
+        If this is no results file, or one of a later format.
     """
 
     def __init__(self, path: Path) -> None:
@@ -72,6 +78,14 @@ class ResultsReader:
         if self.file.attrs.get("format") != FORMAT:
             self.file.close()
             msg = f"{path}: this is no results file of sphot-mpi; name one."
+            raise OutputError(msg)
+        version = str(self.file.attrs.get("format_version", ""))
+        if not _can_read(version):
+            self.file.close()
+            msg = (
+                f"{path}: its format is version {version or 'unknown'}, and this sphot-mpi reads {FORMAT_VERSION} "
+                "and older; use the sphot-mpi that wrote it."
+            )
             raise OutputError(msg)
 
     def __enter__(self) -> Self:

@@ -217,6 +217,20 @@ def test_info_of_a_galaxy(call):
     assert "no galaxy 'gx'; it holds ga, gb, gc" in unknown.output
 
 
+@pytest.mark.parametrize("command", ["info", "status", "export -o out", "plot ga", "report -o qa", "run"])
+def test_a_file_of_a_later_format_is_refused_by_everything(command, call, files):
+    assert call("catalogue.csv", "--images", "none", "--quiet").exit_code == 0
+    with h5py.File(files.folder / "results.h5", "r+") as file:
+        file.attrs["format_version"] = "9.0"
+    before = (files.folder / "results.h5").read_bytes()
+    name, *rest = command.split()
+    result = call("catalogue.csv") if name == "run" else call(name, "results.h5", *rest)
+    assert result.exit_code == 1, result.output
+    assert "results.h5: " in result.output
+    assert "its format is version 9.0, and this sphot-mpi reads 1.1 and older; " in result.output
+    assert (files.folder / "results.h5").read_bytes() == before
+
+
 def test_an_old_results_file_survives_a_run_that_dies(call, files, monkeypatch):
     call("catalogue.csv", "--images", "none", "--quiet")
     before = (files.folder / "results.h5").read_bytes()
