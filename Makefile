@@ -70,7 +70,7 @@ slurm:
 	@slurm/testbed/setup.sh >/dev/null || echo "Slurm: not installed; its tests are skipped, all else runs."
 
 demo: $(READY)
-	$(VENV)/bin/sphot-mpi simulate demo -n 4 --seed 1 --kind demo
+	$(VENV)/bin/sphot-mpi simulate demo -n 4 --seed 1 --kind demo --overwrite
 	$(VENV)/bin/sphot-mpi demo/catalogue.csv -o demo/results.h5 --overwrite
 	$(VENV)/bin/sphot-mpi truth demo/results.h5 demo/truth.ecsv
 	name=$$(sed -n 2p demo/catalogue.csv | cut -d, -f1) \

@@ -251,11 +251,14 @@ def plot(results: Path, name: str, output: Path | None, filters: str | None) -> 
 @click.option("--kind", default="typical", show_default=True, help="Kind of field; a wrong one lists all.")
 @click.option("--psf", "psf_file", type=_PATH, help="Library PSFs (default: computed from telescope apertures).")
 @click.option("--exact-psf", is_flag=True, help="Tell the fit the true PSF.")
-def simulate(directory: Path, number: int, seed: int, kind: str, psf_file: Path | None, exact_psf: bool) -> None:
+@click.option("--overwrite", is_flag=True, help="Replace a campaign that is there.")
+def simulate(
+    directory: Path, number: int, seed: int, kind: str, psf_file: Path | None, exact_psf: bool, overwrite: bool
+) -> None:
     """Write a synthetic campaign with known truth into DIRECTORY."""
     from sphot_mpi.simulate import simulate_campaign
 
-    simulate_campaign(directory, number, seed, kind, psf_file, exact_psf)
+    simulate_campaign(directory, number, seed, kind, psf_file, exact_psf, overwrite=overwrite)
     click.echo(f"Simulated: {directory / 'catalogue.csv'}")
 
 

@@ -3,19 +3,23 @@
 A campaign is a folder with what a real one has (a catalogue, PSFs, a file a galaxy) and the truth beside it.
 """
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 from astropy.table import QTable, Table, vstack
 
-from sphot_mpi.errors import InputError, UsageError
+from sphot_mpi.errors import InputError, OutputError, UsageError
 from sphot_mpi.inputs import read_libraries
 from sphot_mpi.simulate_draw import PIXEL_SCALE, ZERO_POINT
 from sphot_mpi.simulate_image import SimulatedGalaxy, simulate_galaxy
 from sphot_mpi.simulate_kinds import FILTERS, KINDS
 from sphot_mpi.simulate_psf import synthetic_library
 from sphot_mpi.simulate_render import ScenePSF, total_flux
+
+_CATALOGUE = "catalogue.csv"
 
 
 def simulate_campaign(
@@ -25,6 +29,8 @@ def simulate_campaign(
     kind: str = "typical",
     psf_file: str | Path | None = None,
     exact_psf: bool = False,
+    *,
+    overwrite: bool = False,
 ) -> None:
     """Write a synthetic campaign and its truth.
 
@@ -44,6 +50,8 @@ def simulate_campaign(
         Library PSFs in the layout of the input PSF file; default: computed from telescope apertures.
     exact_psf : bool
         Put the kernel into the library that is written, so that the fit is told the true PSF.
+    overwrite : bool
+        Replace a campaign that is there.
 
     Raises
     ------
@@ -51,6 +59,8 @@ def simulate_campaign(
         If `kind` is unknown, `n` is not positive or `seed` is negative.
     InputError
         If the PSF file cannot be used.
+    OutputError
+        If there is a campaign already, or the folder cannot be written.
     """
     if kind not in KINDS:
         msg = f"unknown kind {kind!r} of simulation; choose from {', '.join(KINDS)}"
@@ -62,23 +72,35 @@ def simulate_campaign(
     if exact_psf:
         library = {name: psf.blurred(FILTERS[name].kernel) for name, psf in library.items()}
     folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_library(folder / "PSFdata.h5", library)
-    rows, stars = [], []
+    if (folder / _CATALOGUE).exists() and not overwrite:
+        msg = f"{folder / _CATALOGUE}: the file exists; give --overwrite, or name another folder."
+        raise OutputError(msg)
+    galaxies = (simulate_galaxy(library, index, seed, kind, exact_psf=exact_psf) for index in range(n))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_library(folder / "PSFdata.h5", library)
+        _write_galaxies(folder, galaxies, {"seed": seed, "kind": kind, "exact_psf": exact_psf})
+    except OSError as error:
+        reason = error.strerror or str(error).splitlines()[0]
+        msg = f"{folder}: this cannot be written ({reason}); free space or name another folder."
+        raise OutputError(msg) from error
+
+
+def _write_galaxies(folder: Path, galaxies: Iterable[SimulatedGalaxy], meta: Mapping[str, Any]) -> None:
+    """Write all but the PSFs: a file a galaxy, the truth, and last the catalogue."""
+    names, rows, stars = [], [], []
     with h5py.File(folder / "truth_images.h5", "w") as images:
-        for index in range(n):
-            galaxy = simulate_galaxy(library, index, seed, kind, exact_psf=exact_psf)
+        for galaxy in galaxies:
             _write_galaxy(folder / f"{galaxy.name}.h5", images, galaxy)
+            names.append(galaxy.name)
             rows += _truth_rows(galaxy)
             stars.append(_star_table(galaxy))
-    names = [f"{kind}{index + 1:03d}" for index in range(n)]
-    Table({"name": names, "path": [f"{name}.h5" for name in names]}).write(
-        folder / "catalogue.csv", format="ascii.csv", overwrite=True
-    )
     truth = QTable(rows=rows)
-    truth.meta.update(seed=seed, kind=kind, exact_psf=exact_psf, zero_point=ZERO_POINT, pixel_scale=PIXEL_SCALE)
+    truth.meta.update(meta, zero_point=ZERO_POINT, pixel_scale=PIXEL_SCALE)
     truth.write(folder / "truth.ecsv", overwrite=True)
     vstack(stars).write(folder / "truth_sources.ecsv", overwrite=True)
+    paths = [f"{name}.h5" for name in names]
+    Table({"name": names, "path": paths}).write(folder / _CATALOGUE, format="ascii.csv", overwrite=True)
 
 
 def read_library(path: str | Path) -> dict[str, ScenePSF]:

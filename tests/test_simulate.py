@@ -8,7 +8,7 @@ import pytest
 from astropy.table import QTable, Table
 from scipy import fft, integrate, special
 
-from sphot_mpi.errors import InputError, UsageError
+from sphot_mpi.errors import InputError, OutputError, UsageError
 from sphot_mpi.inputs import read_galaxy, read_libraries
 from sphot_mpi.records import SersicParams
 from sphot_mpi.simulate import read_library, simulate_campaign
@@ -306,11 +306,24 @@ def test_exact_psf_writes_the_library_with_its_kernel(tmp_path: Path, psf_file: 
     assert set(QTable.read(tmp_path / "exact" / "truth.ecsv")["kernel_sigma"]) == {0.0}
 
 
+def test_a_campaign_is_replaced_only_on_demand(tmp_path: Path, psf_file: Path) -> None:
+    simulate_campaign(tmp_path, 1, 11, "easy", psf_file)
+    before = (tmp_path / "easy001.h5").read_bytes()
+    with pytest.raises(OutputError, match=r"catalogue\.csv: the file exists; give --overwrite"):
+        simulate_campaign(tmp_path, 1, 12, "easy", psf_file)
+    assert (tmp_path / "easy001.h5").read_bytes() == before
+    simulate_campaign(tmp_path, 1, 12, "easy", psf_file, overwrite=True)
+    assert (tmp_path / "easy001.h5").read_bytes() != before
+
+
 def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown kind 'odd'"):
         simulate_campaign(tmp_path, 1, 1, "odd")
     with pytest.raises(UsageError, match="at least one galaxy"):
         simulate_campaign(tmp_path, 0, 1)
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file/sim: this cannot be written"):
+        simulate_campaign(tmp_path / "file" / "sim", 1, 1)
     with h5py.File(tmp_path / "no.h5", "w") as file:
         file["other"] = np.ones((5, 5))
     with pytest.raises(InputError, match=r"no\.h5 holds no PSF"):
