@@ -97,14 +97,14 @@ class RowReader:
         first_row: dict[str, int] = {}
         for row in range(len(self.columns[self.roles["path"]])):
             found: list[str] = []
-            galaxy = self._read(row, len(galaxies), found)
-            if galaxy is not None and galaxy.name in first_row:
-                found.append(f"the name is that of row {first_row[galaxy.name]}; names must be unique")
-            if found or galaxy is None:
+            name = self._name(row)
+            if name and first_row.setdefault(name, row + 1) != row + 1:
+                found.append(f"the name is that of row {first_row[name]}; names must be unique")
+            galaxy = self._read(row, name, len(galaxies), found)
+            if galaxy is None:
                 label = self._text("name", row) or self._text("path", row)
                 problems.extend(f"row {row + 1} ({label[:MAX_NAME]}): {problem}." for problem in found)
                 continue
-            first_row[galaxy.name] = row + 1
             galaxies.append(galaxy)
             keep.append(row)
         return galaxies, keep, problems
@@ -115,9 +115,11 @@ class RowReader:
         value = self.columns[self.roles[role]][row]
         return "" if isinstance(value, np.floating) and np.isnan(value) else str(value).strip()
 
-    def _read(self, row: int, index: int, found: list[str]) -> Galaxy | None:
+    def _name(self, row: int) -> str:
+        return self._text("name", row) or Path(self._text("path", row)).stem
+
+    def _read(self, row: int, name: str, index: int, found: list[str]) -> Galaxy | None:
         path = self._file(row, found)
-        name = self._text("name", row) or (path.stem if path else "")
         self._check_name(name, found)
         psf = self._psf(row, found)
         filters = self._filters(row, found)

@@ -127,6 +127,7 @@ def test_all_problems_of_all_rows_come_together(files, config):
         "row 3 (gc): there is no file",
         "row 3 (gc): dec = '91' must be a number from -90 to 90",
         "row 4 (gc): the PSF library is unusable",
+        "row 4 (gc): the name is that of row 3",
         "row 6 (ok): the name is that of row 5",
         "the name is longer than 64 bytes",
         "priority = 'inf'",
