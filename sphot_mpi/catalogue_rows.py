@@ -124,7 +124,7 @@ class RowReader:
         psf = self._psf(row, found)
         filters = self._filters(row, found)
         if psf is not None and filters:
-            self._check_psf(psf, filters, found)
+            self._check_psf(psf, filters, found, given=bool(self._text("psf", row)))
         forced = self._names("forced", row, found)
         found.extend(f"forced filter {f} is not one of the filters" for f in forced if f not in filters[1:])
         ra = self._number("ra", row, -360.0, 360.0, float("nan"), found)
@@ -177,7 +177,7 @@ class RowReader:
             return None
         return self.path.parent / text
 
-    def _check_psf(self, psf: Path, filters: tuple[str, ...], found: list[str]) -> None:
+    def _check_psf(self, psf: Path, filters: tuple[str, ...], found: list[str], *, given: bool) -> None:
         """The library must hold the base filter; of another filter only the filter fails."""
         if psf not in self._libraries:
             try:
@@ -185,7 +185,12 @@ class RowReader:
             except InputError as error:
                 self._libraries[psf] = str(error)
         faults = self._libraries[psf]
-        if isinstance(faults, str):
+        if isinstance(faults, str) and not given and not psf.is_file():
+            found.append(
+                f"there is no PSF library {psf}; put {self.config.prep.PSF_file} beside {self.path.name}, "
+                "or name it in column psf or key prep.PSF_file"
+            )
+        elif isinstance(faults, str):
             found.append(f"the PSF library is unusable: {faults.rstrip('.')}")
         elif filters[0] not in faults:
             found.append(f"{psf} has no PSF for the base filter {filters[0]}")

@@ -186,6 +186,14 @@ def test_a_library_without_the_base_filter_is_a_problem_of_the_row(files, config
     assert "has no PSF for the base filter F150W" in problems(files, config, files.catalogue.read_text())
 
 
+def test_where_a_library_that_nobody_named_is_looked_for_is_said(files, config):
+    files.psf.unlink()
+    message = problems(files, config, "name,path,psf\nga,ga.h5,\ngb,gb.h5,none.h5\n")
+    assert f"row 1 (ga): there is no PSF library {files.psf}; put PSFdata.h5 beside catalogue.csv, " in message
+    assert "or name it in column psf or key prep.PSF_file." in message
+    assert "row 2 (gb): the PSF library is unusable: " in message
+
+
 def test_select(files, config):
     catalogue = read_catalogue(files.catalogue, config)
     assert [g.name for g in catalogue.select(("gc", "ga")).galaxies] == ["ga", "gc"]
