@@ -235,13 +235,13 @@ class FilterFit:
     correlation : float
         Factor by which correlated noise widens the error of a point source.
     chi2_reduced : float
-        Over the unmasked pixels.
+        Chi squared over `n_pix`.
     n_pix : int
         Pixels used.
     masked_fraction : float
         Of the cutout.
     star_density_ratio : float
-        Star light per area inside the galaxy over that outside.
+        Stars per area on the galaxy over those outside: their number in joint fits, their light in the seed's.
     faint_limits : tuple of float
         Base-filter flux below which stars are not found on the galaxy, in annuli of 0.5 r_eff from the centre outwards;
         empty where that was not measured.

@@ -113,12 +113,18 @@ SERSIC = (
     Column("sky_slope_y_err", "f8", SLOPE, "its 1-sigma error"),
     Column("sky_x", "f8", "pix", "column in the full image to which sky refers"),
     Column("sky_y", "f8", "pix", "row in the full image to which sky refers"),
-    Column("chi2_reduced", "f8", "", "chi squared a degree of freedom"),
+    Column("chi2_reduced", "f8", "", "chi squared a pixel used"),
     Column("n_pix", "i8", "", "pixels used"),
     Column("masked_fraction", "f8", "", "part of the cutout that is masked"),
     Column("noise", "f8", DATA, "white pixel noise in the emptiest part of the image"),
     Column("correlation", "f8", "", "factor by which correlated noise widens a point source's error"),
-    Column("star_density_ratio", "f8", "", "star light per area inside the galaxy over that outside"),
+    Column(
+        "star_density_ratio",
+        "f8",
+        "",
+        "preset best: stars an area at 0.5 to 1.5 r_eff over those beyond 2.5 r_eff; presets sphot*: light of stars an "
+        "area within r_eff over that beyond 3 r_eff",
+    ),
     *(
         Column(
             f"faint_limit_{k + 1}",
@@ -179,13 +185,21 @@ SERSIC = (
     Column("messages", "S", "", "remarks of the fit"),
 )
 
+_PLACE_INIT = (
+    "preset best: place when the base filter's galaxy was measured, moved by this filter's shift, or where a star was "
+    "found later; presets sphot*: first guess"
+)
 _SOURCE_WORDS: dict[str, tuple[str, str]] = {
     "id": ("", "1, 2, ... within one galaxy and filter"),
     "group_id": ("", "sources fitted together share it"),
     "group_size": ("", "sources in the group"),
-    "x_init": ("pix", "first guess, column in the full image, from 0"),
-    "y_init": ("pix", "first guess, row in the full image, from 0"),
-    "flux_init": (FLUX, "first guess of the flux"),
+    "x_init": ("pix", f"column in the full image, from 0: {_PLACE_INIT}"),
+    "y_init": ("pix", f"row in the full image, from 0: {_PLACE_INIT}"),
+    "flux_init": (
+        FLUX,
+        "preset best: flux in the base filter when its galaxy was measured, 0 for a star found later; presets sphot*: "
+        "first guess",
+    ),
     "x_fit": ("pix", "column in the full image, from 0"),
     "y_fit": ("pix", "row in the full image, from 0"),
     "flux_fit": (FLUX, "total flux of the source"),

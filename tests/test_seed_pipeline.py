@@ -1,13 +1,14 @@
 """The seed's pipelines on a scene drawn by GalSim (galaxy) and error functions (stars)."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import galsim
 import numpy as np
 import pytest
 from scipy.special import erf
 
-from sphot_mpi import seed_kernel, seed_loop, seed_stages
+from sphot_mpi import seed_kernel, seed_loop, seed_pipeline, seed_stages
 from sphot_mpi.calibrate import Calibration
 from sphot_mpi.config import load_config
 from sphot_mpi.errors import FitError
@@ -297,6 +298,15 @@ def test_methods_of_the_passes_are_the_seeds():
     calm = load_config(preset="sphot").replaced({"core": {"use_dual_annealing": False}}).core
     assert method_of_pass(calm, 0) == "iterative_NM"
     assert method_of_pass(CONFIG.core, 0) == "lm"
+
+
+def test_chi2_is_counted_a_pixel_as_in_the_joint_fits():
+    image = replace(scene(), data=np.full(SHAPE, 2.0 * NOISE), mask=np.arange(SHAPE[0])[:, None] + np.zeros(SHAPE) > 0)
+    state = start_state(image, library(1.2))
+    fit = SimpleNamespace(covariance=np.zeros((0, 0)), total_flux_err=0.0, at_bound=False)
+    end = seed_loop.Alternation(state=state, fit=fit, passes=1, converged=True)
+    found = seed_pipeline._result(end, 0.0)
+    assert (found.n_pix, found.chi2_reduced) == (SHAPE[1], pytest.approx(4.0))
 
 
 def test_star_density_ratio_compares_light_per_area():
