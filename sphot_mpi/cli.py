@@ -15,7 +15,16 @@ from sphot_mpi.cli_compare import compare
 from sphot_mpi.cli_export import export
 from sphot_mpi.cli_inject import inject
 from sphot_mpi.cli_qa import report
-from sphot_mpi.cli_run import CONFIG_NAME, configuration, limits, names, run_alone, run_first, start_logging
+from sphot_mpi.cli_run import (
+    CONFIG_NAME,
+    configuration,
+    limits,
+    names,
+    run_alone,
+    run_first,
+    start_logging,
+    table_console,
+)
 from sphot_mpi.config import PRESETS
 from sphot_mpi.decisions import Rerun
 from sphot_mpi.errors import SphotError, UsageError
@@ -221,10 +230,7 @@ def info(results: Path, name: str | None) -> None:
     from sphot_mpi.results_reader import ResultsReader
 
     with ResultsReader(results) as reader:
-        # no markup: a galaxy's name may hold brackets
-        Console(markup=False, highlight=False).print(
-            describe_file(reader) if name is None else describe_galaxy(reader, name)
-        )
+        table_console().print(describe_file(reader) if name is None else describe_galaxy(reader, name))
 
 
 @main.command()

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import click
-from rich.console import Console
+
+from sphot_mpi.cli_run import table_console
 
 _PATH = click.Path(path_type=Path)
 
@@ -28,10 +29,7 @@ def compare(a: Path, b: Path, sigma: float, common: bool, worst: int, output: Pa
     from sphot_mpi.compare_report import describe_comparison
 
     comparison = compare_campaigns(a, b)
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console.width = 140  # in a file, a table is not folded
-    console.print(describe_comparison(comparison, sigma, worst))
+    table_console().print(describe_comparison(comparison, sigma, worst))
     if output is not None:
         from sphot_mpi.qa.compare import plot_comparison
 

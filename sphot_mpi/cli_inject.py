@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import click
-from rich.console import Console
 
+from sphot_mpi.cli_run import names, table_console
 from sphot_mpi.errors import OutputError, UsageError
 
 _PATH = click.Path(path_type=Path)
@@ -74,8 +74,7 @@ def inject(
         stars=stars, copies=copies, fluxes=fluxes, slope=slope, snr=snr, galaxy=galaxies, photon_noise=photon_noise,
         seed=seed,
     )  # fmt: skip
-    names = tuple(dict.fromkeys(name.strip() for name in (only or "").split(",") if name.strip()))
-    count = inject_campaign(source, results, output, plan, only=names, limit=limit, overwrite=overwrite)
+    count = inject_campaign(source, results, output, plan, only=names(only), limit=limit, overwrite=overwrite)
     click.echo(f"Injected into {count} galaxies. Now run:")
     click.echo(f"  sphot-mpi {output / CATALOGUE} --config {output / CONFIG} -o {output / 'results.h5'}")
     click.echo(f"  sphot-mpi inject --score {output / 'truth.ecsv'} {output / 'results.h5'} --before {results}")
@@ -90,10 +89,7 @@ def _score(results: Path, truth: Path, before: Path | None, output: Path | None,
         raise OutputError(msg)
     scores = score_injection(truth, results, before)
     rows = score_table(scores)
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console.width = 140
-    console.print(describe_scores(scores, rows))
+    table_console().print(describe_scores(scores, rows))
     if output is not None:
         try:
             rows.write(output, format="ascii.ecsv", overwrite=True)

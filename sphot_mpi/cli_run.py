@@ -35,6 +35,14 @@ def names(value: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in (value or "").split(",") if name.strip()))
 
 
+def table_console() -> Console:
+    """Return a console for tables: without markup, as names may hold brackets, and wide where nobody looks on."""
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = 140  # in a file or a pipe no number is cut
+    return console
+
+
 def configuration(path: Path | None, preset: str | None, seed: int | None = None) -> Config:
     """Return the configuration with what the command line changes in it."""
     if path is None and Path(CONFIG_NAME).is_file():

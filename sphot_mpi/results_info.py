@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Group
@@ -11,7 +12,8 @@ from rich.table import Table
 
 from sphot_mpi.flags import APERTURE_FLAG_DESCRIPTIONS, FIT_FLAG_DESCRIPTIONS
 from sphot_mpi.results_reader import ResultsReader
-from sphot_mpi.results_schema import TABLES
+from sphot_mpi.results_schema import DESCRIPTIONS
+from sphot_mpi.stored_inputs import petrosian_index
 
 _ATTRIBUTES = ("creator_version", "git_commit", "created", "command_line", "catalogue", "ranks")
 
@@ -28,14 +30,14 @@ _SHOWN = (
     ("chi2", "chi2_reduced", 3),
     ("FWHM px", "fwhm", 2),
 )
-#: The same of /photometry.
+#: The same of /photometry; the Petrosian index is one of the configuration.
 _MEASURED = (
     ("aperture px", "radius", 2),
     ("mag AB, PSF-corrected", "mag_corr", 3),
     ("flux", "flux", 3),
     ("S/N", "snr", 1),
     ("colour", "colour", 3),
-    ("Petrosian radius px", "petro_radius", 2),
+    ("radius of Petrosian index {:g} px", "petro_radius", 2),
     ("r50 px", "r50", 2),
 )
 
@@ -46,8 +48,9 @@ def describe_file(reader: ResultsReader) -> Group:
     for name in _ATTRIBUTES:
         origin.add_row(name, str(reader.file.attrs.get(name, "")))
     content = Table("table", "rows", "holds")
-    for name in TABLES:
-        content.add_row(f"/{name}", str(reader.file[name].shape[0]), str(reader.file[name].attrs["description"]))
+    for name in _datasets(reader):
+        dataset = reader.file[name]
+        content.add_row(f"/{name}", str(dataset.shape[0]), str(dataset.attrs.get("description", "")))
     for name, group in reader.file.get("images", {}).items():
         content.add_row(f"/images/{name}", str(len(next(iter(group.values())))), ", ".join(group))
     galaxies = reader.array("galaxies")
@@ -61,6 +64,15 @@ def describe_file(reader: ResultsReader) -> Group:
             reasons.add_row(str(count), error.decode(), first.decode())
         parts.append(reasons)
     return Group(*parts)
+
+
+def _datasets(reader: ResultsReader) -> list[str]:
+    """Return all that is no image: tables, what goes row by row with them, PSFs; what this version knows first."""
+    known = {name: place for place, name in enumerate(DESCRIPTIONS)}
+    there = [name for name in reader.file if not name.endswith(".__table_column_meta__")]
+    there = [name for name in there if isinstance(reader.file[name], h5py.Dataset)]
+    there += [f"psf/{name}" for name in reader.file.get("psf", {})]
+    return sorted(there, key=lambda name: known.get(name.partition("/")[0], len(known)))
 
 
 def describe_galaxy(reader: ResultsReader, name: str) -> Group:
@@ -90,8 +102,9 @@ def _photometry(reader: ResultsReader, name: str) -> list[Table | str]:
     if not rows.size:
         return []
     table = Table("aperture", *(row["filter"].decode() for row in rows))
+    index = petrosian_index(reader)
     for label, key, digits in _MEASURED:
-        _add(table, rows, label, key, digits)
+        _add(table, rows, label.format(index), key, digits)
     return [table, *_flags(rows, APERTURE_FLAG_DESCRIPTIONS)]
 
 

@@ -34,6 +34,14 @@ def stored_config(reader: ResultsReader) -> Config:
         raise OutputError(msg) from error
 
 
+def petrosian_index(reader: ResultsReader) -> float:
+    """Return the Petrosian index that `petro_radius` of /photometry refers to; NaN: this version cannot tell."""
+    try:
+        return stored_config(reader).aperture.petro
+    except OutputError:
+        return float("nan")
+
+
 class StoredInputs:
     """Reads the inputs of any galaxy of an open results file again; what galaxies share is read once.
 

@@ -217,6 +217,20 @@ def test_info_of_a_galaxy(call):
     assert "no galaxy 'gx'; it holds ga, gb, gc" in unknown.output
 
 
+def test_info_lists_all_that_is_stored_and_cuts_no_number(call, files):
+    call("catalogue.csv", "--images", "none", "--quiet", "--psf", "--photometry")
+    listed = call("info", "results.h5").output
+    for name in ("galaxies", "sersic_covariance", "sky_covariance", "photometry_curve", *(f"psf/{f}" for f in FILTERS)):
+        assert f"/{name} " in listed
+    with h5py.File(files.folder / "results.h5", "r+") as file:
+        rows = file["photometry"][:]
+        rows["flux"] = 6458006123.456
+        file["photometry"][:] = rows
+    shown = call("info", "results.h5", "ga").output
+    assert shown.count("6458006123.456") == len(FILTERS)
+    assert "radius of Petrosian index 0.5 px" in shown
+
+
 @pytest.mark.parametrize("command", ["info", "status", "export -o out", "plot ga", "report -o qa", "run"])
 def test_a_file_of_a_later_format_is_refused_by_everything(command, call, files):
     assert call("catalogue.csv", "--images", "none", "--quiet").exit_code == 0

@@ -19,6 +19,7 @@ from sphot_mpi.errors import UsageError
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.qa.charts import histogram, scatter, spreads
 from sphot_mpi.qa.gallery import gallery_script, page_stem
+from sphot_mpi.qa.pages import galaxy_page
 from sphot_mpi.qa.report import ReportOptions, write_report
 from sphot_mpi.qa.summary import PERCENTILES, Summary, summarise
 from sphot_mpi.qa.tables import CampaignTables
@@ -304,6 +305,18 @@ def test_photometry_rules_magnitudes_where_it_is(campaign: Path, tmp_path: Path)
     text = Page(tmp_path / "qa" / "galaxies" / "000001-ga.html").text
     assert "Aperture photometry" in text
     assert "19.25 \u00b1 0.20" in text
+
+
+def test_a_page_says_at_which_index_the_petrosian_radius_is(campaign: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "measured.h5"
+    copy.write_bytes(campaign.read_bytes())
+    with h5py.File(copy, "r+") as file:
+        del file["photometry"]
+        kinds = [("name", "S64"), ("filter", "S8"), ("petro_radius", "f8")]
+        file["photometry"] = np.array([("ga", "F150W", 9.0)], dtype=kinds)
+    with ResultsReader(copy) as reader:
+        (line,) = galaxy_page(CampaignTables(reader), 0).photometry
+    assert (line.label, line.cells) == ("radius of Petrosian index 0.5, px", ("9.00", ""))
 
 
 def test_gallery_data_are_the_tables(campaign: Path) -> None:

@@ -38,7 +38,7 @@ _FIT = (
     ("seconds", "seconds", 2),
 )
 
-#: Rows of the table of photometry: label, column of /photometry, its error's column, decimals.
+#: Rows of the table of photometry: label (with the Petrosian index), column of /photometry, its error's, decimals.
 _PHOTOMETRY = (
     ("magnitude, AB, PSF-corrected", "mag_corr", "mag_corr_err", 4),
     ("magnitude, AB, as measured", "mag_raw", "mag_raw_err", 4),
@@ -55,7 +55,7 @@ _PHOTOMETRY = (
     ("enclosed fraction", "fraction", "", 4),
     ("PSF correction, factor", "correction", "correction_err", 4),
     ("sky level", "sky", "sky_err", 6),
-    ("Petrosian radius, px", "petro_radius", "", 2),
+    ("radius of Petrosian index {:g}, px", "petro_radius", "", 2),
     ("r20, px", "r20", "", 2),
     ("r50, px", "r50", "", 2),
     ("r80, px", "r80", "", 2),
@@ -148,6 +148,8 @@ def galaxy_page(tables: CampaignTables, number: int) -> GalaxyPage:
     galaxy, sersic = tables.galaxies[number], tables.rows("sersic", number)
     measured = tables.rows("photometry", number) if tables.has("photometry") else None
     filters = tuple(words(value) for value in sersic["filter"])
+    index = tables.petrosian_index
+    columns = [(label.format(index), key, error, digits) for label, key, error, digits in _PHOTOMETRY]
     return GalaxyPage(
         name=words(galaxy["name"]),
         status=words(galaxy["status"]),
@@ -155,7 +157,7 @@ def galaxy_page(tables: CampaignTables, number: int) -> GalaxyPage:
         filters=filters,
         flags=tuple(_flags(sersic, measured)),
         fit=_lines(sersic, [(label, key, f"{key}_err", digits) for label, key, digits in _FIT]),
-        photometry=() if measured is None else _lines(_matching(measured, sersic), _PHOTOMETRY),
+        photometry=() if measured is None else _lines(_matching(measured, sersic), columns),
         failures=tuple(_failures(tables.rows("failures", number))),
         remarks=tuple((words(r["filter"]), words(r["messages"])) for r in sersic if words(r["messages"])),
         catalogue=tuple(_catalogue(tables, number)),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sphot_mpi.errors import OutputError, SphotError
+from sphot_mpi.errors import SphotError
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.model_images import ModelImages
 from sphot_mpi.psf_kernel import FAMILIES
@@ -149,7 +149,7 @@ class PanelReader:
             fwhm=fit.kernel.fwhm, n_sources=int(row["n_sources"]), flags=fit.flags, check=kernel_check,
             check_note=note,
             photometry=self._measured(number, filter_name), curve=self._curve(number, filter_name),
-            petrosian=self._petrosian(),
+            petrosian=self.tables.petrosian_index,
         )  # fmt: skip
 
     def _check(self, fit: FilterFit, data: Image, model: ModelImages) -> tuple[KernelCheck | None, str]:
@@ -158,12 +158,6 @@ class PanelReader:
         except SphotError as error:
             return None, f"The PSF library cannot be read any more: {error}"
         return check_kernel(fit, data, model, library, config), ""
-
-    def _petrosian(self) -> float:
-        try:
-            return self._inputs.config.aperture.petro
-        except OutputError:
-            return float("nan")
 
     def _measured(self, number: int, filter_name: str) -> dict[str, float]:
         row = self.tables.row("photometry", number, filter_name) if self.tables.has("photometry") else None

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.results_reader import ResultsReader
+from sphot_mpi.stored_inputs import petrosian_index
 
 Rows = NDArray[np.void]
 
@@ -39,6 +40,11 @@ class CampaignTables:
     def filters(self) -> tuple[str, ...]:
         """All filters of /sersic, as they first come."""
         return tuple(dict.fromkeys(value.decode() for value in self.table("sersic")["filter"]))
+
+    @cached_property
+    def petrosian_index(self) -> float:
+        """Petrosian index of `petro_radius` in /photometry."""
+        return petrosian_index(self.reader)
 
     def has(self, table: str) -> bool:
         """Whether the file has such a table."""
