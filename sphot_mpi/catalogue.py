@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 from sphot_mpi.catalogue_rows import Galaxy, RowReader
 from sphot_mpi.catalogue_table import read_table, resolve_columns
 from sphot_mpi.config import Config
-from sphot_mpi.errors import CatalogueError, UsageError, listed
-from sphot_mpi.inputs import is_fits, is_hdf5, list_filters
+from sphot_mpi.errors import CatalogueError, InputError, UsageError, listed
+from sphot_mpi.inputs import is_fits, is_hdf5, is_psf, list_filters, open_hdf5
+from sphot_mpi.results_schema import FORMAT
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +142,9 @@ def read_catalogue(path: Path, config: Config, *, skip_invalid: bool = False) ->
     CatalogueError
         If the file cannot be read, or rows have problems; all of them are named.
     """
+    if path.is_dir():
+        msg = f"{path}: this is a folder; name the catalogue or galaxy file in it."
+        raise CatalogueError(msg)
     if not path.is_file():
         msg = f"{path}: there is no such file; name a catalogue or a galaxy file."
         raise CatalogueError(msg)
@@ -176,13 +181,24 @@ def _report(path: Path, problems: Sequence[str]) -> str:
 
 
 def _is_galaxy_file(path: Path, config: Config) -> bool:
-    """Whether this is one galaxy's images; a FITS file may also be a table."""
+    """Whether this is one galaxy's images; a FITS file may also be a table, an HDF5 file another one of ours."""
     if is_hdf5(path):
+        _refuse_others(path)
         return True
     if not is_fits(path):
         return False
     wanted = {name.upper() for name in config.prep.filters}
     return any(name.upper() in wanted for name in list_filters(path))
+
+
+def _refuse_others(path: Path) -> None:
+    with suppress(InputError), open_hdf5(path) as file:  # what cannot be read is said when it is fitted
+        if file.attrs.get("format") == FORMAT:
+            msg = f"{path}: this is a results file; name the catalogue or the galaxy's file that it was made from."
+            raise CatalogueError(msg)
+        if len(file) and all(is_psf(path, file, str(name)) for name in file):
+            msg = f"{path}: this is a library of PSFs; name a catalogue or a galaxy file, which finds it by itself."
+            raise CatalogueError(msg)
 
 
 def _table_of_one(path: Path) -> dict[str, NDArray[np.generic]]:

@@ -1,5 +1,6 @@
 """The command line: options, logging, exit statuses."""
 
+import difflib
 import shlex
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ from sphot_mpi.cli_run import (
 )
 from sphot_mpi.config import PRESETS
 from sphot_mpi.decisions import Rerun
-from sphot_mpi.errors import SphotError, UsageError
+from sphot_mpi.errors import SphotError, UsageError, counted
 from sphot_mpi.tasks import pipeline_fitters
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -39,9 +40,23 @@ class _Commands(click.Group):
     """Takes `run` for granted, and turns expected failures into exit statuses."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ("--help", "--version"):
+        if args and args[0] not in (*self.commands, "--help", "--version") and not self._meant(args[0]):
             args = ["run", *args]
         return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        near = self._meant(args[0])
+        if near:
+            ctx.fail(f"{args[0]}: there is no such command or file; the nearest command is {near}.")
+        return super().resolve_command(ctx, args)
+
+    def _meant(self, word: str) -> str:
+        """Return the command that a word is a misspelling of; empty: it is a command, an option or a catalogue."""
+        if word in self.commands or word.startswith("-") or Path(word).suffix or Path(word).exists():
+            return ""
+        return next(iter(difflib.get_close_matches(word, self.commands, n=1, cutoff=0.7)), "")
 
     def invoke(self, ctx: click.Context) -> Any:
         first = mpi.announced_rank() == 0
@@ -141,8 +156,8 @@ def run(**options: Any) -> None:
     """Fit all galaxies of a CATALOGUE, or one galaxy's file.
 
     Exit status: 0 all done, 1 an unexpected error or a results file that cannot be used, 2 usage, catalogue or
-    configuration, 3 done but some fits failed, 75 stopped early by a signal or a lost rank: the same command
-    goes on.
+    configuration, 3 done but some fits failed, 75 stopped early by a signal or a lost rank, 130 ended at once by
+    a second Ctrl-C. After 75 and 130 the same command goes on.
     """
     console = Console(stderr=True)
     label = start_logging("error" if options["quiet"] else options["log_level"], console, options["log_dir"])
@@ -207,7 +222,8 @@ def merge(output: Path, inputs: tuple[Path, ...], overwrite: bool, log_level: st
     start_logging(log_level, Console(stderr=True))
     command_line = shlex.join(["sphot-mpi", *sys.argv[1:]])
     written = merge_results(output, inputs, overwrite=overwrite, command_line=command_line)
-    click.echo(f"Merged: {written.rows['galaxies']} galaxies of {len(inputs)} files. Results: {output}")
+    merged = f"{counted(written.rows['galaxies'], 'galaxy')} of {counted(len(inputs), 'file')}"
+    click.echo(f"Merged: {merged}. Results: {output}")
 
 
 @main.command()

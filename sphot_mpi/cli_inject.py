@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from sphot_mpi.cli_run import names, table_console
-from sphot_mpi.errors import OutputError, UsageError
+from sphot_mpi.errors import OutputError, UsageError, counted
 
 _PATH = click.Path(path_type=Path)
 
@@ -75,7 +75,7 @@ def inject(
         seed=seed,
     )  # fmt: skip
     count = inject_campaign(source, results, output, plan, only=names(only), limit=limit, overwrite=overwrite)
-    click.echo(f"Injected into {count} galaxies. Now run:")
+    click.echo(f"Injected into {counted(count, 'galaxy')}. Now run:")
     click.echo(f"  sphot-mpi {output / CATALOGUE} --config {output / CONFIG} -o {output / 'results.h5'}")
     click.echo(f"  sphot-mpi inject --score {output / 'truth.ecsv'} {output / 'results.h5'} --before {results}")
 

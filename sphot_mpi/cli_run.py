@@ -17,7 +17,7 @@ from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.catalogue_shards import Shard
 from sphot_mpi.config import Config, load_config
 from sphot_mpi.decisions import Anew, Rerun, Selection
-from sphot_mpi.errors import SphotError, UsageError
+from sphot_mpi.errors import SphotError, UsageError, counted
 from sphot_mpi.flags import APERTURE_FLAG_DESCRIPTIONS, FIT_FLAG_DESCRIPTIONS
 from sphot_mpi.progress import choose_progress
 from sphot_mpi.results_schema import IMAGES
@@ -139,7 +139,7 @@ def _summarise(end: End, options: dict[str, Any]) -> int:
     status = end.exit_status(strict=options["strict"])
     if not options["quiet"] and not end.nothing_done:
         words = ", ".join(f"{count} {name}" for name, count in sorted(end.ends.items()))
-        click.echo(f"{end.galaxies} galaxies, tasks: {words}. Results: {end.output}")
+        click.echo(f"{counted(end.galaxies, 'galaxy')}, tasks: {words}. Results: {end.output}")
         for flag, count in end.flags.most_common():
             click.echo(f"  {count} flagged: {FIT_FLAG_DESCRIPTIONS[flag]}")
         for aperture_flag, count in end.aperture_flags.most_common():

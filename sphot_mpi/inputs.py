@@ -18,7 +18,7 @@ from scipy import ndimage
 from sphot_mpi.errors import InputError, listed
 from sphot_mpi.fits_inputs import iterate_fits
 from sphot_mpi.psf import LibraryPSF
-from sphot_mpi.raw_image import RawImage, attribute_text, build_cutout, check_shape, checked_pixels
+from sphot_mpi.raw_image import RawImage, attribute_text, build_cutout, check_shape, checked_pixels, shown
 from sphot_mpi.records import Cutout
 
 FITS_SUFFIXES = (".fits", ".fit", ".fits.gz", ".fits.fz")
@@ -250,6 +250,14 @@ def library_faults(path: Path) -> dict[str, str]:
     return faults
 
 
+def is_psf(path: Path, file: h5py.File, name: str) -> bool:
+    """Whether an open file holds a PSF of this name that could be used; a galaxy's image has no oversampling."""
+    try:
+        return _psf_header(path, file, name) is not None
+    except InputError:
+        return False
+
+
 def _psf_header(path: Path, file: h5py.File, name: str) -> tuple[h5py.Dataset, int, bool] | None:
     """Return dataset, oversampling and pixel response of a PSF; None: the file does not have it."""
     node = _inside(path, file, name)
@@ -268,10 +276,10 @@ def _oversample(path: Path, name: str, value: object) -> int:
         raise InputError(msg)
     number = np.asarray(value)
     if number.size != 1 or number.dtype.kind not in "iuf" or not 1 <= number.item() <= MAX_OVERSAMPLE:
-        msg = f"{path}: {name!r} has oversample = {value!r}; it must be a whole number from 1 to {MAX_OVERSAMPLE}."
+        msg = f"{path}: {name!r} has oversample = {shown(value)}; it must be a whole number from 1 to {MAX_OVERSAMPLE}."
         raise InputError(msg)
     if number.item() != int(number.item()):
-        msg = f"{path}: {name!r} has oversample = {value!r}; it must be a whole number."
+        msg = f"{path}: {name!r} has oversample = {shown(value)}; it must be a whole number."
         raise InputError(msg)
     return int(number.item())
 
@@ -279,6 +287,6 @@ def _oversample(path: Path, name: str, value: object) -> int:
 def _truth(path: Path, name: str, value: object) -> bool:
     number: NDArray[np.generic] = np.asarray(value)
     if number.size != 1 or number.dtype.kind not in "biu":
-        msg = f"{path}: {name!r} has pixel_response = {value!r}; it must be true or false."
+        msg = f"{path}: {name!r} has pixel_response = {shown(value)}; it must be true or false."
         raise InputError(msg)
     return bool(number.item())

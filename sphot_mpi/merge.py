@@ -14,7 +14,7 @@ from sphot_mpi.catalogue import Catalogue
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.catalogue_table import read_table, resolve_columns
 from sphot_mpi.config import Config
-from sphot_mpi.errors import CatalogueError, OutputError, UsageError, listed
+from sphot_mpi.errors import CatalogueError, OutputError, UsageError, counted, listed
 from sphot_mpi.model_images import ModelImages
 from sphot_mpi.outcomes import TaskKey, TaskOutcome
 from sphot_mpi.records import Cutout, Image
@@ -210,7 +210,8 @@ def _check_names(parts: Sequence[StoredOutcomes]) -> None:
         common = [name for name in part.reader.names() if name in first]
         if common:
             msg = (
-                f"{first[common[0]]} and {part.reader.path} have {len(common)} galaxies in common ({listed(common)}); "
+                f"{first[common[0]]} and {part.reader.path} have {counted(len(common), 'galaxy')} in common "
+                f"({listed(common)}); "
                 "a galaxy can come from one file only."
             )
             raise UsageError(msg)

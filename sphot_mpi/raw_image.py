@@ -62,13 +62,18 @@ class RawImage:
     wcs: str | None
 
 
+def shown(value: object) -> str:
+    """Return a value of a file as a message shows it, without the type that numpy gave it."""
+    return repr(value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value)
+
+
 def attribute_text(path: Path, name: str, attributes: Mapping[str, Any], key: str) -> str | None:
     """Return a text attribute, which may be stored as bytes; None where it is missing or empty."""
     value = attributes.get(key)
     if isinstance(value, bytes):
         value = value.decode("utf-8", errors="replace")
     if value is not None and not isinstance(value, str):
-        msg = f"{path}: attribute {key!r} of {name!r} is {value!r}; it must be text."
+        msg = f"{path}: attribute {key!r} of {name!r} is {shown(value)}; it must be text."
         raise InputError(msg)
     return value or None
 
@@ -226,7 +231,8 @@ def _pixel_scale(raw: RawImage, wcs: str) -> float:
         return wcs_pixel_scale(parse_wcs(wcs)) if wcs else DEFAULT_PIXEL_SCALE
     number = np.asarray(raw.pixel_scale)
     if number.size != 1 or number.dtype.kind not in "iuf" or not 1e-4 <= float(number.item()) <= 60.0:
-        msg = f"{raw.path}: pixel_scale of {raw.filter!r} is {raw.pixel_scale!r}; it must be 0.0001 to 60 arcsec."
+        value = shown(raw.pixel_scale)
+        msg = f"{raw.path}: pixel_scale of {raw.filter!r} is {value}; it must be 0.0001 to 60 arcsec."
         raise InputError(msg)
     return float(number.item())
 

@@ -12,7 +12,7 @@ from sphot_mpi.catalogue import Catalogue
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.decisions import Anew, Reason, Rerun, Rules, Selection
 from sphot_mpi.digests import InputFiles, Settings
-from sphot_mpi.errors import OutputError, listed
+from sphot_mpi.errors import OutputError, counted, listed
 from sphot_mpi.journal_format import Planned
 from sphot_mpi.journal_index import JournalIndex
 from sphot_mpi.known import Known
@@ -246,8 +246,8 @@ def _check_names(catalogue: Catalogue, output: Path, known: Known) -> None:
     others = [name for name in known.index.ended.names() if name not in there]
     if others:
         msg = (
-            f"{output}: the file or its journal holds {len(others)} galaxies that {catalogue.path} has not "
-            f"({listed(others)}); "
+            f"{output}: the file or its journal holds {counted(len(others), 'galaxy')} that {catalogue.path} "
+            f"has not ({listed(others)}); "
             "put them back, name another file with -o, or give --overwrite to begin anew."
         )
         raise OutputError(msg)

@@ -1,6 +1,8 @@
 """World coordinates and units of the input images: FITS WCS text in, plain numbers out."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from astropy import units as u
@@ -30,21 +32,28 @@ def parse_wcs(text: str) -> WCS:
     ValueError
         If the text holds no celestial WCS.
     """
-    return _celestial(fits.Header.fromstring(text, sep="\n" if "\n" in text else ""))
+    with _without_remarks():
+        return _celestial(fits.Header.fromstring(text, sep="\n" if "\n" in text else ""))
 
 
 def header_wcs(header: fits.Header) -> WCS | None:
     """Return the celestial WCS of a FITS header, or None where it has none."""
     if not any(str(header.get(f"CTYPE{axis}", "")).startswith(("RA--", "DEC-", "GLON", "GLAT")) for axis in (1, 2)):
         return None
-    return _celestial(header)
+    with _without_remarks():
+        return _celestial(header)
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Keep astropy quiet: it mends old headers and says so; what it cannot mend raises."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AstropyWarning)
+        yield
 
 
 def _celestial(header: fits.Header) -> WCS:
-    with warnings.catch_warnings():
-        # astropy mends old headers and says so; what it cannot mend raises
-        warnings.simplefilter("ignore", AstropyWarning)
-        wcs = WCS(header)
+    wcs = WCS(header)
     if not wcs.has_celestial:
         msg = "no celestial coordinates in it"
         raise ValueError(msg)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sphot_mpi.errors import OutputError
+from sphot_mpi.errors import OutputError, counted
 from sphot_mpi.journal import file_numbers, journal_files, journal_folder
 from sphot_mpi.journal_format import Closed, Ended, Head, Opened, Planned, Started
 from sphot_mpi.journal_index import JournalIndex, scan
@@ -221,8 +221,8 @@ def _notes(index: JournalIndex, state: str, silence: float) -> tuple[str, ...]:
         notes.append(f"{count} running more than once when a process died: {key.name} {key.filter}.")
     if index.losses.damaged:
         file, offset, _ = index.losses.damaged[0]
-        places = len(index.losses.damaged)
-        notes.append(f"The journal is damaged in {places} places, first in {file} at byte {offset}.")
+        places = counted(len(index.losses.damaged), "place")
+        notes.append(f"The journal is damaged in {places}, first in {file} at byte {offset}.")
     return tuple(notes)
 
 

@@ -8,7 +8,7 @@ from sphot_mpi.catalogue import Catalogue
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.config import Config
 from sphot_mpi.cost import UNCERTAINTY, Work, clock, galaxy_cost
-from sphot_mpi.errors import InputError
+from sphot_mpi.errors import InputError, counted
 from sphot_mpi.inputs import contents, iterate_galaxy, library_faults
 from sphot_mpi.raw_image import read_header
 
@@ -47,8 +47,8 @@ class Survey:
         low, high = hours / UNCERTAINTY, hours * UNCERTAINTY
         memory = (BYTES_AT_REST + BYTES_PER_PIXEL * self.largest) / 1e9
         return (
-            f"{self.galaxies} galaxies, {self.tasks} fits; {self.missing} filters are not in their files; "
-            f"{len(self.problems)} problems.\n"
+            f"{counted(self.galaxies, 'galaxy')}, {counted(self.tasks, 'fit')}; "
+            f"{counted(self.missing, 'filter')} missing in the files; {counted(len(self.problems), 'problem')}.\n"
             f"Largest image: {self.largest} px. Memory: about {memory:.1f} GB a process.\n"
             f"Work: {hours:.2g} core-hours ({low:.2g} to {high:.2g}); with N processes, N - 1 of them fit."
         )
@@ -56,8 +56,9 @@ class Survey:
     def estimate(self, ranks: int) -> str:
         """Return, in one line, what a job of so many ranks needs; it ends with the option to give to sbatch."""
         return (
-            f"Estimate: {self.tasks} fits, {self.work.seconds / 3600.0:.2g} core-hours, {ranks} ranks: "
-            f"{clock(self.work.walltime(ranks))}; ask for --time={clock(self.work.time_limit(ranks))}"
+            f"Estimate: {counted(self.tasks, 'fit')}, {self.work.seconds / 3600.0:.2g} core-hours, "
+            f"{counted(ranks, 'rank')}: {clock(self.work.walltime(ranks))}; "
+            f"ask for --time={clock(self.work.time_limit(ranks))}"
         )
 
 

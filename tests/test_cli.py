@@ -44,6 +44,7 @@ def test_a_single_galaxy_is_a_catalogue_of_one(call, files):
     result = call("ga.h5", "-o", "out/one.h5", "--quiet", "--images", "residual")
     assert result.exit_code == 0, result.output
     assert result.output == ""
+    assert "1 galaxy, tasks: 3 done" in call("ga.h5", "-o", "two.h5", "--images", "none").output
     with ResultsReader(files.folder / "out/one.h5") as reader:
         assert reader.names() == ["ga"]
         assert list(reader.file["images/F150W"]) == ["residual"]
@@ -91,6 +92,9 @@ def test_a_bug_in_a_fit_fails_its_galaxy_and_is_shown(call, files):
     ("arguments", "status", "words"),
     [
         (["none.csv"], 2, "none.csv: there is no such file"),
+        (["statsu", "results.h5"], 2, "statsu: there is no such command or file; the nearest command is status."),
+        (["."], 2, ".: this is a folder; name the catalogue"),
+        (["PSFdata.h5"], 2, "PSFdata.h5: this is a library of PSFs; name a catalogue"),
         (["catalogue.csv", "--only", "gx"], 2, "--only 'gx' is not in the catalogue"),
         (
             ["catalogue.csv", "--filters", "F150W,F556W"],
@@ -184,7 +188,7 @@ def test_check_reads_all_of_a_header_and_of_every_filter(call, files):
         "ga: ga.h5: pixel_scale of 'F555W' is",
         "ga: ga.h5: the WCS of 'F277W' cannot be read",
         "gb: gb.h5: the error of 'F555W' has shape (89, 110) but its data (90, 110)",
-        "3 galaxies, 5 fits; 0 filters are not in their files; 4 problems.",
+        "3 galaxies, 5 fits; 0 filters missing in the files; 4 problems.",
     ):
         assert words in checked.output
     assert call("catalogue.csv", "--images", "none").exit_code == 3
@@ -229,6 +233,14 @@ def test_info_lists_all_that_is_stored_and_cuts_no_number(call, files):
     shown = call("info", "results.h5", "ga").output
     assert shown.count("6458006123.456") == len(FILTERS)
     assert "radius of Petrosian index 0.5 px" in shown
+
+
+@pytest.mark.parametrize("command", [("results.h5",), ("check", "results.h5")])
+def test_a_results_file_is_no_galaxys(command, call):
+    call("catalogue.csv", "--images", "none", "--quiet")
+    result = call(*command)
+    assert result.exit_code == 2
+    assert "results.h5: this is a results file; name the catalogue or the galaxy's file" in result.output
 
 
 @pytest.mark.parametrize("command", ["info", "status", "export -o out", "plot ga", "report -o qa", "run"])

@@ -36,7 +36,7 @@ def fitted(campaign):
 
 def test_check_finds_no_problem(campaign):
     folder, _ = campaign
-    assert "1 galaxies, 6 fits" in call("check", folder / "catalogue.csv")
+    assert "1 galaxy, 6 fits; 0 filters" in call("check", folder / "catalogue.csv")
 
 
 def test_magnitudes_are_those_that_were_put_in(campaign, fitted):

@@ -170,7 +170,7 @@ def test_the_command(tmp_path):
     assert twice.exit_code == 2
     assert "4 galaxies in common" in twice.output
     over = CliRunner().invoke(main, ["merge", "--overwrite", str(tmp_path / "out.h5"), str(a)])
-    assert "4 galaxies of 1 files" in over.output
+    assert "4 galaxies of 1 file." in over.output
 
 
 def test_random_campaigns_have_all_that_can_be_merged():

@@ -10,6 +10,8 @@ from markupsafe import Markup
 from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
+from sphot_mpi.errors import counted
+
 Vector = NDArray[np.float64]
 
 _WIDTH, _HEIGHT = 440.0, 250.0
@@ -207,4 +209,4 @@ def scatter(title: str, x_label: str, y_label: str, x: Vector, y: Vector) -> Mar
     ]  # fmt: skip
     outside = int((~inside).sum())
     note = f" {outside} outside the frame." if outside else ""
-    return _frame(title, f"{x.size} galaxies, median {float(np.median(y)):.3g}.{note}", body)
+    return _frame(title, f"{counted(x.size, 'galaxy')}, median {float(np.median(y)):.3g}.{note}", body)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from sphot_mpi.compare import SHAPE, Comparison, Differences
-from sphot_mpi.errors import OutputError
+from sphot_mpi.errors import OutputError, counted
 from sphot_mpi.qa.style import check_ending
 
 #: Okabe and Ito's colours, which colour-blind people tell apart, each with its own marker.
@@ -43,7 +43,8 @@ def plot_comparison(comparison: Comparison, limit: float, output: Path) -> None:
     figure = Figure(figsize=(13.0, 7.5), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     figure.suptitle(
-        f"b - a: {comparison.n_galaxies} galaxies\na = {comparison.names[0]}, b = {comparison.names[1]}", fontsize=11
+        f"b - a: {counted(comparison.n_galaxies, 'galaxy')}\na = {comparison.names[0]}, b = {comparison.names[1]}",
+        fontsize=11,
     )
     axes = figure.subplots(2, 3)
     measured = "aperture mag_corr" in by_name
