@@ -255,7 +255,7 @@ def info(results: Path, name: str | None) -> None:
 @click.option("-o", "--output", type=_PATH, help="Picture (default: NAME.png).")
 @click.option("--filters", help="Filters to show (default: all).")
 def plot(results: Path, name: str, output: Path | None, filters: str | None) -> None:
-    """Draw the galaxy NAME of a RESULTS file: images, isophotes, profile, Petrosian curve, PSF; PNG or PDF."""
+    """Draw the galaxy NAME of a RESULTS file: images, isophotes, profile, Petrosian curve, PSF; PNG, SVG or PDF."""
     from sphot_mpi.qa.plots import plot_galaxy
     from sphot_mpi.results_reader import ResultsReader, file_stem
 

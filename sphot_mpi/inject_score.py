@@ -90,12 +90,10 @@ def score_injection(truth_path: Path, results_path: Path, before_path: Path | No
 
     Raises
     ------
-    InputError
-        If the truth cannot be read.
     OutputError
         If results cannot be read.
     UsageError
-        If truth and results have no fit in common.
+        If the truth cannot be read, or has no fit in common with the results.
     """
     truth = read_truth(truth_path, _COLUMNS, "an injection")
     with ExitStack() as stack:

@@ -56,9 +56,7 @@ def simulate_campaign(
     Raises
     ------
     UsageError
-        If `kind` is unknown, `n` is not positive or `seed` is negative.
-    InputError
-        If the PSF file cannot be used.
+        If `kind` is unknown, `n` is not positive, `seed` is negative or the PSF file cannot be used.
     OutputError
         If there is a campaign already, or the folder cannot be written.
     """
@@ -108,13 +106,16 @@ def read_library(path: str | Path) -> dict[str, ScenePSF]:
 
     Raises
     ------
-    InputError
+    UsageError
         If the file or one of its PSFs cannot be used, or holds no known filter.
     """
-    libraries = read_libraries(Path(path), tuple(FILTERS))
+    try:
+        libraries = read_libraries(Path(path), tuple(FILTERS))
+    except InputError as error:  # nobody's galaxy fails: the command line names the wrong file
+        raise UsageError(str(error)) from error
     if not libraries:
         msg = f"{path} holds no PSF of {', '.join(FILTERS)}; name its datasets so."
-        raise InputError(msg)
+        raise UsageError(msg)
     return {name: ScenePSF(psf.array, psf.oversample) for name, psf in libraries.items()}
 
 

@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sphot_mpi.errors import InputError
+from sphot_mpi.errors import UsageError
 from sphot_mpi.results_reader import ResultsReader
 
 _WIDTH = 150  # more than the table needs: the longest name has 64 letters, and is cut
@@ -60,7 +60,7 @@ def read_truth(path: Path, columns: Set[str], what: str) -> AstropyTable:
 
     Raises
     ------
-    InputError
+    UsageError
         If this is no such table.
     """
     try:
@@ -68,12 +68,12 @@ def read_truth(path: Path, columns: Set[str], what: str) -> AstropyTable:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         msg = f"{path}: this cannot be read as a table ({reason}); name the truth.ecsv of {what}."
-        raise InputError(msg) from error
+        raise UsageError(msg) from error
     missing = sorted(columns - set(truth.colnames))
     if missing or len(truth) == 0:
         lacks = f"it has no column {', '.join(missing)}" if missing else "it has no row"
         msg = f"{path}: this is no truth of {what} ({lacks}); name its truth.ecsv."
-        raise InputError(msg)
+        raise UsageError(msg)
     return truth
 
 
@@ -96,7 +96,7 @@ def compare_with_truth(results_path: str | Path, truth_path: str | Path) -> str:
 
     Raises
     ------
-    InputError
+    UsageError
         If the truth cannot be read, or belongs to other galaxies.
     OutputError
         If the results cannot be read.
@@ -110,7 +110,7 @@ def compare_with_truth(results_path: str | Path, truth_path: str | Path) -> str:
     rows = [_errors(row, by_fit.get((row["name"], row["filter"]))) for row in truth if row["name"] in base]
     if not rows:
         msg = f"{truth_path} and {results_path} have no galaxy in common; name the truth of this campaign."
-        raise InputError(msg)
+        raise UsageError(msg)
     rows.sort(key=lambda entry: (order.index(entry[0]), entry[1] != base[entry[0]]))
     of_base = {name: values for name, filter_name, values in rows if filter_name == base[name]}
     for name, _, values in rows:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sphot_mpi.errors import OutputError, counted
+from sphot_mpi.errors import UsageError, counted
 from sphot_mpi.journal import file_numbers, journal_files, journal_folder
 from sphot_mpi.journal_format import Closed, Ended, Head, Opened, Planned, Started
 from sphot_mpi.journal_index import JournalIndex, scan
@@ -44,8 +44,10 @@ def campaign_status(results: Path, now: float | None = None) -> CampaignStatus:
 
     Raises
     ------
+    UsageError
+        If there is neither results file nor journal.
     OutputError
-        If there is neither results file nor journal, or they cannot be read.
+        If they cannot be read.
     """
     folder = journal_folder(results)
     if journal_files(folder):
@@ -55,7 +57,7 @@ def campaign_status(results: Path, now: float | None = None) -> CampaignStatus:
     msg = (
         f"{results}: there is no such file, and no journal {folder.name} of a campaign that runs; name a results file."
     )
-    raise OutputError(msg)
+    raise UsageError(msg)
 
 
 @dataclass(slots=True)

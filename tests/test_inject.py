@@ -324,8 +324,8 @@ def test_the_command_injects_the_unmodified_program_runs_and_the_command_scores(
         (["catalogue.csv", "--results", "results.h5", "-o", "x", "--stars", "0"], 2, "nothing to inject"),
         (["catalogue.csv", "--results", "results.h5", "-o", "results.h5"], 1, "cannot be written"),
         (["catalogue.csv", "--results", "results.h5", "-o", "x", "--only", "gx"], 2, "'gx' is not in the catalogue"),
-        (["results.h5", "--score", "none.ecsv"], 3, "none.ecsv"),
-        (["results.h5", "--score", "catalogue.csv"], 3, "catalogue.csv"),
+        (["results.h5", "--score", "none.ecsv"], 2, "none.ecsv"),
+        (["results.h5", "--score", "catalogue.csv"], 2, "catalogue.csv"),
     ],
 )
 def test_a_mistake_gets_its_sentence_and_status(arguments, status, words, files, monkeypatch):

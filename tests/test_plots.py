@@ -16,7 +16,7 @@ from matplotlib.text import Text
 from sphot_mpi.campaign import Campaign
 from sphot_mpi.catalogue import read_catalogue
 from sphot_mpi.config import Config, load_config
-from sphot_mpi.errors import InputError, OutputError, UsageError
+from sphot_mpi.errors import OutputError, UsageError
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.qa.draw import _words, draw_galaxy, figure_for
@@ -335,9 +335,9 @@ def test_compare_with_truth_of_other_galaxies_is_refused(folder: Path, tmp_path:
     truth = QTable.read(folder / "truth.ecsv")
     truth["name"] = [f"other{k}" for k in range(len(truth))]
     truth.write(tmp_path / "other.ecsv")
-    with pytest.raises(InputError, match="no galaxy in common"):
+    with pytest.raises(UsageError, match="no galaxy in common"):
         compare_with_truth(folder / "full.h5", tmp_path / "other.ecsv")
-    with pytest.raises(InputError, match="cannot be read as a table"):
+    with pytest.raises(UsageError, match="cannot be read as a table"):
         compare_with_truth(folder / "full.h5", folder / "full.h5")
-    with pytest.raises(InputError, match="no truth of a simulation"):
+    with pytest.raises(UsageError, match="no truth of a simulation"):
         compare_with_truth(folder / "full.h5", folder / "truth_sources.ecsv")

@@ -8,7 +8,7 @@ import pytest
 from astropy.table import QTable, Table
 from scipy import fft, integrate, special
 
-from sphot_mpi.errors import InputError, OutputError, UsageError
+from sphot_mpi.errors import OutputError, UsageError
 from sphot_mpi.inputs import read_galaxy, read_libraries
 from sphot_mpi.records import SersicParams
 from sphot_mpi.simulate import read_library, simulate_campaign
@@ -326,5 +326,5 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         simulate_campaign(tmp_path / "file" / "sim", 1, 1)
     with h5py.File(tmp_path / "no.h5", "w") as file:
         file["other"] = np.ones((5, 5))
-    with pytest.raises(InputError, match=r"no\.h5 holds no PSF"):
+    with pytest.raises(UsageError, match=r"no\.h5 holds no PSF"):
         read_library(tmp_path / "no.h5")

@@ -13,7 +13,7 @@ from small_campaign import step
 
 from sphot_mpi.cli import main
 from sphot_mpi.decisions import Rerun, Selection
-from sphot_mpi.errors import OutputError
+from sphot_mpi.errors import UsageError
 from sphot_mpi.journal import Journal, journal_files, journal_folder
 from sphot_mpi.journal_format import Planned
 from sphot_mpi.outcomes import TaskKey
@@ -138,7 +138,7 @@ def test_a_torn_tail_and_damage_do_not_stop_the_report(files, output):
 
 
 def test_nothing_there_is_a_mistake(output):
-    with pytest.raises(OutputError, match="no journal results.h5.journal"):
+    with pytest.raises(UsageError, match="no journal results.h5.journal"):
         campaign_status(output)
 
 
@@ -154,5 +154,5 @@ def test_the_command(files, output):
     values = json.loads(CliRunner().invoke(main, ["status", str(output), "--json"]).output)
     assert (values["state"], values["ended"]["failed"], values["left"]) == ("stopped", 2, None)
     missing = CliRunner().invoke(main, ["status", str(files.folder / "x.h5")])
-    assert missing.exit_code == 1
+    assert missing.exit_code == 2
     assert missing.output.startswith("Error: ")
