@@ -41,15 +41,16 @@ def make_frame(cutout: Cutout, library: LibraryPSF) -> Frame:
     """
     good = ~cutout.mask & np.isfinite(cutout.data)
     if good.sum() < LEAST_PIXELS:
-        msg = f"{cutout.galaxy} {cutout.filter}: only {int(good.sum())} usable pixels, which is too few to fit"
+        msg = f"filter {cutout.filter} has only {int(good.sum())} usable pixels, too few to fit; mask less or cut wider"
         raise DegenerateCutoutError(msg)
     if np.ptp(cutout.data[good]) == 0.0:
-        msg = f"{cutout.galaxy} {cutout.filter}: all usable pixels have the same value, so there is nothing to fit"
+        msg = f"filter {cutout.filter} has the same value in all usable pixels; give the image as it was observed"
         raise DegenerateCutoutError(msg)
     data = np.where(good, cutout.data, np.nan)
     error = error_map(data, ~good) if cutout.error is None else cutout.error
     if not np.isfinite(error[good]).any() or not (error[good] > 0.0).any():
-        msg = f"{cutout.galaxy} {cutout.filter}: the noise cannot be measured; give an error map"
+        lacks = "noise that can be measured" if cutout.error is None else "a positive error at a usable pixel"
+        msg = f"filter {cutout.filter} has not {lacks}; give an error map of positive values"
         raise DegenerateCutoutError(msg)
     error = np.hypot(error, PSF_ERROR * smooth_light(data, ~good, 1))
     psf = PSF(library, Kernel("gaussian", (KERNEL_START,)))

@@ -157,7 +157,10 @@ def find_crop(base: Cutout, config: Config) -> Crop:
     inner = base.data[y0 : y0 + height, x0 : x0 + width]
     bad = base.mask[y0 : y0 + height, x0 : x0 + width] | ~np.isfinite(inner) | (inner == 0.0)
     if bad.all():
-        msg = f"filter {base.filter} has no usable pixel"
+        msg = (
+            f"filter {base.filter} has no usable pixel: each is 0, NaN, masked or without a positive error; "
+            "choose another base filter, or leave the galaxy out"
+        )
         raise DegenerateCutoutError(msg)
     if not prep.auto_crop:
         centre = (x0 + (width - 1) / 2, y0 + (height - 1) / 2)
@@ -167,7 +170,7 @@ def find_crop(base: Cutout, config: Config) -> Crop:
     left, right = _interval(x, half, width)
     low, high = _interval(y, half, height)
     if bad[low:high, left:right].all():
-        msg = f"filter {base.filter} has no usable pixel around the galaxy"
+        msg = f"filter {base.filter} has no usable pixel around the galaxy; mask less, or choose another base filter"
         raise DegenerateCutoutError(msg)
     return Crop(
         x0=x0 + left, y0=y0 + low, nx=right - left, ny=high - low,

@@ -195,6 +195,9 @@ def build_cutout(raw: RawImage, galaxy: str) -> Cutout:
     if raw.error is not None:
         error = checked_pixels(raw.path, f"{raw.filter} (error)", raw.error)
         bad = ~(np.isfinite(error) & (error > 0.0))
+        if (blank | bad).all() and not blank.all():
+            msg = f"{raw.path}: the error of {raw.filter!r} is nowhere positive; give 1-sigma errors, or leave it out."
+            raise InputError(msg)
         error[bad] = np.nan
         error *= header.factor
         mask = mask | bad

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.config import Config
-from sphot_mpi.errors import InputError, SphotError
+from sphot_mpi.errors import DegenerateCutoutError, InputError, SphotError
 from sphot_mpi.fit_renderer import FitRenderer
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.inputs import contents, read_galaxy
@@ -169,6 +169,8 @@ class TaskRunner:
             result.status = Status.MISSING
         except TaskTimeout as error:
             result.fail(error, f"stopped at the time limit of a task, while in the stage {result.stage!r}")
+        except DegenerateCutoutError as error:  # the file's fault, and a fit knows no file
+            result.fail(error, f"{galaxy.path}: {error}.")
         except SphotError as error:
             result.fail(error)
         except Exception as error:  # noqa: BLE001 - a bug that one galaxy finds must not take the others along

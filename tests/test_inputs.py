@@ -175,6 +175,10 @@ def error_of_other_shape(path):
     return hdf5(path, F150W__data=np.ones((3, 4)), F150W__error=np.ones((4, 3)))
 
 
+def error_of_other_sign(path):
+    return hdf5(path, F150W__data=np.ones((3, 4)), F150W__error=np.full((3, 4), -0.1))
+
+
 def unknown_unit(path):
     return hdf5(path, F150W=(np.ones((3, 4)), {"unit": "parrot"}))
 
@@ -254,6 +258,7 @@ def no_hdf5(path):
         (text, ["'F150W'", "real numbers"]),
         (group_without_data, ["'F150W'", "'data'"]),
         (error_of_other_shape, ["error of 'F150W'", "(4, 3)", "(3, 4)"]),
+        (error_of_other_sign, ["error of 'F150W'", "nowhere positive"]),
         (unknown_unit, ["'parrot'", "not known"]),
         (unit_of_number, ["'unit'", "must be text"]),
         (bad_scale, ["pixel_scale of 'F150W' is -1.0; ", "arcsec"]),

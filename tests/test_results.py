@@ -263,6 +263,16 @@ def test_a_broken_filter_fails_alone(files):
     assert end.exit_status(strict=False) == 3
 
 
+def test_a_failure_for_want_of_data_names_the_file(files):
+    with h5py.File(files.galaxy("gb"), "r+") as file:
+        file["F150W"][:] = np.nan
+    output, _ = run(files)
+    with ResultsReader(output) as reader:
+        message = reader.array("failures")["message"][0].decode()
+    assert message.startswith(f"{files.galaxy('gb')}: filter F150W has no usable pixel: each is 0, NaN, masked or ")
+    assert message.endswith("choose another base filter, or leave the galaxy out.")
+
+
 def test_a_missing_filter_is_no_failure_unless_strict(files):
     with h5py.File(files.galaxy("gb"), "r+") as file:
         del file["F555W"]
