@@ -49,8 +49,8 @@ def make_frame(cutout: Cutout, library: LibraryPSF) -> Frame:
     data = np.where(good, cutout.data, np.nan)
     error = error_map(data, ~good) if cutout.error is None else cutout.error
     if not np.isfinite(error[good]).any() or not (error[good] > 0.0).any():
-        lacks = "noise that can be measured" if cutout.error is None else "a positive error at a usable pixel"
-        msg = f"filter {cutout.filter} has not {lacks}; give an error map of positive values"
+        lacks = "noise that can be measured" if cutout.error is None else "positive error at a usable pixel"
+        msg = f"filter {cutout.filter} has no {lacks}; give an error map of positive values"
         raise DegenerateCutoutError(msg)
     error = np.hypot(error, PSF_ERROR * smooth_light(data, ~good, 1))
     psf = PSF(library, Kernel("gaussian", (KERNEL_START,)))
