@@ -17,11 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sphot_mpi.aperture_images import LEAST_FIELD, FilterImages, typical_colour
+from sphot_mpi.aperture_images import FilterImages, typical_colour
 from sphot_mpi.config_sections import ApertureConfig
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.records import Image
-from sphot_mpi.unseen_light import FIELD, half_light_distance
+from sphot_mpi.unseen_light import FIELD, LEAST_FIELD, half_light_distance
 
 Vector = NDArray[np.float64]
 

@@ -13,6 +13,7 @@ from sphot_mpi.joint_scene import Frame, Optics, Scene, Stars, at
 from sphot_mpi.joint_solve import Step, solve_step
 from sphot_mpi.kernels import joint as kernels
 from sphot_mpi.records import Image
+from sphot_mpi.unseen_light import FIELD, LEAST_FIELD
 
 #: Change of the kernel's width, px, below which the PSF is not rendered anew: at the end, and while stars are found.
 KERNEL_TOLERANCE, COARSE_TOLERANCE = 0.003, 0.01
@@ -101,6 +102,25 @@ def residual_of(state: State, star_image: Image | None = None) -> Image:
     return optics.frame.residual(
         stars + render_galaxy(scene.galaxy, optics) + render_sky(scene.sky, optics.frame.shape)
     )
+
+
+def usable_of(state: State) -> NDArray[np.bool_]:
+    """Frame pixels with data in which stars can be found."""
+    return state.optics.matched.covered & state.optics.frame.good
+
+
+def field_of(state: State, radius: Image) -> NDArray[np.bool_] | None:
+    """Usable pixels of the field off the galaxy; None where there are too few of them to tell anything.
+
+    Parameters
+    ----------
+    state : State
+        Where the fit stands.
+    radius : (ny, nx) float64 ndarray
+        As of `galaxy_radius`.
+    """
+    field = usable_of(state) & (radius > FIELD)
+    return field if field.sum() >= LEAST_FIELD else None
 
 
 def add_stars(state: State, threshold: float, blend: float, caution: Image) -> State:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sphot_mpi.config import Config
+from sphot_mpi.faint_stars import flux_limits, with_faint_stars
 from sphot_mpi.joint import LAST_BLEND, Keep, State, descend, prune, settle, solve
 from sphot_mpi.joint_blends import split_blends
 from sphot_mpi.joint_core import with_central_stars, without_needless_component, without_stars_at_centres
@@ -23,16 +24,8 @@ from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Stars, at
 from sphot_mpi.outside_light import with_outside_light
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import Image, StarExcess
-from sphot_mpi.structure import (
-    CHANCE,
-    STRUCTURED_CHANCE,
-    flux_limits,
-    star_density,
-    star_excess,
-    with_faint_stars,
-    with_structure_noise,
-    with_wider_errors,
-)
+from sphot_mpi.star_excess import CHANCE, STRUCTURED_CHANCE, star_density, star_excess
+from sphot_mpi.structure import with_structure_noise, with_wider_errors
 
 #: First guess of the kernel's sigma, px, when it is to be measured.
 KERNEL_START = 1.0

@@ -15,7 +15,7 @@ from sphot_mpi.records import Image, SersicParams, SkyPlane
 from sphot_mpi.sersic import from_vector, to_vector, total_flux
 from sphot_mpi.sersic_fit import fit_sersic
 from sphot_mpi.sersic_problem import SersicBounds
-from sphot_mpi.unseen_light import LARGEST_PART
+from sphot_mpi.unseen_light import LARGEST_PART, LEAST_FIELD
 
 Vector = NDArray[np.float64]
 
@@ -274,7 +274,7 @@ def galaxy_radius(galaxy: Galaxy, shape: tuple[int, int]) -> Image:
 def outside(frame: Frame, radius: Image) -> NDArray[np.bool_]:
     """Usable pixels beyond 2 r_eff; all of them where there are hardly any."""
     beyond = frame.good & (radius > 2.0)
-    return beyond if beyond.sum() >= 400 else frame.good
+    return beyond if beyond.sum() >= LEAST_FIELD else frame.good
 
 
 def confusion_unit(frame: Frame, optics: Optics, smooth: Smooth) -> float:

@@ -29,7 +29,7 @@ from sphot_mpi.records import (
     StarExcess,
 )
 from sphot_mpi.sersic import params_jacobian, to_vector, total_flux
-from sphot_mpi.structure import StarDensity, holds_galaxy_light, star_density
+from sphot_mpi.star_excess import StarDensity, holds_galaxy_light, star_density
 
 #: Stars above this S/N carry the kernel.
 ANCHOR_SNR = 20.0

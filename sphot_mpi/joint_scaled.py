@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from sphot_mpi.config import Config
 from sphot_mpi.config_sections import Positions
+from sphot_mpi.faint_stars import with_faint_stars
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.joint import BLEND_LADDER, LAST_BLEND, Keep, State, add_stars, descend, prune, settle, solve
 from sphot_mpi.joint_base import (
@@ -26,7 +27,8 @@ from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars, at
 from sphot_mpi.outside_light import with_outside_light
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import FilterFit, Image, StarExcess
-from sphot_mpi.structure import excess_of_same_stars, structure_factor, with_faint_stars
+from sphot_mpi.star_excess import excess_of_same_stars
+from sphot_mpi.structure import structure_factor
 
 #: Base sources used as anchors: least S/N there, and range of their position error, px.
 ANCHOR_SNR = 2.0

@@ -22,6 +22,8 @@ Mask = NDArray[np.bool_]
 EDGES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
 #: Stars beyond so many half-light radii are the field's.
 FIELD = 2.5
+#: Fewest pixels of it from which anything can be told.
+LEAST_FIELD = 400
 #: A galaxy counts as no larger than this part of the image: there must be a field.
 LARGEST_PART = 0.25
 

@@ -1,13 +1,29 @@
-"""The stages of a joint fit one by one: finding, pruning, settling, the galaxy alone, structure that is not Sersic."""
+"""The stages of a joint fit one by one: finding, pruning, settling, the galaxy alone, its components."""
 
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
-from analytic import gaussian_library, gaussian_stars
+from analytic import gaussian_stars
+from joint_states import (
+    BULGE,
+    EVERYWHERE,
+    GALAXY,
+    NEVER,
+    NOISE,
+    SHAPE,
+    SIGMA,
+    SKY,
+    frame_of,
+    galaxy_image,
+    image_of,
+    noise,
+    optics_on,
+    stars_at,
+    state_of,
+)
 
-from sphot_mpi.joint import Keep, State, add_stars, at, prune, residual_of, settle, solve
+from sphot_mpi.joint import Keep, add_stars, prune, residual_of, settle, solve
 from sphot_mpi.joint_core import without_needless_component, without_stars_at_centres
 from sphot_mpi.joint_galaxy import (
     centre_distance,
@@ -17,74 +33,15 @@ from sphot_mpi.joint_galaxy import (
     galaxy_of,
     galaxy_radius,
     local_median,
-    no_stars,
     robust_sigma,
     second_component,
     sky_vector,
     start_galaxy,
 )
-from sphot_mpi.joint_render import Freedom, render_galaxy, render_sky
-from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
-from sphot_mpi.records import SersicParams, SkyPlane, StarExcess
+from sphot_mpi.joint_render import Freedom, render_sky
+from sphot_mpi.joint_scene import PAD, Stars, at
+from sphot_mpi.records import SkyPlane
 from sphot_mpi.sersic import total_flux
-from sphot_mpi.structure import (
-    excess_of_same_stars,
-    holds_galaxy_light,
-    negative_tail,
-    star_excess,
-    structure_factor,
-    with_faint_stars,
-    with_structure_noise,
-)
-
-SHAPE = (133, 150)
-NOISE, SIGMA, KERNEL = 0.01, 0.9, 1.0
-LIBRARY = gaussian_library(SIGMA, (101, 90))
-GALAXY = SersicParams(amplitude=0.3, r_eff=9.0, n=1.4, x_0=73.3, y_0=66.8, ellip=0.35, theta=0.6)
-BULGE = SersicParams(amplitude=2.5, r_eff=2.4, n=1.7, x_0=73.3, y_0=66.8, ellip=0.1, theta=0.6)
-SKY = 0.5
-NEVER = np.full((SHAPE[0] + 2 * PAD, SHAPE[1] + 2 * PAD), np.inf)
-EVERYWHERE = np.ones(NEVER.shape)
-
-
-@cache
-def galaxy_image(*components):
-    frame = frame_of(np.zeros(SHAPE))
-    return frame.interior(render_galaxy(galaxy_of(components), optics_on(frame)))
-
-
-def frame_of(data, mask=None):
-    mask = np.zeros(SHAPE, bool) if mask is None else mask
-    return Frame.from_image(data, np.full(SHAPE, NOISE), mask, NOISE, 1.0)
-
-
-def optics_on(frame):
-    return Optics.start(LIBRARY, KERNEL, frame)
-
-
-def noise(seed=0):
-    return np.random.default_rng(seed).normal(0.0, NOISE, SHAPE)
-
-
-def stars_at(n=25, seed=0, low=0.8, high=5.0):
-    """Stars on a jittered grid, in the frame's coordinates."""
-    rng = np.random.default_rng(seed)
-    gy, gx = np.meshgrid(np.arange(12, 125, 22), np.arange(12, 145, 22), indexing="ij")
-    order = rng.permutation(gx.size)[:n]
-    x, y = (g.ravel()[order] + rng.uniform(-3, 3, n) + PAD for g in (gx, gy))
-    return Stars.new(x, y, rng.uniform(low, high, n))
-
-
-def image_of(stars):
-    return gaussian_stars(SHAPE, stars.x - PAD, stars.y - PAD, stars.flux, np.hypot(SIGMA, KERNEL))
-
-
-def state_of(data, stars=None, galaxy=None, mask=None):
-    frame = frame_of(data, mask)
-    sky = np.array([SKY, 0.0, 0.0])
-    scene = Scene(stars=no_stars() if stars is None else stars, galaxy=galaxy, sky=sky)
-    return State.start(scene, optics_on(frame))
-
 
 # --- finding, pruning, settling
 
@@ -282,7 +239,7 @@ def test_a_second_component_is_given_to_those_who_need_it(two):
         assert found.galaxy.fluxes.sum() == pytest.approx(total_flux(GALAXY) + total_flux(BULGE), rel=0.02)
 
 
-# --- structure
+# --- components and stars at centres
 
 
 @pytest.mark.parametrize("two", [False, True])
@@ -301,160 +258,6 @@ def test_a_component_goes_when_the_stars_explain_its_light(two):
     assert galaxy.size == 1 + two
     # the noise of the data is 0.3 % of the flux
     assert galaxy.fluxes.sum() == pytest.approx(sum(total_flux(c) for c in components), rel=0.02)
-
-
-def field_with_hole(n_inside, seed=0):
-    """Stars of one flux: 0.1 a pixel off the galaxy, `n_inside` of them within 2.5 r_eff of it."""
-    rng = np.random.default_rng(seed)
-    state = state_of(SKY + noise(), galaxy=galaxy_of((GALAXY,)))
-    radius = galaxy_radius(state.scene.galaxy, NEVER.shape)
-    y, x = (v.ravel() for v in np.indices(NEVER.shape))
-    chosen = []
-    for area, n in ((state.optics.frame.good & (radius > 2.5), None), (radius < 2.5, n_inside)):
-        pixels = np.flatnonzero(area)
-        chosen.append(rng.choice(pixels, pixels.size // 10 if n is None else n, replace=False))
-    index = np.concatenate(chosen)
-    stars = Stars.new(x[index].astype(float), y[index].astype(float), np.ones(index.size))
-    return replace(state, scene=state.scene.with_stars(stars)), radius
-
-
-def test_the_light_of_stars_that_only_the_field_shows_is_expected_on_the_galaxy_too():
-    state, radius = field_with_hole(0)
-    faint = with_faint_stars(state, (np.inf,) * 5).optics.frame.faint
-    # all of it, but for the part that chance could have made: one over the number of stars expected
-    assert faint[radius < 2.5].mean() == pytest.approx(0.1, rel=0.1)
-    assert faint[radius < 2.5].mean() < 0.1
-    assert not faint[radius > 2.5].any()
-    # stars that would be found even on the galaxy are not missing there, but absent
-    assert not with_faint_stars(state, (0.5,) * 5).optics.frame.faint.any()
-
-
-def test_chance_takes_no_light_off_the_galaxy():
-    inside = int((field_with_hole(0)[1] < 2.5).sum())
-    means = []
-    for seed in range(30):
-        state, radius = field_with_hole(np.random.default_rng(seed).poisson(0.1 * inside), seed)
-        means.append(with_faint_stars(state, (np.inf,) * 5).optics.frame.faint[radius < 2.5].mean())
-    # cut off at zero instead of shrunk, the mean would be 0.4 of an annulus' scatter (0.4 x 0.015)
-    assert np.mean(means) < 0.003
-
-
-def lumps(seed=0):
-    """Ripples of both signs on the galaxy, proportional to its light."""
-    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
-    angle = np.arctan2(y - GALAXY.y_0, x - GALAXY.x_0)
-    radius = np.hypot(x - GALAXY.x_0, y - GALAXY.y_0)
-    return 0.25 * galaxy_image(GALAXY) * np.sin(4 * angle + 0.9 * radius + seed)
-
-
-def test_a_smooth_galaxy_has_no_structure():
-    for seed in range(3):
-        state = state_of(SKY + galaxy_image(GALAXY) + noise(seed), galaxy=galaxy_of((GALAXY,)))
-        np.testing.assert_array_equal(structure_factor(state), 1.0)
-    without = state_of(SKY + noise())
-    np.testing.assert_array_equal(structure_factor(without), 1.0)
-
-
-def test_stars_are_no_structure_for_they_only_add_light():
-    state = state_of(SKY + galaxy_image(GALAXY) + image_of(stars_at(36)) + noise(), galaxy=galaxy_of((GALAXY,)))
-    np.testing.assert_array_equal(structure_factor(state), 1.0)
-
-
-def test_structure_widens_errors_on_the_galaxy_and_never_more_outside():
-    state = state_of(SKY + galaxy_image(GALAXY) + lumps() + noise(), galaxy=galaxy_of((GALAXY,)))
-    factor = structure_factor(state)
-    radius = galaxy_radius(state.scene.galaxy, factor.shape)
-    assert (factor >= 1.0).all()
-    assert factor.max() > 1.5
-    np.testing.assert_array_equal(factor[radius > 2.5], 1.0)
-    order = np.argsort(radius.ravel())
-    assert (np.diff(factor.ravel()[order]) <= 1e-12).all()
-    widened = with_structure_noise(state)
-    good = state.optics.frame.good
-    np.testing.assert_array_equal(widened.optics.frame.good, good)
-    ratio = state.optics.frame.weight[good] / widened.optics.frame.weight[good]
-    np.testing.assert_allclose(np.sqrt(ratio), factor[good])
-    # stronger structure, wider errors
-    strong = state_of(SKY + galaxy_image(GALAXY) + 2 * lumps() + noise(), galaxy=galaxy_of((GALAXY,)))
-    assert structure_factor(strong).max() > factor.max()
-
-
-def test_negative_tail_is_blind_to_what_adds_light():
-    rng = np.random.default_rng(0)
-    values = rng.normal(0.0, 1.7, 20000)
-    assert negative_tail(values) == pytest.approx(1.7, rel=0.03)
-    stars = np.where(rng.uniform(size=20000) < 0.1, 50.0, 0.0)
-    assert negative_tail(values + stars) == pytest.approx(1.7, rel=0.12)
-    assert negative_tail(np.where(values < 0, 3 * values, values)) > 3.0
-
-
-def test_errors_inside_are_widened_at_least_as_much_as_outside():
-    outer = state_of(SKY + galaxy_image(GALAXY) + noise(), galaxy=galaxy_of((GALAXY,)))
-    radius = galaxy_radius(outer.scene.galaxy, outer.optics.frame.shape)
-    ring = np.where((radius > 1.5) & (radius < 2.5), 1.0, 0.0)[PAD:-PAD, PAD:-PAD]
-    state = state_of(SKY + galaxy_image(GALAXY) + 12 * ring * lumps() + noise(), galaxy=galaxy_of((GALAXY,)))
-    factor = structure_factor(state)
-    assert factor[radius < 0.5].min() >= factor[(radius > 1.6) & (radius < 2.4)].max() > 1.25
-
-
-def heap(n, flux, seed=0):
-    """A field of 60 stars of flux 1 at random, with `n` stars more of some flux on the galaxy."""
-    rng = np.random.default_rng(seed)
-    state = state_of(SKY + galaxy_image(GALAXY) + noise(seed), galaxy=galaxy_of((GALAXY,)))
-    x, y = rng.uniform(0, SHAPE[1], 60) + PAD, rng.uniform(0, SHAPE[0], 60) + PAD
-    x, y = np.append(x, GALAXY.x_0 + PAD + np.arange(n)), np.append(y, np.full(n, GALAXY.y_0 + PAD + 2.0))
-    stars = Stars.new(x, y, np.append(np.ones(60), np.full(n, flux)))
-    return replace(state, scene=state.scene.with_stars(stars))
-
-
-def test_the_stars_excess_is_the_light_of_the_heap():
-    tenth = 0.1 * total_flux(GALAXY)
-    excess = star_excess(heap(5, tenth))
-    # at most with what the field's stars on the galaxy, of flux 1, add by chance
-    assert excess.flux == pytest.approx(5 * tenth, abs=6.0)
-    assert excess.limit <= tenth
-    assert star_excess(heap(0, 1.0)) == StarExcess()
-    # the field has none so bright: nothing is expected of it, and no chance is in that
-    assert star_excess(heap(5, tenth)).error < 0.2 * excess.flux
-
-
-def same_stars(ratio, colour, field_flux=1.0):
-    """Excess of a heap in another filter: its stars' flux ratio, and the galaxy's."""
-    tenth = 0.1 * total_flux(GALAXY)
-    state = heap(5, tenth)
-    stars = state.scene.stars
-    flux = np.where(stars.flux == tenth, ratio * stars.flux, field_flux)
-    other = replace(stars, flux=flux, base_flux=np.where(stars.flux == tenth, stars.flux, tenth))
-    base = StarExcess(flux=5 * tenth, error=0.1 * tenth, limit=tenth)
-    return excess_of_same_stars(replace(state, scene=state.scene.with_stars(other)), base, colour), 5 * tenth
-
-
-def test_another_filter_counts_the_same_stars():
-    excess, light = same_stars(0.3, 0.2, field_flux=1e-3)
-    # a faint field leaves no chance in the count, and so no need for the galaxy's colour
-    assert excess.flux == pytest.approx(0.3 * light, rel=1e-2)
-    assert excess.error < 1e-2 * excess.flux
-    # where the base filter found none there is none
-    assert excess_of_same_stars(heap(5, 9.0), StarExcess(), 0.3) == StarExcess()
-
-
-def test_where_bright_stars_leave_chance_lumps_have_the_galaxys_colour():
-    excess, light = same_stars(0.3, 0.2, field_flux=1e3)
-    assert excess.flux == pytest.approx(0.2 * light, rel=0.3)
-    # the scatter of lumps' colours is what is left of doubt
-    assert excess.error == pytest.approx(0.5 * 0.2 * light, rel=0.1)
-
-
-def test_few_stars_that_are_too_bright_hold_the_galaxys_light_and_one_does_not():
-    tenth = 0.1 * total_flux(GALAXY)
-    assert tenth > 1.0
-    assert holds_galaxy_light(heap(5, tenth))
-    # a single star stands before a galaxy now and then
-    assert not holds_galaxy_light(heap(1, 5 * tenth))
-    # so little of its light is no matter
-    assert not holds_galaxy_light(heap(5, 0.003 * total_flux(GALAXY)))
-    # a field's own stars are no excess: the chance of one in 30 fields is 0.003 or so
-    assert not any(holds_galaxy_light(heap(0, 1.0, seed)) for seed in range(30))
 
 
 def test_a_star_on_a_components_centre_is_its_nucleus():
