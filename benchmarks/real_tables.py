@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from accuracy_tables import Line
 
+from sphot_mpi import robust
 from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS, FitFlag
 from sphot_mpi.magnitudes import ab_magnitude
 from sphot_mpi.records import FilterFit
@@ -83,9 +84,9 @@ class GalaxyRun:
 
 
 def robust_sigma(values: np.ndarray) -> float:
-    """1.4826 x median absolute deviation about the median, of the finite values; NaN if there are none."""
+    """As `robust.robust_sigma`, of the finite values; NaN if there are none."""
     finite = values[np.isfinite(values)]
-    return 1.4826 * float(np.median(np.abs(finite - np.median(finite)))) if finite.size else NAN
+    return robust.robust_sigma(finite) if finite.size else NAN
 
 
 def colour_offsets(run: GalaxyRun, reference: Mapping[str, tuple[float, float]]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sphot_mpi.errors import UsageError
 from sphot_mpi.records import FilterFit
 from sphot_mpi.results_reader import ResultsReader
+from sphot_mpi.robust import robust_sigma
 from sphot_mpi.scores import FLUX_FACTOR, SNR_EDGES, StarScores, pool, score_stars
 from sphot_mpi.simulate_truth import read_truth
 from sphot_mpi.stored_fit import StoredFit, StoredFits
@@ -246,7 +247,7 @@ def _median(name: str, values: Vector) -> dict[str, float]:
     values = values[np.isfinite(values)]
     if values.size == 0:
         return {name: float("nan"), f"{name}_err": float("nan")}
-    error = 1.2533 * _robust(values) / np.sqrt(values.size) if values.size > 2 else float("nan")
+    error = 1.2533 * robust_sigma(values) / np.sqrt(values.size) if values.size > 2 else float("nan")
     return {name: float(np.median(values)), f"{name}_err": float(error)}
 
 
@@ -255,9 +256,5 @@ def _width(pull: Vector) -> dict[str, float]:
     pull = pull[np.isfinite(pull)]
     if pull.size < 3:
         return {"error_factor": float("nan"), "error_factor_err": float("nan")}
-    width = _robust(pull)
+    width = robust_sigma(pull)
     return {"error_factor": width, "error_factor_err": float(1.17 * width / np.sqrt(pull.size))}
-
-
-def _robust(values: Vector) -> float:
-    return float(1.4826 * np.median(np.abs(values - np.median(values))))

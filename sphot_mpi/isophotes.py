@@ -13,6 +13,7 @@ from scipy import optimize, special
 
 from sphot_mpi.prepare import block_medians, fit_gaussian_size
 from sphot_mpi.records import SersicParams
+from sphot_mpi.robust import ROUNDED_SIGMA_PER_MAD, robust_sigma
 from sphot_mpi.sersic_profile import elliptical_radius
 
 Image = NDArray[np.float64]
@@ -184,9 +185,8 @@ def elliptical_profile(data: Image, mask: Mask, shape: SersicParams, *, n_annuli
         if count < 8:
             continue
         values = data[inside]
-        median = float(np.median(values))
-        spread = 1.4826 * float(np.median(np.abs(values - median)))
-        rows.append((float(np.mean(radius[inside])), median, 1.2533 * spread / np.sqrt(count), count))
+        spread = robust_sigma(values, ROUNDED_SIGMA_PER_MAD)
+        rows.append((float(np.mean(radius[inside])), float(np.median(values)), 1.2533 * spread / np.sqrt(count), count))
     table = np.array(rows).reshape(-1, 4)
     return Profile(
         radius=table[:, 0], intensity=table[:, 1], error=table[:, 2], n_pix=np.asarray(table[:, 3], dtype=np.int64)

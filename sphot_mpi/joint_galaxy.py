@@ -10,8 +10,8 @@ from sphot_mpi.errors import FitError
 from sphot_mpi.isophotes import first_guess
 from sphot_mpi.joint_render import render_galaxy, render_sky
 from sphot_mpi.joint_scene import LARGEST_COMPONENT, PAD, Frame, Galaxy, Optics, Stars
-from sphot_mpi.noise import SIGMA_PER_MAD
 from sphot_mpi.records import Image, SersicParams, SkyPlane
+from sphot_mpi.robust import robust_sigma
 from sphot_mpi.sersic import from_vector, to_vector, total_flux
 from sphot_mpi.sersic_fit import fit_sersic
 from sphot_mpi.sersic_problem import SersicBounds
@@ -124,11 +124,6 @@ def smooth_residual(frame: Frame, optics: Optics, smooth: Smooth) -> Image:
     """Data minus galaxy and sky, 0 where masked."""
     model = render_galaxy(smooth.galaxy, optics) + render_sky(smooth.sky, frame.shape)
     return np.where(frame.good, frame.data - model, 0.0)
-
-
-def robust_sigma(values: NDArray[np.float64]) -> float:
-    """Standard deviation from the median absolute deviation."""
-    return float(SIGMA_PER_MAD * np.median(np.abs(values - np.median(values))))
 
 
 def clipped(frame: Frame, optics: Optics, smooth: Smooth) -> Frame:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sphot_mpi.joint import Keep, State, residual_of, settle
-from sphot_mpi.joint_galaxy import galaxy_radius, outside, robust_sigma
+from sphot_mpi.joint_galaxy import galaxy_radius, outside
 from sphot_mpi.joint_render import Freedom
 from sphot_mpi.records import Image
+from sphot_mpi.robust import robust_sigma
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -19,7 +19,7 @@ from sphot_mpi.joint_base import (
     kernel_area,
 )
 from sphot_mpi.joint_core import with_central_stars
-from sphot_mpi.joint_galaxy import galaxy_of, galaxy_radius, robust_sigma
+from sphot_mpi.joint_galaxy import galaxy_of, galaxy_radius
 from sphot_mpi.joint_measure import Measurement, measure
 from sphot_mpi.joint_profile import with_own_shape
 from sphot_mpi.joint_render import Freedom
@@ -27,6 +27,7 @@ from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars, at
 from sphot_mpi.outside_light import with_outside_light
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import FilterFit, Image, StarExcess
+from sphot_mpi.robust import robust_sigma
 from sphot_mpi.star_excess import excess_of_same_stars
 from sphot_mpi.structure import structure_factor
 

@@ -10,11 +10,10 @@ there is, because the faint sources have eaten it.
 import numpy as np
 from numpy.typing import NDArray
 
+from sphot_mpi.robust import SIGMA_PER_MAD, robust_sigma
+
 Image = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-
-#: Standard deviation of a normal distribution over its median absolute deviation.
-SIGMA_PER_MAD = 1.482602218505602
 
 PATCH = 12
 """Side of the patches, px: many noise pixels, but small between the stars."""
@@ -77,7 +76,7 @@ def estimate_noise(data: Image, mask: Mask) -> float:
     good = differences[np.isfinite(differences)]
     if good.size == 0:
         return float("nan")
-    return float(SIGMA_PER_MAD * np.median(np.abs(good - np.median(good))))
+    return robust_sigma(good)
 
 
 def patch_sigmas(differences: Image, patch: int = PATCH) -> Image:

@@ -11,6 +11,7 @@ from sphot_mpi.config import Config
 from sphot_mpi.errors import DegenerateCutoutError, InputError
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import Cutout
+from sphot_mpi.robust import ROUNDED_SIGMA_PER_MAD, robust_sigma
 
 Image = NDArray[np.float64]
 
@@ -214,7 +215,7 @@ def fit_gaussian_size(data: Image, sigma_guess: float) -> tuple[float, float, fl
     if value.size < FEWEST_BLOCKS:
         return *middle, sigma_guess
     sky = float(np.percentile(value, 30.0))
-    spread = 1.4826 * float(np.median(np.abs(value - np.median(value))))
+    spread = robust_sigma(value, ROUNDED_SIGMA_PER_MAD)
     # in units of the spread, so that the loss treats only true outliers as such
     scaled = (value - sky) / max(spread, 1e-6 * abs(sky), 1e-300)
     # a galaxy wider than this fills the image, and its crop is the image

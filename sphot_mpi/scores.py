@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from sphot_mpi.robust import robust_sigma
+
 Vector = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
@@ -101,7 +103,7 @@ class StarScores:
         if chosen.sum() < 3:
             return float("nan")
         pull = self.pull[chosen]
-        return float(1.4826 * np.median(np.abs(pull - np.median(pull))))
+        return robust_sigma(pull)
 
 
 def score_stars(

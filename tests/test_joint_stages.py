@@ -33,7 +33,6 @@ from sphot_mpi.joint_galaxy import (
     galaxy_of,
     galaxy_radius,
     local_median,
-    robust_sigma,
     second_component,
     sky_vector,
     start_galaxy,
@@ -184,11 +183,6 @@ def test_local_median_is_smooth_light_without_stars():
     good[:, :60] = False
     assert np.isfinite(local_median(np.where(good, plane, np.nan), good)).all()
     np.testing.assert_array_equal(local_median(plane, ~np.ones(SHAPE, bool)), 0.0)
-
-
-def test_robust_sigma_is_that_of_a_gaussian():
-    values = np.random.default_rng(0).normal(3.0, 2.0, 20000)
-    assert robust_sigma(np.append(values, np.full(500, 1e6))) == pytest.approx(2.0, rel=0.05)
 
 
 def test_stars_are_clipped_and_the_galaxy_is_not():

@@ -3,9 +3,7 @@
 import numpy as np
 
 from sphot_mpi.kernels._jit import jit
-
-#: Standard deviation of a Gaussian over its median absolute deviation, 1 / Phi^-1(3/4).
-MAD_TO_SIGMA = 1.482602218505602
+from sphot_mpi.robust import SIGMA_PER_MAD
 
 
 @jit
@@ -39,7 +37,7 @@ def median_mad(values):
     if finite.size == 0:
         return np.nan, np.nan
     median = np.median(finite)
-    return median, MAD_TO_SIGMA * np.median(np.abs(finite - median))
+    return median, SIGMA_PER_MAD * np.median(np.abs(finite - median))
 
 
 @jit

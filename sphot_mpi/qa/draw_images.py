@@ -15,6 +15,7 @@ from scipy import ndimage
 from sphot_mpi.qa.panels import Panel
 from sphot_mpi.qa.style import BLACK, BLUE, BRIGHTNESS, DIFFERENCE, NO_DATA, ORANGE, bar_length
 from sphot_mpi.records import Image, SersicParams
+from sphot_mpi.robust import robust_sigma
 
 #: Ranges of the residual's colours, sigma.
 _RESIDUAL_RANGES = (5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
@@ -61,7 +62,7 @@ def sigma_of(panel: Panel) -> float:
 def common_norm(shown: Image, noise: float) -> AsinhNorm:
     """Linear to a few sigma, logarithmic above, up to the brightest pixels but for some hundredths of a percent."""
     finite = shown[np.isfinite(shown)]
-    sigma = noise if noise > 0.0 else float(1.4826 * np.median(np.abs(finite - np.median(finite))))
+    sigma = noise if noise > 0.0 else robust_sigma(finite)
     sigma = max(sigma, 1e-6 * float(np.abs(finite).max()), 1e-300)
     top = max(float(np.percentile(finite, _BRIGHTEST)), 10.0 * sigma)
     return AsinhNorm(linear_width=3.0 * sigma, vmin=-3.0 * sigma, vmax=top)
@@ -161,7 +162,7 @@ def draw_isophotes(ax: Axes, panel: Panel) -> None:
     ax.set_facecolor(NO_DATA)
     # smoothing by sigma s lowers white noise by 2 sqrt(pi) s; what the stars leave is correlated, and often more
     left = data - model
-    scatter = 1.4826 * float(np.nanmedian(np.abs(left - np.nanmedian(left))))
+    scatter = robust_sigma(left[~np.isnan(left)])
     faintest = _FAINTEST * max(sigma_of(panel) / (2.0 * np.sqrt(np.pi) * _SMOOTH), scatter)
     brightest = float(np.nanmax(model))
     levels = [brightest / _STEP ** (k + 0.5) for k in range(8) if brightest / _STEP ** (k + 0.5) > faintest][::-1]

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from sphot_mpi.ellipses import Ellipse
 from sphot_mpi.petrosian import GrowthCurve, growth_curves
 from sphot_mpi.records import Image, SersicParams
+from sphot_mpi.robust import robust_sigma
 
 Vector = NDArray[np.float64]
 
@@ -61,7 +62,7 @@ def elliptical_profile(data: Image, model: Image, galaxy: SersicParams, *, per_o
         chosen = good & (annulus == k)
         values = data[chosen]
         # 1.2533 = sqrt(pi / 2): the error of a median over that of a mean
-        spread = 1.4826 * np.median(np.abs(values - np.median(values)))
+        spread = robust_sigma(values)
         error = 1.2533 * spread / np.sqrt(values.size) if values.size > 3 else np.nan
         rows.append((radius[chosen].mean(), np.median(values), error, np.median(model[chosen])))
     columns = np.array(rows).reshape(-1, 4).T
