@@ -165,7 +165,7 @@ def private_folder(base: Path, below: str) -> Path | None:
             folder = folder / part
             folder.mkdir(mode=0o700, exist_ok=True)
             about, link = folder.stat(), folder.lstat()
-            if {about.st_uid, link.st_uid} != {os.getuid()} or about.st_mode & stat.S_IWOTH:
+            if {about.st_uid, link.st_uid} != {os.getuid()} or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 return None
         tempfile.TemporaryFile(dir=folder).close()
     except OSError:

@@ -58,11 +58,12 @@ def test_nowhere_to_write_is_no_error(environ):
     assert kc.kernel_cache(environ).folder is None
 
 
-def test_a_folder_that_others_can_write_is_not_used(environ):
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+def test_a_folder_that_others_can_write_is_not_used(environ, mode):
     """Cached code is run: whoever can write there could run code as this user."""
     ours = Path(environ["HOME"]) / ".cache" / "sphot-mpi"
     ours.mkdir(parents=True)
-    ours.chmod(0o777)
+    ours.chmod(mode)
     assert Path(environ["TMPDIR"]) in kc.kernel_cache(environ).folder.parents
 
 
