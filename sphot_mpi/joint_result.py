@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sphot_mpi.config import Config
 from sphot_mpi.flags import FitFlag, SourceFlag
 from sphot_mpi.joint import State
-from sphot_mpi.joint_base import BaseFit
+from sphot_mpi.joint_base import KERNEL_STAR_SNR, LEAST_KERNEL_STARS, BaseFit
 from sphot_mpi.joint_galaxy import components_of, galaxy_radius
 from sphot_mpi.joint_kernel_error import kernel_errors
 from sphot_mpi.joint_measure import Measurement
@@ -31,14 +31,10 @@ from sphot_mpi.records import (
 from sphot_mpi.sersic import params_jacobian, to_vector, total_flux
 from sphot_mpi.star_excess import StarDensity, holds_galaxy_light, star_density
 
-#: Stars above this S/N carry the kernel.
-ANCHOR_SNR = 20.0
 #: A component farther off the brightest one than this, r_eff of that, may be another galaxy.
 COMPANION_SEPARATION = 0.9
 #: Where a component's parameters have its place.
 PLACE = (SERSIC_PARAMETERS.index("x_0"), SERSIC_PARAMETERS.index("y_0"))
-#: Fewest of them for a kernel.
-FEWEST_ANCHORS = 5
 
 
 def base_result(fit: BaseFit, cutout: Cutout, config: Config, seconds: float) -> FilterFit:
@@ -184,7 +180,7 @@ class _Summary:
         if self.config.psf_calib.in_mainloop:
             if self.state.optics.kernel.at_bound():
                 flags |= FitFlag.KERNEL_AT_BOUND
-            if kernel.n_anchors < FEWEST_ANCHORS:
+            if kernel.n_anchors < LEAST_KERNEL_STARS:
                 flags |= FitFlag.KERNEL_FEW_ANCHORS
         return flags
 
@@ -200,7 +196,7 @@ class _Summary:
     def _kernel(self) -> KernelFit:
         """Kernel with its errors, NaN where it was held."""
         kernel, stars = self.state.optics.kernel, self.scene.stars
-        anchors = (stars.snr(self.frame.correlation) > ANCHOR_SNR) & at(self.frame.anchored_area, stars)
+        anchors = (stars.snr(self.frame.correlation) > KERNEL_STAR_SNR) & at(self.frame.anchored_area, stars)
         return KernelFit(
             family=kernel.family,
             values=kernel.values,
@@ -312,7 +308,7 @@ class _Summary:
             stamps, corner_y, corner_x = self.state.optics.stars.stamps(
                 stars.x, stars.y, max(2, round(self.state.optics.fwhm))
             )
-            quality = kernels.stamp_quality(stamps[:, 0].copy(), corner_y, corner_x, self.residual, self.frame.weight)
+            quality = kernels.stamp_quality(stamps.shape[-1], corner_y, corner_x, self.residual, self.frame.weight)
             table["n_pixels_fit"] = quality[:, 0]
             with np.errstate(divide="ignore", invalid="ignore"):
                 table["qfit"] = quality[:, 1] / np.abs(stars.flux)

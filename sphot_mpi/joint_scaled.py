@@ -19,7 +19,7 @@ from sphot_mpi.joint_base import (
     kernel_area,
 )
 from sphot_mpi.joint_core import with_central_stars
-from sphot_mpi.joint_galaxy import galaxy_of, galaxy_radius
+from sphot_mpi.joint_galaxy import galaxy_of, galaxy_radius, no_stars
 from sphot_mpi.joint_measure import Measurement, measure
 from sphot_mpi.joint_profile import with_own_shape
 from sphot_mpi.joint_render import Freedom
@@ -32,7 +32,7 @@ from sphot_mpi.star_excess import excess_of_same_stars
 from sphot_mpi.structure import structure_factor
 
 #: Base sources used as anchors: least S/N there, and range of their position error, px.
-ANCHOR_SNR = 2.0
+LEAST_BASE_SNR = 2.0
 ANCHOR_SIGMA = (0.01, 0.5)
 #: Above this S/N a star's wings are seen where its core has no data.
 SHINING_SNR = 200.0
@@ -116,9 +116,7 @@ def fit_scaled_scene(
     """
     calibrate = config.psf_calib.in_mainloop
     covered = np.pad(covered, PAD, mode="edge")
-    state = _start(
-        frame, library, base, covered, KERNEL_START if calibrate else 0.0, positions, config.psf_calib.kernel_family
-    )
+    state = _start(frame, library, base, covered, config, positions)
     if positions == "free":
         covered = np.zeros_like(covered)
     upper, lower = _ladders(config, positions)
@@ -218,9 +216,8 @@ def _caution(state: State, base: FilterFit, covered: NDArray[np.bool_], config: 
 
 
 def _start(
-    frame: Frame, library: LibraryPSF, base: FilterFit, covered: NDArray[np.bool_], sigma: float, positions: Positions,
-    family: str = "gaussian",
-) -> State:  # fmt: skip
+    frame: Frame, library: LibraryPSF, base: FilterFit, covered: NDArray[np.bool_], config: Config, positions: Positions
+) -> State:
     """Put up the base filter's galaxy and stars, these only if not free, and say where the kernel is measured."""
     if (frame.good & covered).sum() > LEAST_COMMON * frame.good.sum():
         frame = replace(frame, anchored_area=covered)
@@ -228,7 +225,9 @@ def _start(
     bright = _sources_above(base, np.inf if positions == "free" else KERNEL_STAR_SNR)
     bright_stars = Stars.new(bright["x_fit"] + PAD, bright["y_fit"] + PAD, bright["flux_fit"])
     frame = kernel_area(frame, galaxy_of(base.components), bright_stars)
-    return State.start(_first_scene(frame, base), Optics.start(library, sigma, frame, family))
+    sigma = KERNEL_START if config.psf_calib.in_mainloop else 0.0
+    optics = Optics.start(library, sigma, frame, config.psf_calib.kernel_family)
+    return State.start(_first_scene(frame, base), optics)
 
 
 def _fill_uncovered(
@@ -278,9 +277,8 @@ def _ladders(config: Config, positions: Positions) -> tuple[tuple[float, ...], t
 def _first_scene(frame: Frame, base: FilterFit) -> Scene:
     """The base filter's galaxy on the median as sky, without stars."""
     galaxy = galaxy_of(base.components)
-    none = Stars.new(np.zeros(0), np.zeros(0), np.zeros(0))
     sky = float(np.median(frame.data[frame.good]))
-    return Scene(stars=none, galaxy=galaxy, sky=np.array([sky, 0.0, 0.0]))
+    return Scene(stars=no_stars(), galaxy=galaxy, sky=np.array([sky, 0.0, 0.0]))
 
 
 def _with_anchors(state: State, base: FilterFit, *, measured: bool) -> State:
@@ -290,7 +288,7 @@ def _with_anchors(state: State, base: FilterFit, *, measured: bool) -> State:
     """
     table = _sources_above(base, -np.inf)
     known = table["flux_init"] > 0.0
-    table = table[known if measured else ~known & (table["snr"] > ANCHOR_SNR)]
+    table = table[known if measured else ~known & (table["snr"] > LEAST_BASE_SNR)]
     stem = "init" if measured else "fit"
     order = np.argsort(-table[f"flux_{stem}"], kind="stable")
     stamp = state.optics.stars.sampled(state.optics.core_radius)

@@ -211,13 +211,13 @@ def keep_apart(x, y, known_x, known_y, new_distance, known_distance):
 
 
 @jit
-def stamp_quality(stamps, corner_y, corner_x, residual, weight):
+def stamp_quality(side, corner_y, corner_x, residual, weight):
     """Sums over each star's usable pixels that tell how well it was fitted.
 
     Parameters
     ----------
-    stamps : (n, k, k) float64 ndarray
-        Unit-flux stamps; only their size is used.
+    side : int
+        Of the square about a star, px; odd.
     corner_y, corner_x : (n,) int64 ndarray
         As in `good_fraction`.
     residual, weight : (ny, nx) float64 ndarray
@@ -229,12 +229,12 @@ def stamp_quality(stamps, corner_y, corner_x, residual, weight):
         Pixels, sum of |residual|, residual of the central pixel, chi2.
     """
     ny, nx = residual.shape
-    n, k = stamps.shape[0], stamps.shape[1]
+    n = corner_y.size
     out = np.zeros((n, 4))
     for s in range(n):
-        for j in range(k):
+        for j in range(side):
             y = j + corner_y[s]
-            for i in range(k):
+            for i in range(side):
                 x = i + corner_x[s]
                 if not (0 <= y < ny and 0 <= x < nx) or weight[y, x] == 0.0:
                     continue
@@ -242,6 +242,6 @@ def stamp_quality(stamps, corner_y, corner_x, residual, weight):
                 out[s, 0] += 1.0
                 out[s, 1] += abs(r)
                 out[s, 3] += weight[y, x] * r * r
-                if j == k // 2 and i == k // 2:
+                if j == side // 2 and i == side // 2:
                     out[s, 2] = r
     return out
