@@ -15,6 +15,7 @@ os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 import argparse
 import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +28,7 @@ from sphot_mpi.config import Config, load_config
 from sphot_mpi.errors import SphotError
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.pipeline import fit_base, fit_scaled
-from sphot_mpi.prepare import prepare_galaxy
+from sphot_mpi.prepare import apply_crop, find_crop
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import Cutout, FilterFit, SersicParams
 from sphot_mpi.scores import StarScores, score_stars
@@ -58,6 +59,12 @@ def real_psf_file() -> Path | None:
     return path if path.is_file() else None
 
 
+def cropped_alike(cutouts: Mapping[str, Cutout], config: Config) -> dict[str, Cutout]:
+    """Crop all filters by the window that is found on the base filter, as a campaign's tasks do."""
+    crop = find_crop(cutouts[config.core.base_filter], config)
+    return {name: apply_crop(cutout, crop) for name, cutout in cutouts.items()}
+
+
 def run_galaxy(index: int, task: Task) -> GalaxyResult:
     """Simulate one galaxy, fit all its filters and score them."""
     galaxy = simulate_galaxy(task.library, index, task.seed, task.kind, exact_psf=task.exact_psf)
@@ -67,7 +74,7 @@ def run_galaxy(index: int, task: Task) -> GalaxyResult:
     fits: dict[str, FilterFit] = {}
     problems: list[str] = []
     try:
-        cropped = prepare_galaxy(galaxy.cutouts(), libraries, task.config)
+        cropped = cropped_alike(galaxy.cutouts(), task.config)
         fits[base_name] = fit_base(cropped[base_name], libraries[base_name], task.config)
     except SphotError as error:
         problems.append(f"{galaxy.name} {base_name}: {error}")

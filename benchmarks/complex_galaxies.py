@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from accuracy import real_psf_file
+from accuracy import cropped_alike, real_psf_file
 from complex_scenes import RECIPES, ComplexGalaxy, complex_galaxy
 from matplotlib.figure import Figure
 
@@ -30,7 +30,6 @@ from sphot_mpi.errors import SphotError
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.model_images import ModelImages, render_model
 from sphot_mpi.pipeline import fit_base, fit_scaled
-from sphot_mpi.prepare import prepare_galaxy
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import Cutout, FilterFit
 from sphot_mpi.simulate import read_library
@@ -90,7 +89,7 @@ def fit_galaxy(galaxy: ComplexGalaxy, library: dict[str, ScenePSF], config: Conf
     """Fit all filters of a galaxy."""
     libraries = {name: LibraryPSF.from_array(psf.array, psf.oversample) for name, psf in library.items()}
     base = config.core.base_filter
-    cutouts = prepare_galaxy(galaxy.cutouts, libraries, config)
+    cutouts = cropped_alike(galaxy.cutouts, config)
     fits = {base: fit_base(cutouts[base], libraries[base], config)}
     for name in cutouts:
         if name != base:

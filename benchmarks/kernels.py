@@ -19,14 +19,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-from accuracy import score_field, score_filter
+from accuracy import cropped_alike, score_field, score_filter
 from scipy import fft
 
 from sphot_mpi.config import Config, load_config
 from sphot_mpi.errors import SphotError
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.pipeline import fit_base, fit_scaled
-from sphot_mpi.prepare import prepare_galaxy
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.psf_kernel import FAMILIES, Kernel
 from sphot_mpi.records import Cutout, FilterFit
@@ -119,7 +118,7 @@ def run_case(case: Case, library: dict[str, ScenePSF], args: argparse.Namespace)
         # index 1, 9, ... has correlated noise, which is another question
         galaxy = simulate_galaxy(true, 8 * index, args.seed, case.kind, exact_psf=True, shape=shape)
         try:
-            cutouts = prepare_galaxy(galaxy.cutouts(), told, config)
+            cutouts = cropped_alike(galaxy.cutouts(), config)
             fits = fit_all(cutouts, told, config)
         except SphotError as problem:
             sys.stdout.write(f"{galaxy.name}: {problem}\n")
@@ -197,7 +196,7 @@ def anchors_cost(galaxy: SimulatedGalaxy, name: str, told: LibraryPSF, family: s
     """CPU of a calibration on anchors against that of the ladder that found them."""
     truth = Kernel(values=(0.9,))
     config = configured(Case(way="anchors", kind="typical", truth=truth, family=family), (name,))
-    cutout = prepare_galaxy(galaxy.cutouts(), {name: told}, config)[name]
+    cutout = cropped_alike(galaxy.cutouts(), config)[name]
     state = with_galaxy(start_state(cutout, told), (galaxy.images[name].galaxy,), config.psf)
     for _ in range(2):  # the first time compiles
         state = fit_stars(state, config)
@@ -214,7 +213,7 @@ def joint_cost(galaxy: SimulatedGalaxy, name: str, told: LibraryPSF, family: str
     config, known = (
         configured(Case(way=way, kind="typical", truth=truth, family=family), (name,)) for way in ("joint", "library")
     )
-    cutout = prepare_galaxy(galaxy.cutouts(), {name: told}, config)[name]
+    cutout = cropped_alike(galaxy.cutouts(), config)[name]
     n_stars = fit_base(cutout, told, config).sources.size
     alone = seconds(partial(fit_base, cutout, true_psf, known), 3)
     extra = seconds(partial(fit_base, cutout, told, config), 3) - alone

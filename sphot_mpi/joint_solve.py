@@ -73,12 +73,8 @@ class Step:
         The scene after the step.
     kernel : Kernel
         The kernel after the step.
-    residual : (ny, nx) float64 ndarray
-        Data minus model *before* the step, on the frame, 0 where masked.
-    star_image : (ny, nx) float64 ndarray
-        Stars before the step.
     chi2 : float
-        Of `residual`.
+        Of data minus model *before* the step.
     names : tuple of str
         Dense unknowns: sky0..2, kernel (and kernel_shape), shift_x, shift_y,
         and for component c "c.flux", "c.x_0", "c.y_0", "c.ln_r" ...
@@ -90,8 +86,6 @@ class Step:
 
     scene: Scene
     kernel: Kernel
-    residual: Image
-    star_image: Image
     chi2: float
     names: tuple[str, ...]
     covariance: NDArray[np.float64]
@@ -132,8 +126,6 @@ def solve_step(scene: Scene, optics: Optics, freedom: Freedom) -> Step:
     return Step(
         scene=_apply_dense(scene, new_stars, steps, LARGEST_COMPONENT * max(frame.shape)),
         kernel=stepped(optics.kernel, steps),
-        residual=residual,
-        star_image=rendered.stars,
         chi2=float((frame.weight * residual**2).sum()),
         names=names,
         covariance=solution.covariance,

@@ -38,7 +38,6 @@ class LadderStep:
 
     threshold: float
     background_std: float
-    n_detected: int
     n_added: int
 
 
@@ -153,9 +152,7 @@ def _climb_down(
         found = found[quality_passing(found)]
         found = found[~lies_on(blocked, found)]
         found = unrelated(found, sources, config.ladder_dedup_psfsigma * scene.psf.sigma)
-        steps.append(
-            LadderStep(threshold=float(threshold), background_std=sigma, n_detected=x.size, n_added=found.size)
-        )
+        steps.append(LadderStep(threshold=float(threshold), background_std=sigma, n_added=found.size))
         empty = 0 if found.size else empty + 1
         if empty >= config.th_max_consec_empty:
             break

