@@ -15,7 +15,7 @@ from sphot_mpi.robust import robust_sigma
 from sphot_mpi.sersic import from_vector, to_vector, total_flux
 from sphot_mpi.sersic_fit import fit_sersic
 from sphot_mpi.sersic_problem import SersicBounds
-from sphot_mpi.unseen_light import LARGEST_PART, LEAST_FIELD
+from sphot_mpi.unseen_light import LEAST_FIELD, half_light_distance
 
 Vector = NDArray[np.float64]
 
@@ -260,10 +260,8 @@ def core_scatter(frame: Frame, optics: Optics, smooth: Smooth) -> float:
 
 
 def galaxy_radius(galaxy: Galaxy, shape: tuple[int, int]) -> Image:
-    """Elliptical radius of every frame pixel, in r_eff, but never more than a quarter of the image for one r_eff."""
-    y, x = np.ogrid[: shape[0], : shape[1]]
-    radius = galaxy.elliptical_radius(x - PAD, y - PAD)
-    return radius * max(1.0, galaxy.half_light_radius() / (LARGEST_PART * (min(shape) - 2 * PAD)))
+    """`half_light_distance` of every frame pixel."""
+    return half_light_distance(components_of(galaxy), shape, PAD)
 
 
 def outside(frame: Frame, radius: Image) -> NDArray[np.bool_]:

@@ -337,24 +337,6 @@ class Galaxy:
         """b/a of each component."""
         return np.exp(-np.hypot(self.shapes[:, 2], self.shapes[:, 3]))
 
-    def elliptical_radius(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Distance from the centre in units of `half_light_radius` along the brightest component's ellipse.
-
-        Parameters
-        ----------
-        x, y : ndarray
-            Points in the cutout's coordinates, px.
-        """
-        main = self.main
-        eta = self.shapes[main, 2:]
-        q = self.axis_ratios()[main]
-        theta = 0.5 * np.arctan2(eta[1], eta[0])
-        dx, dy = x - self.centres[main, 0], y - self.centres[main, 1]
-        cos, sin = np.cos(theta), np.sin(theta)
-        squared = (cos**2 + (sin / q) ** 2) * dx**2 + (sin**2 + (cos / q) ** 2) * dy**2
-        squared = squared + 2.0 * cos * sin * (1.0 - q**-2) * dx * dy
-        return np.asarray(np.sqrt(np.maximum(squared, 0.0)) / self.half_light_radius())
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scene:

@@ -4,6 +4,7 @@ A fit knows it as means, `UnseenLight`; on the image it is star light like that 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,13 +58,24 @@ def render_unseen(unseen: UnseenLight, components: Sequence[SersicParams], usabl
     return image
 
 
-def half_light_distance(components: Sequence[SersicParams], shape: tuple[int, ...]) -> Image:
-    """Elliptical radius of each pixel over the components' mean r_eff, which counts as `LARGEST_PART` at most."""
+def half_light_distance(components: Sequence[SersicParams], shape: tuple[int, ...], margin: int = 0) -> Image:
+    """Elliptical radius of each pixel over the components' mean r_eff, which counts as `LARGEST_PART` at most.
+
+    Parameters
+    ----------
+    components : sequence of SersicParams
+        The galaxy; the ellipse is that of its brightest component.
+    shape : (int, int)
+        (ny, nx) of the image that is wanted.
+    margin : int
+        Its pixels, on each side, beyond the cutout in which the components are and of which a part is counted.
+    """
     fluxes = np.array([max(total_flux(c), 0.0) for c in components])
     axes = np.array([c.r_eff for c in components])
     half_light = float(np.average(axes, weights=fluxes)) if fluxes.sum() > 0.0 else float(axes[0])
     main = components[int(np.argmax(fluxes))]
-    return elliptical_radius(shape, main) / min(half_light, LARGEST_PART * min(shape))
+    main = replace(main, x_0=main.x_0 + margin, y_0=main.y_0 + margin)
+    return elliptical_radius(shape, main) / min(half_light, LARGEST_PART * (min(shape) - 2 * margin))
 
 
 def outside_share(usable: Mask, psf: PSF) -> Image:

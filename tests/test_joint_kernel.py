@@ -8,7 +8,7 @@ from analytic import gaussian_library
 
 from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS, FitFlag
 from sphot_mpi.joint import KERNEL_TOLERANCE, State, kernel_is_told, residual_of, solve
-from sphot_mpi.joint_galaxy import galaxy_of
+from sphot_mpi.joint_galaxy import galaxy_of, galaxy_radius
 from sphot_mpi.joint_kernel import KERNEL_NAMES, prior_terms, shape_limit, stepped
 from sphot_mpi.joint_kernel_error import kernel_errors, star_pulls
 from sphot_mpi.joint_render import KERNEL_STARS, Freedom, kernel_stars, render_columns, render_galaxy, render_stars
@@ -276,9 +276,9 @@ def scene_beside_a_bright_galaxy(seed):
     rng = np.random.default_rng(seed)
     bright = replace(GALAXY, amplitude=3.0)
     galaxy = galaxy_of((bright,))
-    y, x = np.mgrid[: SHAPE[0] + 2 * PAD, : SHAPE[1] + 2 * PAD]
-    area = galaxy.elliptical_radius(x - PAD, y - PAD) > 1.5
-    places = np.argwhere(area & (galaxy.elliptical_radius(x - PAD, y - PAD) < 4.0))
+    radius = galaxy_radius(galaxy, (SHAPE[0] + 2 * PAD, SHAPE[1] + 2 * PAD))
+    area = radius > 1.5
+    places = np.argwhere(area & (radius < 4.0))
     at = rng.choice(places, 12, replace=False).astype(float)
     stars = Stars.new(at[:, 1], at[:, 0], 0.5 * (1.0 + rng.pareto(2.0, 12)))
     return Scene(stars=replace(stars, anchor_sigma=np.full(12, 0.02)), galaxy=galaxy), area

@@ -39,7 +39,7 @@ from sphot_mpi.joint_galaxy import (
 )
 from sphot_mpi.joint_render import Freedom, render_sky
 from sphot_mpi.joint_scene import PAD, Stars, at
-from sphot_mpi.records import SkyPlane
+from sphot_mpi.records import SersicParams, SkyPlane
 from sphot_mpi.sersic import total_flux
 
 # --- finding, pruning, settling
@@ -167,6 +167,17 @@ def test_galaxy_and_components_are_the_same_thing():
     for got, want in zip(two, (GALAXY, BULGE), strict=True):
         for name in ("amplitude", "r_eff", "n", "x_0", "y_0", "ellip", "theta"):
             assert getattr(got, name) == pytest.approx(getattr(want, name), rel=1e-9)
+
+
+def test_galaxy_radius_is_one_on_the_half_light_ellipse_and_capped():
+    shape = (100 + 2 * PAD, 120 + 2 * PAD)
+    disk = SersicParams(amplitude=1.0, r_eff=10.0, n=1.0, x_0=50.0, y_0=40.0, ellip=0.5, theta=np.pi / 2)
+    radius = galaxy_radius(galaxy_of((disk,)), shape)
+    assert radius[PAD + 50, PAD + 50] == pytest.approx(1.0)
+    assert radius[PAD + 40, PAD + 55] == pytest.approx(1.0)
+    # a galaxy counts as no larger than a quarter of the image
+    large = galaxy_radius(galaxy_of((replace(disk, r_eff=80.0),)), shape)
+    assert large[PAD + 65, PAD + 50] == pytest.approx(1.0)
 
 
 def test_local_median_is_smooth_light_without_stars():
