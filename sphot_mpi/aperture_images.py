@@ -13,11 +13,9 @@ from sphot_mpi.ellipses import Ellipse, EllipseFamily
 from sphot_mpi.model_images import render_sources
 from sphot_mpi.noise import error_map
 from sphot_mpi.psf_correction import View
-from sphot_mpi.records import Cutout, FilterFit, Image, SersicParams
+from sphot_mpi.records import Cutout, FilterFit, Image, Mask, SersicParams
 from sphot_mpi.sersic import total_flux
 from sphot_mpi.unseen_light import EDGES, FIELD, LEAST_FIELD, half_light_distance, psf_image, render_unseen
-
-Mask = NDArray[np.bool_]
 
 #: Least width of the annuli in which holes are filled, px.
 FILL_WIDTH = 1.5

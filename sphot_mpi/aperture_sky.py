@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from sphot_mpi.ellipses import Ellipse
 from sphot_mpi.flags import ApertureFlag
-
-Image = NDArray[np.float64]
+from sphot_mpi.records import Image
 
 #: Sides of the boxes, px, before those near the science aperture's.
 SMALLEST_SIDE, SIDE_RATIO = 4, 1.3

@@ -4,17 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from astropy.stats import SigmaClip, sigma_clipped_stats
-from numpy.typing import NDArray
 from photutils.background import Background2D
 from scipy import signal
 
 from sphot_mpi.config_sections import PsfConfig
-from sphot_mpi.records import SersicParams, SkyPlane
+from sphot_mpi.records import Image, Mask, SersicParams, SkyPlane
 from sphot_mpi.robust import ROUNDED_SIGMA_PER_MAD, robust_sigma
 from sphot_mpi.sersic_profile import elliptical_radius
-
-Image = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 RING_INNER, RING_WIDTH = 5.0, 5.0
 """Ring of the smoothing, px: wide enough to skip the core and first wing of the star at its centre."""

@@ -11,11 +11,9 @@ from sphot_mpi.config_sections import PsfCalibConfig
 from sphot_mpi.flags import FitFlag, SourceFlag
 from sphot_mpi.psf import PSF
 from sphot_mpi.psf_kernel import FAMILIES, Kernel
-from sphot_mpi.records import Image, KernelFit, SersicParams
+from sphot_mpi.records import Image, KernelFit, SersicParams, Vector
 from sphot_mpi.sersic_profile import elliptical_radius
 from sphot_mpi.source_cuts import quality_passing
-
-Vector = NDArray[np.float64]
 
 FEWEST_ANCHORS = 3
 

@@ -15,9 +15,7 @@ from scipy import optimize
 from sphot_mpi.config_sections import PsfCalibConfig
 from sphot_mpi.kernels.psf import render_stars
 from sphot_mpi.psf import PSF
-from sphot_mpi.records import Image
-
-Vector = NDArray[np.float64]
+from sphot_mpi.records import Image, Vector
 
 #: Keeps the logarithm of a perfect fit finite.
 SMALLEST_CHI2 = 1e-12

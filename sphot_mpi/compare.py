@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.errors import UsageError
+from sphot_mpi.records import Vector
 from sphot_mpi.results_reader import ResultsReader
-
-Vector = NDArray[np.float64]
 
 #: Quantities of /sersic that are compared, with the digits to show.
 SHAPE = {"r_eff": 3, "n": 3, "ellip": 4, "theta": 4, "x_0": 3, "y_0": 3}

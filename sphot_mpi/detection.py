@@ -7,8 +7,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from sphot_mpi.kernels import joint as kernels
-
-Image = NDArray[np.float64]
+from sphot_mpi.records import Image
 
 #: A source needs this fraction of its squared PSF on usable pixels.
 LEAST_COVERAGE = 0.25

@@ -8,12 +8,10 @@ be used below 3 px.
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from photutils.geometry import elliptical_overlap_grid
 from scipy import ndimage
 
-Image = NDArray[np.float64]
-Vector = NDArray[np.float64]
+from sphot_mpi.records import Image, Vector
 
 #: Rays from the centre, and the step along them, px.
 N_RAYS, RAY_STEP = 72, 0.2

@@ -10,9 +10,7 @@ from sphot_mpi.kernels.sparse import gram_blocks, marginal_variances
 from sphot_mpi.nnls import solve_nnls, solve_signed
 from sphot_mpi.point_render import render_sources, star_stamps
 from sphot_mpi.psf import PSF
-
-Image = NDArray[np.float64]
-Vector = NDArray[np.float64]
+from sphot_mpi.records import Image, Vector
 
 #: Neighbours in the local inverse of a flux error; its errors are 0.3 % low at worst.
 NEIGHBOURS = 20

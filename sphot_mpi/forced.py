@@ -11,9 +11,7 @@ from sphot_mpi.kernels.point_windows import local_backgrounds
 from sphot_mpi.ladder import LadderResult, finish
 from sphot_mpi.ladder_refit import Scene, with_solution
 from sphot_mpi.psf import PSF
-from sphot_mpi.records import SOURCE_DTYPE, SersicParams
-
-Image = NDArray[np.float64]
+from sphot_mpi.records import SOURCE_DTYPE, Image, SersicParams
 
 #: Solves in all; from the second on the smooth level of the residual is taken off, as in the final refits.
 ROUNDS = 3

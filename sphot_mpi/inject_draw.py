@@ -12,10 +12,8 @@ from scipy import signal
 
 from sphot_mpi.noise import fit_variance, pixel_differences
 from sphot_mpi.psf import PSF
-from sphot_mpi.records import Cutout, FilterFit, Image, SersicParams
+from sphot_mpi.records import Cutout, FilterFit, Image, SersicParams, Vector
 from sphot_mpi.simulate_render import ScenePSF
-
-Vector = NDArray[np.float64]
 
 #: Artificial stars keep this distance from each other, in units of the widest FWHM, so that they do not disturb.
 SEPARATION = 2.0

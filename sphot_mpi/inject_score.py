@@ -16,14 +16,12 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from sphot_mpi.errors import UsageError
-from sphot_mpi.records import FilterFit
+from sphot_mpi.records import FilterFit, Vector
 from sphot_mpi.results_reader import ResultsReader
 from sphot_mpi.robust import robust_sigma
 from sphot_mpi.scores import FLUX_FACTOR, SNR_EDGES, StarScores, pool, score_stars
 from sphot_mpi.simulate_truth import read_truth
 from sphot_mpi.stored_fit import StoredFit, StoredFits
-
-Vector = NDArray[np.float64]
 
 _COLUMNS = frozenset(
     ("name", "original", "filter", "kind", "x", "y", "flux", "snr", "fwhm", "r_eff", "n", "ellip", "theta")

@@ -12,12 +12,9 @@ from numpy.typing import NDArray
 from scipy import optimize, special
 
 from sphot_mpi.prepare import block_medians, fit_gaussian_size
-from sphot_mpi.records import SersicParams
+from sphot_mpi.records import Image, Mask, SersicParams
 from sphot_mpi.robust import ROUNDED_SIGMA_PER_MAD, robust_sigma
 from sphot_mpi.sersic_profile import elliptical_radius
-
-Image = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 FEWEST_ANNULI = 5
 """Least number of annuli for sky, brightness, radius and index."""

@@ -15,8 +15,7 @@ from scipy import ndimage
 from sphot_mpi.joint import State, residual_of
 from sphot_mpi.joint_scene import Optics, Stars, at
 from sphot_mpi.point_render import star_stamps
-
-Vector = NDArray[np.float64]
+from sphot_mpi.records import Vector
 
 #: Least S/N of a star that may be a blend, its misfit over the bright stars' median, and its least misfit at all.
 BLEND_SNR, MISFIT_RATIO, LEAST_MISFIT = 30.0, 2.5, 2.0

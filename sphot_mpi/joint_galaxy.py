@@ -10,14 +10,12 @@ from sphot_mpi.errors import FitError
 from sphot_mpi.isophotes import first_guess
 from sphot_mpi.joint_render import render_galaxy, render_sky
 from sphot_mpi.joint_scene import LARGEST_COMPONENT, PAD, Frame, Galaxy, Optics, Stars
-from sphot_mpi.records import Image, SersicParams, SkyPlane
+from sphot_mpi.records import Image, SersicParams, SkyPlane, Vector
 from sphot_mpi.robust import robust_sigma
 from sphot_mpi.sersic import from_vector, to_vector, total_flux
 from sphot_mpi.sersic_fit import fit_sersic
 from sphot_mpi.sersic_problem import SersicBounds
 from sphot_mpi.unseen_light import LEAST_FIELD, half_light_distance
-
-Vector = NDArray[np.float64]
 
 #: Chi2, in units of what the residual's own scatter makes of one degree of freedom, that a second component must gain.
 SECOND_COMPONENT_GAIN = 40.0

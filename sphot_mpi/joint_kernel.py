@@ -4,8 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.psf_kernel import FAMILIES, Kernel
-
-Vector = NDArray[np.float64]
+from sphot_mpi.records import Vector
 
 #: Dense unknowns: the kernel's coordinates, in their order.
 KERNEL_NAMES = ("kernel", "kernel_shape")

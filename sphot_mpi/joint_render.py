@@ -7,9 +7,7 @@ from numpy.typing import NDArray
 
 from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Scene, Stars, at, sky_axes, sky_basis
-from sphot_mpi.records import Image
-
-Vector = NDArray[np.float64]
+from sphot_mpi.records import Image, Vector
 
 #: Stars above this S/N, were they alone, tell kernel and shift; what the others say is nothing beside it.
 TELLING_SNR = 5.0

@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from sphot_mpi.detection import MatchedFilter
 from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.psf_kernel import Kernel
-from sphot_mpi.records import Image, UnseenLight
+from sphot_mpi.records import Image, UnseenLight, Vector
 from sphot_mpi.sersic import SersicRenderer
 from sphot_mpi.star_renderer import StarRenderer
 
-Vector = NDArray[np.float64]
 Pixel = TypeVar("Pixel", bound=np.generic)
 
 #: Largest r_eff of a component, in sides of the image: beyond that it is the field's light.

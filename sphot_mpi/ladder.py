@@ -23,12 +23,10 @@ from sphot_mpi.flags import FitFlag, SourceFlag
 from sphot_mpi.ladder_refit import Scene, final_refit, lies_on, unrelated
 from sphot_mpi.point_fit import fit_points, group_sources
 from sphot_mpi.psf import PSF
-from sphot_mpi.records import SOURCE_DTYPE, SersicParams
+from sphot_mpi.records import SOURCE_DTYPE, Image, Mask, SersicParams
 from sphot_mpi.sersic_profile import elliptical_radius
 from sphot_mpi.source_cuts import mark_cut, quality_passing
 
-Image = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 Sources = NDArray[np.void]
 
 

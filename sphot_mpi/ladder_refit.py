@@ -25,10 +25,9 @@ from sphot_mpi.point_fit import PointFitSettings, fit_points
 from sphot_mpi.point_quality import measure_quality
 from sphot_mpi.point_render import render_sources, weights
 from sphot_mpi.psf import PSF
+from sphot_mpi.records import Image, Mask
 from sphot_mpi.source_cuts import quality_passing
 
-Image = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 Sources = NDArray[np.void]
 
 

@@ -17,8 +17,7 @@ from scipy import sparse
 from scipy.sparse.linalg import SuperLU, splu
 
 from sphot_mpi.kernels.nnls import descend
-
-Vector = NDArray[np.float64]
+from sphot_mpi.records import Vector
 
 #: Weight of the proximal term against the unit diagonal of the scaled matrix. It makes singular
 #: blocks solvable, and the outer iteration takes its effect out again.

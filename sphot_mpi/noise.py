@@ -8,12 +8,9 @@ there is, because the faint sources have eaten it.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sphot_mpi.records import Image, Mask
 from sphot_mpi.robust import SIGMA_PER_MAD, robust_sigma
-
-Image = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 PATCH = 12
 """Side of the patches, px: many noise pixels, but small between the stars."""

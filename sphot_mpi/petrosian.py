@@ -8,13 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import interpolate, ndimage, signal
 
 from sphot_mpi.ellipses import Ellipse
-
-Image = NDArray[np.float64]
-Vector = NDArray[np.float64]
+from sphot_mpi.records import Image, Vector
 
 #: Sub-pixels a side, inside ellipses smaller than this, px.
 FINE, FINE_RADIUS = 3, 15.0

@@ -14,9 +14,8 @@ from sphot_mpi.kernels.point_windows import aperture_fluxes, local_backgrounds, 
 from sphot_mpi.point_quality import data_flags, fill_quality, fit_flags
 from sphot_mpi.point_render import contiguous, render_sources
 from sphot_mpi.psf import PSF
-from sphot_mpi.records import SOURCE_DTYPE
+from sphot_mpi.records import SOURCE_DTYPE, Image
 
-Image = NDArray[np.float64]
 Sources = NDArray[np.void]
 Labels = NDArray[np.int64]
 

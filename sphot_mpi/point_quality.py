@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 from sphot_mpi.flags import SourceFlag
 from sphot_mpi.kernels.point_windows import window_metrics, window_pixels
 from sphot_mpi.point_render import contiguous
+from sphot_mpi.records import Image
 
-Image = NDArray[np.float64]
 Sources = NDArray[np.void]
 Labels = NDArray[np.int64]
 

@@ -5,9 +5,7 @@ from numpy.typing import NDArray
 
 from sphot_mpi.kernels.psf import fill_stamps, render_stars
 from sphot_mpi.psf import PSF
-
-Image = NDArray[np.float64]
-Vector = NDArray[np.float64]
+from sphot_mpi.records import Image, Vector
 
 #: Half-size of a stamp that holds every PSF.
 WHOLE = 1 << 20

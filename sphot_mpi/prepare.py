@@ -3,15 +3,12 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import optimize, spatial
 
 from sphot_mpi.config import Config
 from sphot_mpi.errors import DegenerateCutoutError, InputError
-from sphot_mpi.records import Cutout
+from sphot_mpi.records import Cutout, Image
 from sphot_mpi.robust import ROUNDED_SIGMA_PER_MAD, robust_sigma
-
-Image = NDArray[np.float64]
 
 SMALLEST_HALF = 30.0
 """Least distance, px, from the fitted centre to the crop's edge: room for a sky and for the PSF's wings."""

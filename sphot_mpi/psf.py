@@ -17,8 +17,7 @@ from scipy import fft
 
 from sphot_mpi.errors import InputError
 from sphot_mpi.psf_kernel import Kernel
-
-Image = NDArray[np.float64]
+from sphot_mpi.records import Image
 
 #: Least side, px, of the grid on which the width is measured.
 _CORE = 40

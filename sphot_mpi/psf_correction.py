@@ -10,15 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sphot_mpi.model_images import working_psf
 from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.psf_kernel import Kernel
-from sphot_mpi.records import SERSIC_PARAMETERS, FilterFit, Image, SersicParams
+from sphot_mpi.records import SERSIC_PARAMETERS, FilterFit, Image, SersicParams, Vector
 from sphot_mpi.sersic import SersicRenderer, params_jacobian, to_vector, total_flux
-
-Vector = NDArray[np.float64]
 
 K = len(SERSIC_PARAMETERS)
 NAN = float("nan")

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import interpolate, special
 
-Array = NDArray[np.float64]
+from sphot_mpi.records import Array
 
 HALF_WIDTH_PER_SIGMA = float(np.sqrt(2.0 * np.log(2.0)))
 

@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 
 from sphot_mpi.flags import FitFlag
 
+#: An image, a list of numbers, and an array of any shape; pixels or elements that are chosen.
 Image = NDArray[np.float64]
+Vector = NDArray[np.float64]
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 #: One point source; the names are those of photutils.psf where it has one.
 SOURCE_DTYPE = np.dtype(

@@ -11,10 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from sphot_mpi.records import Mask, Vector
 from sphot_mpi.robust import robust_sigma
-
-Vector = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 #: Edges of the S/N bins: 3-5, 5-10, 10-20, 20-50, above 50.
 SNR_EDGES = (3.0, 5.0, 10.0, 20.0, 50.0, np.inf)

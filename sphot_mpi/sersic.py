@@ -14,7 +14,7 @@ from scipy import fft, special
 
 from sphot_mpi.kernels import sersic as kernels
 from sphot_mpi.psf import PSF
-from sphot_mpi.records import SersicParams
+from sphot_mpi.records import Array, SersicParams
 from sphot_mpi.sersic_grid import RING, Box, LibraryGrids, keep, kernel_envelope, working_box
 from sphot_mpi.sersic_hankel import N_MAX, N_MIN, hankel_cells, hankel_table
 from sphot_mpi.sersic_profile import (
@@ -41,7 +41,6 @@ __all__ = [
     "total_flux",
 ]
 
-Array = NDArray[np.float64]
 
 #: Chebyshev nodes along each axis for the periodic images' light.
 _NODES = 11

@@ -4,18 +4,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from sphot_mpi.errors import FitError
-from sphot_mpi.records import SersicParams
+from sphot_mpi.records import Array, SersicParams
 from sphot_mpi.sersic import SersicRenderer, from_vector, params_jacobian
 from sphot_mpi.sersic_lm import levenberg_marquardt
 from sphot_mpi.sersic_problem import Evaluation, SersicBounds, SersicProblem, join_theta, split_theta
 from sphot_mpi.sersic_result import SersicFit, inverse_normal, sky_plane
 from sphot_mpi.sersic_search import METHODS, search
-
-Array = NDArray[np.float64]
 
 #: Starts of disk and bulge from one component: r_eff of the disk in its own, n; the same of the bulge.
 _SPLITS = ((1.3, 1.0, 0.35, 2.0), (1.1, 1.0, 0.12, 1.0), (1.8, 0.8, 0.8, 4.0))

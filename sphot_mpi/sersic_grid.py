@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from sphot_mpi.psf import PSF, LibraryPSF, padded_shape
+from sphot_mpi.records import Array
 
-Array = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
 
 #: Width of the rings in which the PSF's spectrum is summed, cycles per px.

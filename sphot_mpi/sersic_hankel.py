@@ -9,9 +9,8 @@ from functools import lru_cache
 from importlib import resources
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from sphot_mpi.records import Array
 
 #: Indices the table holds.
 N_MIN, N_MAX = 0.28, 8.4

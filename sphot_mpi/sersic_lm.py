@@ -7,9 +7,8 @@ complement of the joint normal matrix (Golub & Pereyra 1973 in Kaufman's 1975 ap
 import numpy as np
 from numpy.typing import NDArray
 
+from sphot_mpi.records import Array
 from sphot_mpi.sersic_problem import Evaluation, SersicBounds, SersicProblem
-
-Array = NDArray[np.float64]
 
 #: Most that one step may change: px; then ln r_circ, ln n, eta_1, eta_2.
 _STEP_CENTRE = 5.0

@@ -9,13 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sphot_mpi.errors import FitError
-from sphot_mpi.records import SersicParams
+from sphot_mpi.records import Array, SersicParams
 from sphot_mpi.sersic import SersicRenderer, to_vector
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,12 +6,9 @@ vector ``(x_0, y_0, ln r_circ, ln n, eta_1, eta_2)`` and the total flux, with ``
 """
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import special
 
-from sphot_mpi.records import SersicParams
-
-Array = NDArray[np.float64]
+from sphot_mpi.records import Array, SersicParams
 
 #: Lengths of the parts of a shape matrix below this are a circle's.
 _ROUND = 1e-9

@@ -3,12 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sphot_mpi.records import SersicParams, SkyPlane
+from sphot_mpi.records import Array, SersicParams, SkyPlane
 from sphot_mpi.sersic_problem import SersicProblem
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

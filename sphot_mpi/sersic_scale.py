@@ -4,16 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import optimize
 
 from sphot_mpi.errors import FitError
-from sphot_mpi.records import SersicParams
+from sphot_mpi.records import Array, SersicParams
 from sphot_mpi.sersic import SersicRenderer, to_vector, total_flux
 from sphot_mpi.sersic_problem import SersicProblem, solve_spd
 from sphot_mpi.sersic_result import SersicFit, inverse_normal, sky_plane
-
-Array = NDArray[np.float64]
 
 #: Range of the simplex's scale factor, as in the single-machine program.
 _SCALE_RANGE = (0.0, 10.0)

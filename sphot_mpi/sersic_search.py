@@ -10,14 +10,11 @@ start points the wrong way.
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import optimize
 
-from sphot_mpi.records import SersicParams
+from sphot_mpi.records import Array, SersicParams
 from sphot_mpi.sersic import from_vector, params_jacobian, total_flux
 from sphot_mpi.sersic_problem import Evaluation, SersicBounds, SersicProblem, join_theta, split_theta
-
-Array = NDArray[np.float64]
 
 METHODS = ("iterative_NM", "dual_annealing", "BFGS", "lbfgsb_polish")
 

@@ -3,14 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sphot_mpi.records import SersicParams
+from sphot_mpi.records import Image, Mask, SersicParams
 from sphot_mpi.simulate_kinds import FILTERS, STAR_BREAK, STAR_FAINTEST, STAR_SLOPES, Kind
 from sphot_mpi.simulate_render import with_total_flux
-
-Image = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 PIXEL_SCALE = 0.03
 #: AB magnitude of 1 MJy/sr px: -2.5 log10(1e6 Jy/sr * (0.03 arcsec)^2 / 3631 Jy).

@@ -8,10 +8,9 @@ import zlib
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import signal
 
-from sphot_mpi.records import Cutout, SersicParams, SkyPlane
+from sphot_mpi.records import Cutout, Image, Mask, SersicParams, SkyPlane
 from sphot_mpi.simulate_draw import SimulatedStars, bad_pixels, chip_edge, draw_galaxy, draw_stars
 from sphot_mpi.simulate_kinds import FILTERS, KINDS, FilterLevels
 from sphot_mpi.simulate_render import (
@@ -23,9 +22,6 @@ from sphot_mpi.simulate_render import (
     total_flux,
     with_total_flux,
 )
-
-Image = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 _POISSON_SHARE = 0.5  # of the sky's variance that is photon noise, and so grows with light
 _CORRELATION_SIGMA = 0.5  # px: a FWHM of 1.2 px, the smoothing of a drizzled image

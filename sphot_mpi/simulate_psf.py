@@ -8,12 +8,10 @@ sizes, and one that is not centred in its array.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import fft
 
+from sphot_mpi.records import Image
 from sphot_mpi.simulate_render import ScenePSF
-
-Image = NDArray[np.float64]
 
 _OVERSAMPLE = 4
 _PIXEL_ARCSEC = 0.03

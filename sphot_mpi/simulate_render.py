@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage, special
 
-from sphot_mpi.records import SersicParams
+from sphot_mpi.records import Image, SersicParams
 
-Image = NDArray[np.float64]
 Complex = NDArray[np.complex128]
 
 #: Fine cells per px, half-size (px) of the box about the cusp, and the blend's radius and softness (px).

@@ -6,8 +6,7 @@ from numpy.typing import NDArray
 from sphot_mpi.config_sections import PsfConfig
 from sphot_mpi.flags import SourceFlag
 from sphot_mpi.kernels.stats import median_mad
-
-Mask = NDArray[np.bool_]
+from sphot_mpi.records import Mask
 
 #: Bits that make a row unfit as an anchor, a forced position or a column of the final refit.
 BAD_FLAGS = (

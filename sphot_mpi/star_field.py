@@ -14,9 +14,7 @@ from scipy import fft
 from sphot_mpi.kernels import psf as kernels
 from sphot_mpi.point_render import sampled_star
 from sphot_mpi.psf import PSF
-
-Image = NDArray[np.float64]
-Vector = NDArray[np.float64]
+from sphot_mpi.records import Image, Vector
 
 #: Half-sizes a star's stamp may have, px; the whole PSF comes last.
 RADII = (5, 7, 10, 14, 20, 28, 40, 56)

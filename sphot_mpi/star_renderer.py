@@ -16,10 +16,8 @@ from sphot_mpi.kernels import bands
 from sphot_mpi.kernels import stars as kernels
 from sphot_mpi.point_render import sampled_star, star_stamps
 from sphot_mpi.psf import PSF, LibraryPSF
+from sphot_mpi.records import Image, Vector
 from sphot_mpi.sersic_grid import LibraryGrids, frequencies, kernel_envelope, working_box
-
-Image = NDArray[np.float64]
-Vector = NDArray[np.float64]
 
 #: Rms of what the cut spectrum leaves out of a star, relative to the star's own; models of PSFs are worse by far.
 BAND_TOLERANCE = 1e-4

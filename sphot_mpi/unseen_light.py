@@ -7,17 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import fft
 
 from sphot_mpi.detection import MatchedFilter
 from sphot_mpi.psf import PSF
-from sphot_mpi.records import Image, SersicParams, UnseenLight
+from sphot_mpi.records import Image, Mask, SersicParams, UnseenLight
 from sphot_mpi.sersic import total_flux
 from sphot_mpi.sersic_profile import elliptical_radius
 from sphot_mpi.star_renderer import StarRenderer
-
-Mask = NDArray[np.bool_]
 
 #: Edges, in half-light radii, of the elliptical annuli in which stars on a galaxy are told from those of the field.
 EDGES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)

@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from markupsafe import Markup
 from matplotlib.ticker import LogLocator, MaxNLocator
-from numpy.typing import NDArray
 
 from sphot_mpi.errors import counted
-
-Vector = NDArray[np.float64]
+from sphot_mpi.records import Vector
 
 _WIDTH, _HEIGHT = 440.0, 250.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 14.0, 12.0, 42.0

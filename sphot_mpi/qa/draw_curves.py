@@ -3,14 +3,12 @@
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
-from numpy.typing import NDArray
 
 from sphot_mpi.petrosian import GrowthCurve
 from sphot_mpi.qa.panels import Panel
 from sphot_mpi.qa.profile import MJY_SR_ZERO_POINT, elliptical_profile, growth_in_cutout
 from sphot_mpi.qa.style import BLACK, BLUE, GREEN, ORANGE, plain
-
-Vector = NDArray[np.float64]
+from sphot_mpi.records import Vector
 
 _MAGNITUDE = 2.5 / np.log(10.0)
 #: Below this an index is too near to zero to divide by.

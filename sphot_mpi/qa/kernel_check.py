@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from sphot_mpi.calibrate import choose_anchors
@@ -12,9 +11,7 @@ from sphot_mpi.kernels.psf import render_stars
 from sphot_mpi.model_images import ModelImages
 from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.psf_kernel import Kernel
-from sphot_mpi.records import FilterFit, Image
-
-Vector = NDArray[np.float64]
+from sphot_mpi.records import FilterFit, Image, Vector
 
 #: Half-size of the anchors' windows: in FWHM of the working PSF, and at least so many px.
 _HALF_IN_FWHM, _SMALLEST_HALF = 2.5, 8

@@ -3,14 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sphot_mpi.ellipses import Ellipse
 from sphot_mpi.petrosian import GrowthCurve, growth_curves
-from sphot_mpi.records import Image, SersicParams
+from sphot_mpi.records import Image, SersicParams, Vector
 from sphot_mpi.robust import robust_sigma
-
-Vector = NDArray[np.float64]
 
 #: AB magnitude per square arcsec of 1 MJy/sr: -2.5 log10(1e6 Jy/sr * (1 arcsec)^2 / 3631 Jy).
 MJY_SR_ZERO_POINT = float(-2.5 * np.log10(1e6 * np.deg2rad(1.0 / 3600.0) ** 2 / 3631.0))

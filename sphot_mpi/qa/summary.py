@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sphot_mpi.flags import APERTURE_FLAG_DESCRIPTIONS, FIT_FLAG_DESCRIPTIONS
 from sphot_mpi.ledger import NOT_STARTED
 from sphot_mpi.magnitudes import MAG_PER_LN
 from sphot_mpi.qa.tables import CampaignTables, words
-
-Vector = NDArray[np.float64]
+from sphot_mpi.records import Vector
 
 PERCENTILES = (5.0, 16.0, 50.0, 84.0, 95.0)
 
