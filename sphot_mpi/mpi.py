@@ -1,4 +1,4 @@
-"""The ranks of this job and their messages; the only importer of mpi4py.
+"""The ranks of this job and their messages. Beside `mpi_library` nothing else imports mpi4py.
 
 Waiting ranks sleep between looks instead of spinning on a core. Whatever is not
 expected, on any rank, ends the whole job at once, with rank and traceback. Every call of
