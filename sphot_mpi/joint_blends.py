@@ -19,8 +19,12 @@ from sphot_mpi.records import Vector
 
 #: Least S/N of a star that may be a blend, its misfit over the bright stars' median, and its least misfit at all.
 BLEND_SNR, MISFIT_RATIO, LEAST_MISFIT = 30.0, 2.5, 2.0
-#: Half-size of the window of a trial, FWHM, and steps of its fit.
-WINDOW_FWHM, STEPS = 1.2, 12
+#: Half-size of the window of a trial, FWHM, and most steps of its fit, which ends when chi2 falls by less than a part.
+WINDOW_FWHM, STEPS, QUIET_CHI2 = 1.2, 11, 1e-3
+#: Part of the diagonal that is added to it: at first, and factors after a good and after a bad step.
+FIRST_DAMPING, DAMPING_FALL, DAMPING_RISE = 3e-3, 0.3, 10.0
+#: Part of the trace that is added so that two stars on one place can be solved.
+RIDGE = 1e-12
 #: A pair must leave at most this part of one star's chi2, and gain this much, in units of the noise's correlation.
 MOST_LEFT, LEAST_GAIN = 0.6, 60.0
 #: Range of a pair's separation, FWHM, and the fainter one's least share of the light.
@@ -135,40 +139,56 @@ def _columns(stars: NDArray[np.float64], window: Window, optics: Optics) -> NDAr
     return out
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Normal:
+    """Normal equations of stars (flux, x, y of each) and a level on a window, and the chi2 that they start from.
+
+    The level is linear: it is taken out of image and columns alike.
+    """
+
+    chi2: float
+    gram: NDArray[np.float64]
+    rhs: Vector
+
+    @classmethod
+    def of(cls, stars: NDArray[np.float64], window: Window, optics: Optics) -> "_Normal | None":
+        """Those of stars (3, n); None where one has left the window."""
+        columns = _columns(stars, window, optics)
+        if columns is None:
+            return None
+        weight, root = window.weight, np.sqrt(window.weight)
+        left = window.image - np.tensordot(stars[2], columns[:, 0], axes=1)
+        left = root * (left - (weight * left).sum() / weight.sum())
+        columns[:, 1:] *= stars[2][:, None, None, None]
+        level = np.tensordot(columns, weight, axes=2) / weight.sum()
+        design = (root * (columns - level[..., None, None])).reshape(-1, root.size)
+        return cls(float((left**2).sum()), design @ design.T, design @ left.ravel())
+
+    def step(self, damping: float) -> NDArray[np.float64]:
+        """Damped Gauss-Newton step, (3, n): x, y and flux."""
+        ridge = RIDGE * np.trace(self.gram) * np.eye(len(self.gram))
+        step = np.linalg.solve(self.gram + damping * np.diag(np.diag(self.gram)) + ridge, self.rhs)
+        # columns go flux, x, y
+        return step.reshape(-1, 3).T[[1, 2, 0]]
+
+
 def _fitted(stars: NDArray[np.float64], window: Window, optics: Optics) -> tuple[NDArray[np.float64], float]:
     """Fit stars and a level to a window by damped Gauss-Newton; returns them with the chi2, inf if they are off it."""
-    root = np.sqrt(window.weight)
-    damping, best, chi2 = 1e-2, stars, np.inf
-    if _columns(stars, window, optics) is None:
-        return best, chi2
-    trial = stars
+    normal = _Normal.of(stars, window, optics)
+    if normal is None:
+        return stars, np.inf
+    best, damping = stars, FIRST_DAMPING
     for _ in range(STEPS):
-        columns = _columns(trial, window, optics)
-        cost = np.inf
-        if columns is not None:
-            model = np.tensordot(trial[2], columns[:, 0], axes=1)
-            left = window.image - model
-            # the level is linear: it is taken out of image and columns alike
-            left = root * (left - (window.weight * left).sum() / window.weight.sum())
-            cost = float((left**2).sum())
-        if cost < chi2:
-            small = chi2 - cost < 1e-3 * cost
-            best, chi2, damping = trial, cost, 0.3 * damping
-            assert columns is not None
-            columns[:, 1:] *= trial[2][:, None, None, None]
-            level = np.tensordot(columns, window.weight, axes=2) / window.weight.sum()
-            design = (root * (columns - level[..., None, None])).reshape(-1, root.size)
-            gram, rhs = design @ design.T, design @ left.ravel()
-            if small:
-                break
-        else:
-            damping *= 10.0
-        step = np.linalg.solve(
-            gram + damping * np.diag(np.diag(gram)) + 1e-12 * np.trace(gram) * np.eye(len(gram)), rhs
-        )
-        # columns go flux, x, y; rows x, y, flux
-        trial = best + np.clip(step.reshape(-1, 3).T[[1, 2, 0]], *_limits(best, optics))
-    return best, chi2
+        trial = best + np.clip(normal.step(damping), *_limits(best, optics))
+        new = _Normal.of(trial, window, optics)
+        if new is None or not new.chi2 < normal.chi2:
+            damping *= DAMPING_RISE
+            continue
+        quiet = normal.chi2 - new.chi2 < QUIET_CHI2 * new.chi2
+        best, normal, damping = trial, new, DAMPING_FALL * damping
+        if quiet:
+            break
+    return best, normal.chi2
 
 
 def _limits(stars: NDArray[np.float64], optics: Optics) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

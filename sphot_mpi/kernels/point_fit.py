@@ -154,6 +154,36 @@ def solve_fluxes(columns, flux, target, weight):
 
 
 @jit
+def mark_bounded(held, parameters, start, gradient, xy_bound):
+    """Mark in `held` the coordinates that stand at their bound and would go on beyond it."""
+    for p in range(held.size):
+        offset = parameters[p // 3, p % 3] - start[p // 3, p % 3]
+        held[p] = p % 3 > 0 and abs(offset) >= xy_bound and offset * gradient[p] > 0.0
+
+
+@jit
+def take_step(trial, parameters, start, step, xy_bound):
+    """Fill `trial` with `parameters` after a step; a coordinate goes a pixel at most, and to its bound.
+
+    Returns
+    -------
+    float
+        Largest change: of a coordinate, px, or of a flux, relative.
+    """
+    largest = 0.0
+    for p in range(step.size):
+        s, c = p // 3, p % 3
+        if c == 0:
+            trial[s, 0] = parameters[s, 0] + step[p]
+            largest = max(largest, abs(step[p]) / max(abs(parameters[s, 0]), 1e-300))
+        else:
+            move = min(max(parameters[s, c] + min(max(step[p], -1.0), 1.0) - start[s, c], -xy_bound), xy_bound)
+            trial[s, c] = start[s, c] + move
+            largest = max(largest, abs(trial[s, c] - parameters[s, c]))
+    return largest
+
+
+@jit
 def fit_group(parameters, covariance, columns, target, weight, count, pixel_y, pixel_x,
               planes, oversample, origin_y, origin_x, xy_bound, max_iterations):  # fmt: skip
     """Fit one group by Levenberg-Marquardt with bounded positions.
@@ -198,9 +228,7 @@ def fit_group(parameters, covariance, columns, target, weight, count, pixel_y, p
     for _ in range(0 if converged else max_iterations):
         if fresh:
             normal_equations(matrix, gradient, columns, parameters[:, 0], target, total)
-            for p in range(size):
-                offset = parameters[p // 3, p % 3] - start[p // 3, p % 3]
-                held[p] = p % 3 > 0 and abs(offset) >= xy_bound and offset * gradient[p] > 0.0
+            mark_bounded(held, parameters, start, gradient, xy_bound)
             hold(matrix, gradient, held)
         factor[:] = matrix
         for p in range(size):
@@ -213,17 +241,10 @@ def fit_group(parameters, covariance, columns, target, weight, count, pixel_y, p
             continue
         step[:] = gradient
         cholesky_solve(factor, step)
-        largest, promised = 0.0, 0.0
+        promised = 0.0
         for p in range(size):
-            s, c = p // 3, p % 3
             promised += step[p] * (gradient[p] + damping * matrix[p, p] * step[p])
-            if c == 0:
-                trial[s, 0] = parameters[s, 0] + step[p]
-                largest = max(largest, abs(step[p]) / max(abs(parameters[s, 0]), 1e-300))
-            else:
-                move = min(max(parameters[s, c] + min(max(step[p], -1.0), 1.0) - start[s, c], -xy_bound), xy_bound)
-                trial[s, c] = start[s, c] + move
-                largest = max(largest, abs(trial[s, c] - parameters[s, c]))
+        largest = take_step(trial, parameters, start, step, xy_bound)
         group_columns(columns, planes, oversample, origin_y, origin_x, trial[:, 1], trial[:, 2], pixel_y, pixel_x)
         new = weighted_chi2(columns, trial[:, 0], target, total)
         fresh = new <= chi2
