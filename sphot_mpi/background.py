@@ -12,8 +12,8 @@ from sphot_mpi.records import Image, Mask, SersicParams, SkyPlane
 from sphot_mpi.robust import ROUNDED_SIGMA_PER_MAD, robust_sigma
 from sphot_mpi.sersic_profile import elliptical_radius
 
+#: Ring of the smoothing, px: wide enough to skip the core and first wing of the star at its centre.
 RING_INNER, RING_WIDTH = 5.0, 5.0
-"""Ring of the smoothing, px: wide enough to skip the core and first wing of the star at its centre."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

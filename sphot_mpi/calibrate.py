@@ -17,14 +17,12 @@ from sphot_mpi.source_cuts import quality_passing
 
 FEWEST_ANCHORS = 3
 
+#: Most rounds of windows, positions and kernel, and the change of the FWHM, px, below which another is not needed.
 ROUNDS, FWHM_TOLERANCE = 3, 0.05
-"""Most rounds of windows, positions and kernel, and the change of the FWHM, px, below which another is not needed."""
-
+#: Most Gauss-Newton steps of a kernel, and most halvings of one that makes the misfit worse.
 STEPS, HALVINGS = 12, 4
-"""Most Gauss-Newton steps of a kernel, and most halvings of one that makes the misfit worse."""
-
+#: Change of a kernel's width, px, that ends its fit.
 KERNEL_TOLERANCE = 0.002
-"""Change of a kernel's width, px, that ends its fit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,6 +71,7 @@ class SourceFlag(IntFlag):
     CUT = 32768
 
 
+#: Photutils' bit values (photutils.psf, 3.0) are kept so that its readers work.
 SOURCE_FLAG_DESCRIPTIONS: dict[SourceFlag, str] = {
     SourceFlag.PARTIAL: "part of the fit window is off the image or masked",
     SourceFlag.OUTSIDE: "the fitted position is off the image",
@@ -89,7 +90,6 @@ SOURCE_FLAG_DESCRIPTIONS: dict[SourceFlag, str] = {
     SourceFlag.PRIOR_DRIVEN: "a colour prior contributes more to the flux than the data",
     SourceFlag.CUT: "a quality cut removed the source from the table used by later steps",
 }
-"""Photutils' bit values (photutils.psf, 3.0) are kept so that its readers work."""
 
 
 class ApertureFlag(IntFlag):

@@ -16,12 +16,11 @@ from sphot_mpi.records import Image, Mask, SersicParams
 from sphot_mpi.robust import ROUNDED_SIGMA_PER_MAD, robust_sigma
 from sphot_mpi.sersic_profile import elliptical_radius
 
+#: Least number of annuli for sky, brightness, radius and index.
 FEWEST_ANNULI = 5
-"""Least number of annuli for sky, brightness, radius and index."""
-
 SMALLEST_R_EFF = 0.5
+#: Range of n of the guess; a fit may go further.
 INDEX_RANGE = (0.5, 4.0)
-"""Range of n of the guess; a fit may go further."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

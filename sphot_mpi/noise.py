@@ -12,16 +12,13 @@ import numpy as np
 from sphot_mpi.records import Image, Mask
 from sphot_mpi.robust import SIGMA_PER_MAD, robust_sigma
 
+#: Side of the patches, px: many noise pixels, but small between the stars.
 PATCH = 12
-"""Side of the patches, px: many noise pixels, but small between the stars."""
-
+#: A low percentile of noisy patch estimates lies this factor below the truth in a field of pure noise.
 PERCENTILE, PERCENTILE_FACTOR = 5.0, 1.15
-"""A low percentile of noisy patch estimates lies this factor below the truth in a field of pure noise."""
-
+#: Smoothing of the noise, px, that drizzling explains. Where the sky is full of faint stars, their confusion looks
+#: like noise smoothed by the PSF, and nothing in one image tells the two apart.
 LARGEST_SMOOTHING = 0.5
-"""Smoothing of the noise, px, that drizzling explains. Where the sky is full of faint stars, their confusion looks
-like noise smoothed by the PSF, and nothing in one image tells the two apart."""
-
 #: Steps (dy, dx) of the neighbours whose mean is subtracted: one pixel, diagonal, two pixels.
 NEAR, DIAGONAL, FAR = ((0, 1), (1, 0)), ((1, 1), (1, -1)), ((0, 2), (2, 0))
 

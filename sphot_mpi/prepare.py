@@ -10,14 +10,12 @@ from sphot_mpi.errors import DegenerateCutoutError, InputError
 from sphot_mpi.records import Cutout, Image
 from sphot_mpi.robust import ROUNDED_SIGMA_PER_MAD, robust_sigma
 
+#: Least distance, px, from the fitted centre to the crop's edge: room for a sky and for the PSF's wings.
 SMALLEST_HALF = 30.0
-"""Least distance, px, from the fitted centre to the crop's edge: room for a sky and for the PSF's wings."""
-
+#: Height over the blocks' scatter times sigma over the block's side: above it a Gaussian is the galaxy.
 CLEAR_GALAXY = 3.0
-"""Height over the blocks' scatter times sigma over the block's side: above it a Gaussian is the galaxy."""
-
+#: Least number of block medians that carry the five parameters of a Gaussian.
 FEWEST_BLOCKS = 12
-"""Least number of block medians that carry the five parameters of a Gaussian."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,8 +39,8 @@ from sphot_mpi.source_cuts import quality_passing
 
 HEALTHY_STAR_DENSITY = (0.8, 1.3)
 
+#: Largest displacement, px, of a filter's galaxy: what goes further follows a clump or a dust lane.
 LARGEST_SHIFT = 0.5
-"""Largest displacement, px, of a filter's galaxy: what goes further follows a clump or a dust lane."""
 
 
 def fit_base_seed(cutout: Cutout, library: LibraryPSF, config: Config) -> FilterFit:

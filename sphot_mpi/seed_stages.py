@@ -29,8 +29,8 @@ def _no_sources() -> NDArray[np.void]:
     return np.zeros(0, dtype=SOURCE_DTYPE)
 
 
+#: Largest displacement, px, of forced positions as a whole.
 LARGEST_STAR_SHIFT = 1.0
-"""Largest displacement, px, of forced positions as a whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
