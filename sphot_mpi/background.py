@@ -180,9 +180,12 @@ def fit_sky(
     design = np.column_stack([np.ones(value.size), ring_x, ring_y])
     coefficients = _clipped_plane(design, value, clip, iterations)
     return SkyPlane(
-        level=float(coefficients[0]), slope_x=float(coefficients[1]), slope_y=float(coefficients[2]),
-        x_ref=x_ref, y_ref=y_ref,
-    )  # fmt: skip
+        level=float(coefficients[0]),
+        slope_x=float(coefficients[1]),
+        slope_y=float(coefficients[2]),
+        x_ref=x_ref,
+        y_ref=y_ref,
+    )
 
 
 def _clipped_plane(design: Image, value: Image, clip: float, iterations: int) -> Image:

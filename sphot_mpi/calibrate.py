@@ -91,9 +91,12 @@ def calibrate_anchors(
         stamps = again if len(again) >= FEWEST_ANCHORS else stamps
     kernel = working.kernel
     fit = KernelFit(
-        family=kernel.family, values=kernel.values, fwhm=working.fwhm, n_anchors=len(placed),
+        family=kernel.family,
+        values=kernel.values,
+        fwhm=working.fwhm,
+        n_anchors=len(placed),
         errors=_errors(kernel, lowest, [misfit([stamp], working, alone=alone) for stamp in placed]),
-    )  # fmt: skip
+    )
     flags = FitFlag.KERNEL_AT_BOUND if kernel.at_bound() else FitFlag(0)
     return Calibration(kernel=kernel, fit=fit, flags=flags)
 
@@ -125,9 +128,12 @@ def _without_anchors(image: Image, weight: Image, psf: PSF, config: PsfCalibConf
     found = bootstrap_kernel(image, weight, psf, config)
     kernel = psf.kernel if found is None else found.kernel
     fit = KernelFit(
-        family=kernel.family, values=kernel.values, errors=(float("nan"),) * len(kernel.values),
-        fwhm=psf.with_kernel(kernel).fwhm, n_anchors=n_anchors if found is None else found.n_peaks,
-    )  # fmt: skip
+        family=kernel.family,
+        values=kernel.values,
+        errors=(float("nan"),) * len(kernel.values),
+        fwhm=psf.with_kernel(kernel).fwhm,
+        n_anchors=n_anchors if found is None else found.n_peaks,
+    )
     flags = FitFlag.KERNEL_FEW_ANCHORS if found is None else FitFlag.KERNEL_BOOTSTRAP
     return Calibration(kernel=kernel, fit=fit, flags=flags)
 

@@ -121,9 +121,7 @@ class Job:
     def conductor(self, progress: Progress) -> Conductor:
         """Return what runs the tasks."""
         work = self.work
-        return Conductor(
-            work.catalogue.galaxies, self.schedule, work.ledger, progress, work.deaths, work.attempt
-        )  # fmt: skip
+        return Conductor(work.catalogue.galaxies, self.schedule, work.ledger, progress, work.deaths, work.attempt)
 
     def journal(self, ranks: int) -> Journal:
         """Open rank 0's file of the journal, and write down what this start is to do."""

@@ -86,9 +86,17 @@ def solve_pinned(
 
 
 def solve_joint(
-    image: Image, weight: Image, psf: PSF, flux: Vector, x: Vector, y: Vector,
-    *, fit_shape: tuple[int, int], radius: int, xy_bound: float,
-) -> JointFluxes:  # fmt: skip
+    image: Image,
+    weight: Image,
+    psf: PSF,
+    flux: Vector,
+    x: Vector,
+    y: Vector,
+    *,
+    fit_shape: tuple[int, int],
+    radius: int,
+    xy_bound: float,
+) -> JointFluxes:
     """Fluxes of either sign, and positions within bounds, of all sources together.
 
     Gauss-Newton on the sparse normal equations of the fit windows; the residual is that of the

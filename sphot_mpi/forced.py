@@ -18,9 +18,18 @@ ROUNDS = 3
 
 
 def forced_photometry(
-    image: Image, error: Image, mask: NDArray[np.bool_], psf: PSF, x: Image, y: Image, flux_init: Image,
-    config: PsfConfig, *, signed: bool = False, galaxy: SersicParams | None = None,
-) -> LadderResult:  # fmt: skip
+    image: Image,
+    error: Image,
+    mask: NDArray[np.bool_],
+    psf: PSF,
+    x: Image,
+    y: Image,
+    flux_init: Image,
+    config: PsfConfig,
+    *,
+    signed: bool = False,
+    galaxy: SersicParams | None = None,
+) -> LadderResult:
     """Fluxes of sources whose positions are known, all solved together.
 
     Parameters

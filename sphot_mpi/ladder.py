@@ -74,9 +74,17 @@ class LadderResult:
 
 
 def fit_ladder(
-    image: Image, error: Image, mask: Mask, psf: PSF, config: PsfConfig,
-    *, centre: tuple[float, float] | None, galaxy: SersicParams | None, background_std: float, fwhm_factor: float = 1.0,
-) -> LadderResult:  # fmt: skip
+    image: Image,
+    error: Image,
+    mask: Mask,
+    psf: PSF,
+    config: PsfConfig,
+    *,
+    centre: tuple[float, float] | None,
+    galaxy: SersicParams | None,
+    background_std: float,
+    fwhm_factor: float = 1.0,
+) -> LadderResult:
     """Find and measure the point sources of an image.
 
     Parameters
@@ -182,9 +190,15 @@ def find_stars(residual: Image, blocked: Mask, threshold: float, fwhm: float, co
 
 
 def finish(
-    scene: Scene, sources: Sources, galaxy: SersicParams | None, *, background_std: float,
-    steps: tuple[LadderStep, ...] = (), flags: FitFlag | None = None, messages: tuple[str, ...] = (),
-) -> LadderResult:  # fmt: skip
+    scene: Scene,
+    sources: Sources,
+    galaxy: SersicParams | None,
+    *,
+    background_std: float,
+    steps: tuple[LadderStep, ...] = (),
+    flags: FitFlag | None = None,
+    messages: tuple[str, ...] = (),
+) -> LadderResult:
     """Number and group the sources, apply the quality cuts and derive the images.
 
     Parameters

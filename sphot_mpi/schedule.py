@@ -290,6 +290,8 @@ def _first_states(plan: GalaxyPlan) -> bytes:
     states[0] = TaskState.READY
     if known:
         ends = [known.get(task) for task in plan.tasks()]
-        states = [s if end is None else TaskState.DONE if end else TaskState.FAILED
-                  for s, end in zip(states, ends, strict=True)]  # fmt: skip
+        states = [
+            s if end is None else TaskState.DONE if end else TaskState.FAILED
+            for s, end in zip(states, ends, strict=True)
+        ]
     return bytes(states)

@@ -181,9 +181,8 @@ def search(
         if gain < _QUIET or count >= budget or method == "dual_annealing":
             converged = converged or gain < _QUIET
             break
-    return (
-        problem.evaluate(join_theta(components), np.array([total_flux(p) for p in components])), converged, count
-    )  # fmt: skip
+    fluxes = np.array([total_flux(p) for p in components])
+    return problem.evaluate(join_theta(components), fluxes), converged, count
 
 
 def _box(objective: Objective) -> optimize.Bounds:

@@ -168,9 +168,12 @@ def _make_image(
     level = levels.sky * float(np.clip(rng.normal(1.0, 0.2), 0.4, 1.6))
     slopes = rng.normal(0.0, 0.02, 2) * level / np.array(shape[::-1])
     plane = SkyPlane(
-        level=level, slope_x=float(slopes[0]), slope_y=float(slopes[1]),
-        x_ref=(shape[1] - 1) / 2, y_ref=(shape[0] - 1) / 2,
-    )  # fmt: skip
+        level=level,
+        slope_x=float(slopes[0]),
+        slope_y=float(slopes[1]),
+        x_ref=(shape[1] - 1) / 2,
+        y_ref=(shape[0] - 1) / 2,
+    )
     sky = plane.render(shape)
     per_light = _POISSON_SHARE * levels.noise**2 / levels.sky
     noise = correlated_noise(rng, shape, correlation_sigma)

@@ -184,8 +184,22 @@ def take_step(trial, parameters, start, step, xy_bound):
 
 
 @jit
-def fit_group(parameters, covariance, columns, target, weight, count, pixel_y, pixel_x,
-              planes, oversample, origin_y, origin_x, xy_bound, max_iterations):  # fmt: skip
+def fit_group(
+    parameters,
+    covariance,
+    columns,
+    target,
+    weight,
+    count,
+    pixel_y,
+    pixel_x,
+    planes,
+    oversample,
+    origin_y,
+    origin_x,
+    xy_bound,
+    max_iterations,
+):
     """Fit one group by Levenberg-Marquardt with bounded positions.
 
     Parameters
@@ -294,8 +308,7 @@ def group_covariance(covariance, columns, flux, target, weight, count, pinned):
 
 
 @jit
-def group_metrics(metrics, image, weight, background, x, y, members, height, width,
-                  columns, flux, pixel_y, pixel_x):  # fmt: skip
+def group_metrics(metrics, image, weight, background, x, y, members, height, width, columns, flux, pixel_y, pixel_x):
     """Sum of |residual|, residual of the central pixel and chi2 in the window of each member.
 
     Parameters
@@ -330,8 +343,25 @@ def group_metrics(metrics, image, weight, background, x, y, members, height, wid
 
 
 @jit
-def fit_groups(parameters, errors, metrics, converged, image, weight, background, members, group_start,
-               planes, oversample, origin_y, origin_x, height, width, xy_bound, max_iterations):  # fmt: skip
+def fit_groups(
+    parameters,
+    errors,
+    metrics,
+    converged,
+    image,
+    weight,
+    background,
+    members,
+    group_start,
+    planes,
+    oversample,
+    origin_y,
+    origin_x,
+    height,
+    width,
+    xy_bound,
+    max_iterations,
+):
     """Fit flux and position of the sources of every group.
 
     Parameters

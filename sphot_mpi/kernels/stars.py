@@ -112,6 +112,4 @@ def fold_star_spectra(out, lattice, psf, slopes, ly, lx, f_cut, shift, first):
             fold_row(out[1, direct], out[1, mirrored], along, re, im, True, count, lx)
             fold_row(out[2, direct], out[2, mirrored], across, re, im, True, count, lx)
         for k in range(slopes.shape[0]):
-            fold_row(
-                out[first + k, direct], out[first + k, mirrored], slopes[k, m + top], re, im, False, count, lx
-            )  # fmt: skip
+            fold_row(out[first + k, direct], out[first + k, mirrored], slopes[k, m + top], re, im, False, count, lx)

@@ -81,13 +81,16 @@ def draw_charts(summary: Summary) -> Charts:
     colours = tuple(
         Chart(
             svg=scatter(
-                f"Colour {c.filter} - {base} against {base}", f"{base}, mag", f"{c.filter} - {base}, mag", c.magnitude,
+                f"Colour {c.filter} - {base} against {base}",
+                f"{base}, mag",
+                f"{c.filter} - {base}, mag",
+                c.magnitude,
                 c.colour,
             ),
             caption=f"{c.filter} - {base}; {summary.magnitude_kind}",
         )
         for c in summary.colours
-    )  # fmt: skip
+    )
     times = (
         bar_chart("Process time a galaxy", "seconds", summary.galaxy_seconds, log=True),
         line_chart("Process time of a fit by filter", "seconds", "seconds", log=True),
