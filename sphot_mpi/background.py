@@ -9,7 +9,7 @@ from scipy import signal
 
 from sphot_mpi.config_sections import PsfConfig
 from sphot_mpi.records import Image, Mask, SersicParams, SkyPlane
-from sphot_mpi.robust import ROUNDED_SIGMA_PER_MAD, robust_sigma
+from sphot_mpi.robust import robust_sigma
 from sphot_mpi.sersic_profile import elliptical_radius
 
 #: Ring of the smoothing, px: wide enough to skip the core and first wing of the star at its centre.
@@ -116,7 +116,7 @@ def outlier_mask(residual: Image, mask: Mask, galaxy: SersicParams | None, confi
     if not good.any():
         return ~good
     centre = float(np.median(residual[good]))
-    spread = robust_sigma(residual[good], ROUNDED_SIGMA_PER_MAD)
+    spread = robust_sigma(residual[good])
     outlier = np.abs(np.where(good, residual, centre) - centre) > config.residual_clip_sigma * spread
     if galaxy is not None:
         outlier &= elliptical_radius(residual.shape, galaxy) > config.mask_aper_size_in_r_eff * galaxy.r_eff
@@ -195,7 +195,7 @@ def _clipped_plane(design: Image, value: Image, clip: float, iterations: int) ->
     for _ in range(iterations):
         left = value - design @ coefficients
         centre = float(np.median(left[keep]))
-        spread = robust_sigma(left[keep], ROUNDED_SIGMA_PER_MAD)
+        spread = robust_sigma(left[keep])
         kept = np.abs(left - centre) <= max(clip * spread, 1e-12 * float(np.abs(value).max()))
         coefficients = np.linalg.lstsq(design[kept], value[kept], rcond=None)[0]
         if np.array_equal(kept, keep):

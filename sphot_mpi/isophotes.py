@@ -13,7 +13,7 @@ from scipy import optimize, special
 
 from sphot_mpi.prepare import block_medians, fit_gaussian_size
 from sphot_mpi.records import Image, Mask, SersicParams
-from sphot_mpi.robust import ROUNDED_SIGMA_PER_MAD, robust_sigma
+from sphot_mpi.robust import robust_sigma
 from sphot_mpi.sersic_profile import elliptical_radius
 
 #: Least number of annuli for sky, brightness, radius and index.
@@ -181,7 +181,7 @@ def elliptical_profile(data: Image, mask: Mask, shape: SersicParams, *, n_annuli
         if count < 8:
             continue
         values = data[inside]
-        spread = robust_sigma(values, ROUNDED_SIGMA_PER_MAD)
+        spread = robust_sigma(values)
         rows.append((float(np.mean(radius[inside])), float(np.median(values)), 1.2533 * spread / np.sqrt(count), count))
     table = np.array(rows).reshape(-1, 4)
     return Profile(

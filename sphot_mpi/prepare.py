@@ -8,7 +8,7 @@ from scipy import optimize, spatial
 from sphot_mpi.config import Config
 from sphot_mpi.errors import DegenerateCutoutError, InputError
 from sphot_mpi.records import Cutout, Image
-from sphot_mpi.robust import ROUNDED_SIGMA_PER_MAD, robust_sigma
+from sphot_mpi.robust import robust_sigma
 
 #: Least distance, px, from the fitted centre to the crop's edge: room for a sky and for the PSF's wings.
 SMALLEST_HALF = 30.0
@@ -160,7 +160,7 @@ def fit_gaussian_size(data: Image, sigma_guess: float) -> tuple[float, float, fl
     if value.size < FEWEST_BLOCKS:
         return *middle, sigma_guess
     sky = float(np.percentile(value, 30.0))
-    spread = robust_sigma(value, ROUNDED_SIGMA_PER_MAD)
+    spread = robust_sigma(value)
     # in units of the spread, so that the loss treats only true outliers as such
     scaled = (value - sky) / max(spread, 1e-6 * abs(sky), 1e-300)
     # a galaxy wider than this fills the image, and its crop is the image

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from sphot_mpi.robust import ROUNDED_SIGMA_PER_MAD, SIGMA_PER_MAD, robust_sigma
+from sphot_mpi.robust import SIGMA_PER_MAD, robust_sigma
 
 
 def test_robust_sigma_is_that_of_a_gaussian():
@@ -11,6 +12,7 @@ def test_robust_sigma_is_that_of_a_gaussian():
     assert robust_sigma(np.append(values, np.full(500, 1e6))) == pytest.approx(2.0, rel=0.05)
 
 
-def test_the_rounded_factor_is_the_factor():
-    assert pytest.approx(SIGMA_PER_MAD, rel=2e-6) == ROUNDED_SIGMA_PER_MAD
-    assert robust_sigma(np.array([0.0, 1.0, 3.0]), ROUNDED_SIGMA_PER_MAD) == ROUNDED_SIGMA_PER_MAD
+def test_the_factor_is_that_of_the_normal_distribution():
+    # half of a normal distribution lies within one median absolute deviation
+    assert stats.norm.cdf(1.0 / SIGMA_PER_MAD) == pytest.approx(0.75, abs=1e-12)
+    assert robust_sigma(np.array([0.0, 1.0, 3.0])) == SIGMA_PER_MAD
