@@ -166,11 +166,12 @@ def on_good_pixel(cutout: Cutout, x: np.ndarray, y: np.ndarray, *, allow_masked:
 
 
 def run_kind(task: Task, n: int, jobs: int) -> list[GalaxyResult]:
-    """Run all galaxies of a kind, `jobs` at a time."""
+    """Run all galaxies of a kind, `jobs` at a time; each process warms up with one more, which loads the kernels."""
     work = partial(run_galaxy, task=task)
     if jobs == 1:
+        work(n)
         return [work(index) for index in range(n)]
-    with ProcessPoolExecutor(jobs) as pool:
+    with ProcessPoolExecutor(jobs, initializer=work, initargs=(n,)) as pool:
         return list(pool.map(work, range(n)))
 
 
