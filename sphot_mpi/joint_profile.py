@@ -11,6 +11,7 @@ from sphot_mpi.joint_galaxy import SECOND_COMPONENT_GAIN, galaxy_radius
 from sphot_mpi.joint_measure import Measurement, chance, measure
 from sphot_mpi.joint_render import CENTRE_NAMES, MOVE_NAMES, SHAPE_NAMES, Freedom, render_galaxy
 from sphot_mpi.joint_scene import PAD, Galaxy
+from sphot_mpi.joint_solve import GALAXY_STEP
 from sphot_mpi.records import Image
 from sphot_mpi.unseen_light import LARGEST_PART
 
@@ -20,14 +21,15 @@ PROFILE_CHANGE, SHARES_CHANGE = 20.0, 10.0
 #: That of its place and its ellipse.
 PLACE_CHANGE, ELLIPSE_CHANGE = 20.0, 20.0
 #: Farther off than this, r_eff, it would be another galaxy.
-MOST_DISPLACED = 0.3
+MOST_DISPLACED = 0.6
 #: Radius of the core, r_eff, and the share of the galaxy's light by which such a profile may grow outside of it: with
 #: r_eff and n of its own, and with no more than the components' shares. Where the core's pixels by themselves ask for
 #: these, the wings may be as they are: they cannot run away, for the base filter knows the components' shapes. But a
 #: component as large as the field takes the field's light: in a real galaxy that was 0.7 mag.
 CORE, MOST_IN_WINGS, MOST_BY_SHARES = 1.5, 0.05, 0.15
-#: Most solves of a trial after its first, and the part of a chi2 asked for that the first must promise.
-TRIAL_PASSES, PROMISING = 4, 0.5
+#: Most solves of a trial after its first, of one in which only the place is free, and the part of a chi2 asked for
+#: that the first must promise.
+TRIAL_PASSES, PLACE_PASSES, PROMISING = 4, 12, 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,9 +54,9 @@ class _Trial:
         found, measurement = measure(state, freedom, keep, most=1)
         return cls(state=found, measurement=measurement, expected=state)
 
-    def settled(self, freedom: Freedom, keep: Keep) -> "_Trial":
-        """Solve on until it is quiet."""
-        state, measurement = measure(self.state, freedom, keep, most=TRIAL_PASSES)
+    def settled(self, freedom: Freedom, keep: Keep, most: int = TRIAL_PASSES) -> "_Trial":
+        """Solve on until it is quiet, `most` times at most."""
+        state, measurement = measure(self.state, freedom, keep, most=most)
         return replace(self, state=state, measurement=measurement)
 
     @property
@@ -129,6 +131,11 @@ class _Trial:
         )
         return left - now
 
+    def promises_place(self) -> bool:
+        """Whether one solve shows that the galaxy may stand elsewhere: significantly so far, or as far as one can go."""
+        longest = float(np.abs(self._displacement()).max())
+        return self.place_chi2 > PROMISING * PLACE_CHANGE or longest >= GALAXY_STEP[MOVE_NAMES[0]]
+
     def is_displaced(self) -> bool:
         """Whether the galaxy stands elsewhere, and not so far off that it would be another one."""
         expected, _ = self.galaxies
@@ -183,17 +190,17 @@ def with_own_shape(
     if galaxy.size > 1:
         # disk and bulge have colours of their own, with nothing else that could run away
         trials.append((shares, SHARES_CHANGE, MOST_BY_SHARES))
-    displaced = False
     for own, least_change, most_in_wings in trials:
         trial = _Trial.of(state, own, keep)
-        displaced |= trial.place_chi2 > PROMISING * PLACE_CHANGE
         if trial.profile_chi2 > PROMISING * least_change:
             trial = trial.settled(own, keep)
             if trial.has_profile(least_change, most_in_wings):
                 trial = _with_own_geometry(trial, own, keep)
                 return trial.state, trial.measurement, FitFlag.OWN_PROFILE | trial.place_flag()
-    if displaced:
-        trial = _Trial.of(state, moved, keep).settled(moved, keep)
+    # beside a free profile the place is known far worse: it is judged by a trial of its own
+    trial = _Trial.of(state, moved, keep)
+    if trial.promises_place():
+        trial = trial.settled(moved, keep, PLACE_PASSES)
         if trial.is_displaced():
             return trial.state, trial.measurement, trial.place_flag()
     return state, measurement, none
