@@ -19,7 +19,9 @@ from sphot_mpi.unseen_light import LARGEST_PART
 #: alone.
 PROFILE_CHANGE, SHARES_CHANGE = 20.0, 10.0
 #: That of its place and its ellipse.
-PLACE_CHANGE, ELLIPSE_CHANGE = 20.0, 20.0
+PLACE_CHANGE, ELLIPSE_CHANGE = 12.0, 20.0
+#: Least S/N of a galaxy that can be told to stand elsewhere: what is fainter would go to the next star.
+LEAST_PLACED_SNR = 7.0
 #: Farther off than this, r_eff, it would be another galaxy.
 MOST_DISPLACED = 0.6
 #: Radius of the core, r_eff, and the share of the galaxy's light by which such a profile may grow outside of it: with
@@ -29,7 +31,7 @@ MOST_DISPLACED = 0.6
 CORE, MOST_IN_WINGS, MOST_BY_SHARES = 1.5, 0.05, 0.15
 #: Most solves of a trial after its first, of one in which only the place is free, and the part of a chi2 asked for
 #: that the first must promise.
-TRIAL_PASSES, PLACE_PASSES, PROMISING = 4, 12, 0.5
+TRIAL_PASSES, PLACE_PASSES, PROMISING = 4, 24, 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -137,10 +139,11 @@ class _Trial:
         return self.place_chi2 > PROMISING * PLACE_CHANGE or longest >= GALAXY_STEP[MOVE_NAMES[0]]
 
     def is_displaced(self) -> bool:
-        """Whether the galaxy stands elsewhere, and not so far off that it would be another one."""
-        expected, _ = self.galaxies
-        distance = float(np.hypot(*self._displacement()))
-        return self.place_chi2 > PLACE_CHANGE and distance < MOST_DISPLACED * expected.half_light_radius()
+        """Whether the galaxy is seen to stand elsewhere, and not so far off that it would be another one."""
+        expected, found = self.galaxies
+        seen = found.fluxes.sum() > LEAST_PLACED_SNR * self.measurement.flux_error
+        near = np.hypot(*self._displacement()) < MOST_DISPLACED * expected.half_light_radius()
+        return bool(seen and near and self.place_chi2 > PLACE_CHANGE)
 
     @property
     def ellipse_chi2(self) -> float:
