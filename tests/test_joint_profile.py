@@ -94,6 +94,18 @@ def test_a_galaxy_whose_light_stands_elsewhere_in_a_filter_is_found_there():
     assert fit.total_flux == pytest.approx(true, rel=0.02)
 
 
+def test_a_faint_galaxy_is_followed_for_several_pixels():
+    # in a single solve it may go one pixel, which is not significant yet
+    moved = replace(GALAXY, amplitude=0.05 * GALAXY.amplitude, x_0=GALAXY.x_0 + 2.5, y_0=GALAXY.y_0 - 1.5)
+    fit = other_fit(moved)
+    (got,) = fit.components
+    assert FitFlag.DISPLACED in fit.flags
+    errors = np.sqrt(np.diagonal(fit.covariance)[3:5])
+    np.testing.assert_array_less(np.abs([got.x_0 - moved.x_0, got.y_0 - moved.y_0]), 4.0 * errors)
+    true = 10.0 ** (-0.4 * 0.43) * total_flux(moved)
+    assert abs(fit.total_flux - true) < 4.0 * fit.total_flux_err
+
+
 def test_a_galaxy_that_stands_where_it_did_is_not_displaced():
     assert FitFlag.DISPLACED not in other_fit(GALAXY).flags
 
