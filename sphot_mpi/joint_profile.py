@@ -134,7 +134,7 @@ class _Trial:
         return left - now
 
     def promises_place(self) -> bool:
-        """Whether one solve shows that the galaxy may stand elsewhere: significantly so far, or as far as one can go."""
+        """Whether one solve shows that the galaxy may stand elsewhere: it is significant, or as far as one can go."""
         longest = float(np.abs(self._displacement()).max())
         return self.place_chi2 > PROMISING * PLACE_CHANGE or longest >= GALAXY_STEP[MOVE_NAMES[0]]
 

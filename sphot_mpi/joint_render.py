@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.joint_kernel import KERNEL_NAMES
+from sphot_mpi.joint_neighbours import hidden_broadening
 from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Scene, Stars, at, sky_axes, sky_basis
 from sphot_mpi.records import Image, Vector
 
@@ -69,6 +70,8 @@ class Rendered:
         Unknowns that only a part of the light tells: kernel and shift, where they are not measured everywhere.
     tests : (t, ny, nx) float64 ndarray
         That part of their columns: the residual is to be orthogonal to it, and not to the whole column.
+    broadening : float
+        As of `hidden_broadening`; 0 where the kernel is held.
     """
 
     stars: Image
@@ -78,6 +81,7 @@ class Rendered:
     columns: NDArray[np.float64]
     told: tuple[int, ...]
     tests: NDArray[np.float64]
+    broadening: float
 
 
 def render_galaxy(galaxy: Galaxy | None, optics: Optics) -> Image:
@@ -141,14 +145,17 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
     stars = scene.stars
     basis = sky_basis(shape)
     columns: dict[str, Image] = {f"sky{k}": basis[k] for k in range(3)}
+    broadening = 0.0
     if freedom.kernel or freedom.shift:
         telling = stars.flux > TELLING_SNR * optics.star_error
+        of_kernel = kernel_stars(stars, optics) if freedom.kernel else None
+        broadening = 0.0 if of_kernel is None else hidden_broadening(stars, optics, of_kernel)
         images = optics.stars.render_with_derivatives(
             stars.x,
             stars.y,
             stars.flux,
             shift=telling if freedom.shift else None,
-            kernel=kernel_stars(stars, optics) if freedom.kernel else None,
+            kernel=of_kernel,
         )
         star_image = images.model
         columns |= dict(zip(KERNEL_NAMES, images.kernel, strict=False))
@@ -172,6 +179,7 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
         told=tuple(names.index(name) for name in told),
         # where the base filter has no data, the stars are not known well enough to tell the PSF
         tests=np.stack(tests) * optics.frame.anchored_area if tests else np.zeros((0, *shape)),
+        broadening=broadening,
     )
 
 

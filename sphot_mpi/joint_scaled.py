@@ -225,6 +225,8 @@ def _start(
     bright = _sources_above(base, np.inf if positions == "free" else KERNEL_STAR_SNR)
     bright_stars = Stars.new(bright["x_fit"] + PAD, bright["y_fit"] + PAD, bright["flux_fit"])
     frame = kernel_area(frame, galaxy_of(base.components), bright_stars)
+    if positions != "free":
+        frame = replace(frame, found_fwhm=base.kernel.fwhm)
     sigma = KERNEL_START if config.psf_calib.in_mainloop else 0.0
     optics = Optics.start(library, sigma, frame, config.psf_calib.kernel_family)
     return State.start(_first_scene(frame, base), optics)

@@ -52,6 +52,8 @@ class Frame:
         Expected light of the stars beyond the data.
     unseen : UnseenLight
         The means that both images were made from.
+    found_fwhm : float
+        FWHM, px, of the image in which most stars were found, where that is another one.
     """
 
     data: Image
@@ -62,6 +64,7 @@ class Frame:
     faint: Image
     outside: Image
     unseen: UnseenLight = UnseenLight()
+    found_fwhm: float = float("inf")
 
     @classmethod
     def from_image(

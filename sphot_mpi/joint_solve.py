@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.errors import FitError
-from sphot_mpi.joint_kernel import prior_terms, shape_limit, stepped
+from sphot_mpi.joint_kernel import hidden_pull, prior_terms, shape_limit, stepped
 from sphot_mpi.joint_render import CENTRE_NAMES, MOVE_NAMES, SHAPE_NAMES, Freedom, Rendered, render_columns
 from sphot_mpi.joint_scene import LARGEST_COMPONENT, Frame, Galaxy, Optics, Scene, Stars
 from sphot_mpi.joint_stars import STAR_STEP, StarSystem, star_system
@@ -147,6 +147,7 @@ class _Dense:
     damping: Vector
     names: tuple[str, ...]
     kernel: Kernel
+    broadening: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -168,6 +169,7 @@ def _solve_dense(system: StarSystem, dense: _Dense) -> _Solution:
     free = dense.gram - system.cross.T @ both[:, :-1]
     schur = free[rows, :m] + dense.prior
     reduced = dense.rhs - system.cross[:, rows].T @ alone
+    reduced -= hidden_pull(schur, dense.names, dense.kernel, dense.broadening)
     matrix = schur + np.diag(dense.damping)
     step = _invert(matrix) @ reduced
     limit = shape_limit(step, dense.names, dense.kernel)
@@ -195,7 +197,8 @@ def _dense_normal(rendered: Rendered, frame: Frame, residual: Image, kernel: Ker
     rows[list(rendered.told)] = m + np.arange(t)
     prior, pull = prior_terms(names, kernel)
     rhs = (weighted @ residual.ravel())[rows] + pull
-    return _Dense(weighted @ columns.T, rhs, rows, prior, _dense_damping(names), names, kernel)
+    damping = _dense_damping(names)
+    return _Dense(weighted @ columns.T, rhs, rows, prior, damping, names, kernel, rendered.broadening)
 
 
 def _move_stars(stars: Stars, system: StarSystem, solution: _Solution) -> Stars:
