@@ -32,6 +32,8 @@ CORE, MOST_IN_WINGS, MOST_BY_SHARES = 1.5, 0.05, 0.15
 #: Most solves of a trial after its first, of one in which only the place is free, and the part of a chi2 asked for
 #: that the first must promise.
 TRIAL_PASSES, PLACE_PASSES, PROMISING = 4, 24, 0.5
+#: A step that is so long, in the longest one allowed, may have been shortened.
+NEAR_LIMIT = 0.99
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -136,7 +138,7 @@ class _Trial:
     def promises_place(self) -> bool:
         """Whether one solve shows that the galaxy may stand elsewhere: it is significant, or as far as one can go."""
         longest = float(np.abs(self._displacement()).max())
-        return self.place_chi2 > PROMISING * PLACE_CHANGE or longest >= GALAXY_STEP[MOVE_NAMES[0]]
+        return self.place_chi2 > PROMISING * PLACE_CHANGE or longest > NEAR_LIMIT * GALAXY_STEP[MOVE_NAMES[0]]
 
     def is_displaced(self) -> bool:
         """Whether the galaxy is seen to stand elsewhere, and not so far off that it would be another one."""

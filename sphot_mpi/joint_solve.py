@@ -52,6 +52,8 @@ MOST_APART = 1.0
 #: A step too long raises a star's damping by this x its length, in the longest allowed; a short one lowers it to no
 #: less than this part. What the clipped step leaves in the fluxes the next one mends, for less than a second solve.
 DAMPING_GAIN, DAMPING_RELIEF = 0.3, 0.3
+#: Smallest part of its flux by which a star's displacement is shared out.
+SMALLEST_RISE = 0.5
 #: Smallest r_circ, px, and range of ln n and of the length of eta (ellip <= 0.95).
 SMALLEST_R = 0.15
 LN_N_RANGE = (np.log(0.3), np.log(8.0))
@@ -215,8 +217,11 @@ def _move_stars(stars: Stars, system: StarSystem, solution: _Solution) -> Stars:
     x, y = stars.x.copy(), stars.y.copy()
     free = np.flatnonzero(system.width == 3)
     if free.size:
+        # solved for is flux times displacement: where the flux changes, that is shared out by the new one
+        rise = flux[free] / np.where(stars.flux[free] > 0.0, stars.flux[free], np.inf)
+        share = 1.0 / np.clip(rise, SMALLEST_RISE, None)
         for axis, position in ((1, x), (2, y)):
-            position[free] += np.clip(step[system.first[free] + axis], -STAR_STEP, STAR_STEP)
+            position[free] += np.clip(step[system.first[free] + axis] * share, -STAR_STEP, STAR_STEP)
     damping = _next_damping(stars.damping, system.reach(step))
     # a new star may move once its flux is known: before that, its step would be a guess
     released = stars.free | ((stars.age == 0) & ~stars.anchored)
