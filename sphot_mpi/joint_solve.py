@@ -52,8 +52,8 @@ MOST_APART = 1.0
 #: A step too long raises a star's damping by this x its length, in the longest allowed; a short one lowers it to no
 #: less than this part. What the clipped step leaves in the fluxes the next one mends, for less than a second solve.
 DAMPING_GAIN, DAMPING_RELIEF = 0.3, 0.3
-#: Smallest part of its flux by which a star's displacement is shared out.
-SMALLEST_RISE = 0.5
+#: Least new flux, in the old one, that lengthens a star's displacement.
+LEAST_RISE = 0.5
 #: Smallest r_circ, px, and range of ln n and of the length of eta (ellip <= 0.95).
 SMALLEST_R = 0.15
 LN_N_RANGE = (np.log(0.3), np.log(8.0))
@@ -217,15 +217,24 @@ def _move_stars(stars: Stars, system: StarSystem, solution: _Solution) -> Stars:
     x, y = stars.x.copy(), stars.y.copy()
     free = np.flatnonzero(system.width == 3)
     if free.size:
-        # solved for is flux times displacement: where the flux changes, that is shared out by the new one
-        rise = flux[free] / np.where(stars.flux[free] > 0.0, stars.flux[free], np.inf)
-        share = 1.0 / np.clip(rise, SMALLEST_RISE, None)
+        share = _displacement_share(stars.take(free), flux[free])
         for axis, position in ((1, x), (2, y)):
             position[free] += np.clip(step[system.first[free] + axis] * share, -STAR_STEP, STAR_STEP)
     damping = _next_damping(stars.damping, system.reach(step))
     # a new star may move once its flux is known: before that, its step would be a guess
     released = stars.free | ((stars.age == 0) & ~stars.anchored)
     return replace(stars, x=x, y=y, flux=flux, variance=variance, free=released, age=stars.age + 1, damping=damping)
+
+
+def _displacement_share(stars: Stars, flux: Vector) -> Vector:
+    """Factor on the stars' displacements, given their new fluxes.
+
+    To first order the image of a star changes by its new flux times its displacement, of which the old flux times the
+    displacement has been solved for. Without the factor two stars near each other trade their light and overshoot.
+    Where an anchor tells the place, the displacement is what it is.
+    """
+    rise = flux / np.where(stars.flux > 0.0, stars.flux, np.inf)
+    return np.where(stars.anchored, 1.0, 1.0 / np.maximum(rise, LEAST_RISE))
 
 
 def _next_damping(damping: Vector, reach: Vector) -> Vector:
