@@ -136,9 +136,27 @@ class _Trial:
         return left - now
 
     def promises_place(self) -> bool:
-        """Whether one solve shows that the galaxy may stand elsewhere: it is significant, or as far as one can go."""
-        longest = float(np.abs(self._displacement()).max())
-        return self.place_chi2 > PROMISING * PLACE_CHANGE or longest > NEAR_LIMIT * GALAXY_STEP[MOVE_NAMES[0]]
+        """Whether one solve shows that the galaxy, its profile pinned, may stand elsewhere.
+
+        Beside a free profile the place is known far worse than with the profile pinned. What it would be then follows
+        from their covariance, for one solve is linear. Where the solve was as long as it may be, nothing follows.
+        """
+        change, turn, names = _profile_unknowns(*self.galaxies, self.measurement)
+        both = self.measurement.block([*names, *self._place_names()])
+        k, m = change.size, len(names)
+        turn = np.block([[turn, np.zeros((k, 2))], [np.zeros((2, m)), np.eye(2)]])
+        covariance = turn @ both @ turn.T
+        follows = covariance[k:, :k] @ np.linalg.pinv(covariance[:k, :k], hermitian=True)
+        alone = self._displacement() - follows @ change
+        chi2 = wald(alone, covariance[k:, k:] - follows @ covariance[:k, k:])
+        return chi2 > PROMISING * PLACE_CHANGE or self._is_shortened()
+
+    def _is_shortened(self) -> bool:
+        """Whether the solve changed the galaxy as far as it may."""
+        expected, found = self.galaxies
+        shapes = np.abs(found.shapes - expected.shapes) / [GALAXY_STEP[name] for name in SHAPE_NAMES]
+        place = np.abs(self._displacement()) / GALAXY_STEP[MOVE_NAMES[0]]
+        return bool(max(shapes.max(), place.max()) > NEAR_LIMIT)
 
     def is_displaced(self) -> bool:
         """Whether the galaxy is seen to stand elsewhere, and not so far off that it would be another one."""
@@ -195,17 +213,17 @@ def with_own_shape(
     if galaxy.size > 1:
         # disk and bulge have colours of their own, with nothing else that could run away
         trials.append((shares, SHARES_CHANGE, MOST_BY_SHARES))
+    promising = False
     for own, least_change, most_in_wings in trials:
         trial = _Trial.of(state, own, keep)
+        promising |= trial.promises_place()
         if trial.profile_chi2 > PROMISING * least_change:
             trial = trial.settled(own, keep)
             if trial.has_profile(least_change, most_in_wings):
                 trial = _with_own_geometry(trial, own, keep)
                 return trial.state, trial.measurement, FitFlag.OWN_PROFILE | trial.place_flag()
-    # beside a free profile the place is known far worse: it is judged by a trial of its own
-    trial = _Trial.of(state, moved, keep)
-    if trial.promises_place():
-        trial = trial.settled(moved, keep, PLACE_PASSES)
+    if promising:
+        trial = _Trial.of(state, moved, keep).settled(moved, keep, PLACE_PASSES)
         if trial.is_displaced():
             return trial.state, trial.measurement, trial.place_flag()
     return state, measurement, none
@@ -256,6 +274,14 @@ def profile_change(expected: Galaxy, found: Galaxy, measurement: Measurement) ->
     measurement : Measurement
         Of the free one; r_eff and n count if they were free.
     """
+    change, turn, names = _profile_unknowns(expected, found, measurement)
+    return wald(change, turn @ measurement.block(names) @ turn.T)
+
+
+def _profile_unknowns(
+    expected: Galaxy, found: Galaxy, measurement: Measurement
+) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:
+    """Change of a profile, the matrix that makes it of the unknowns' changes, and these."""
     size = found.size
     names = [f"{c}.{name}" for c in range(size) for name in SHAPE_NAMES[:2] if f"{c}.{name}" in measurement.names]
     fluxes = [f"{c}.flux" for c in range(size)]
@@ -266,7 +292,7 @@ def profile_change(expected: Galaxy, found: Galaxy, measurement: Measurement) ->
     turn[: len(names), : len(names)] = np.eye(len(names))
     turn[len(names) :, len(names)] = -share[1:]
     turn[len(names) :, len(names) + 1 :] = np.eye(size - 1)
-    return wald(change, turn @ measurement.block([*names, *fluxes]) @ turn.T)
+    return change, turn, [*names, *fluxes]
 
 
 def wald(change: NDArray[np.float64], covariance: Image) -> float:
