@@ -21,25 +21,6 @@ def prior_terms(names: tuple[str, ...], kernel: Kernel) -> tuple[NDArray[np.floa
     return weight, pull
 
 
-def hidden_pull(matrix: NDArray[np.float64], names: tuple[str, ...], kernel: Kernel, broadening: float) -> Vector:
-    """Part of the right-hand side (m,) that neighbours account for which nobody has found.
-
-    Parameters
-    ----------
-    matrix : (m, m) float64 ndarray
-        Of the dense unknowns, in which the stars have been solved for.
-    names, kernel
-        Of the unknowns.
-    broadening : float
-        Variance, px^2, that such neighbours add to the kernel.
-    """
-    pull = np.zeros(len(names))
-    if broadening > 0.0 and KERNEL_NAMES[0] in names:
-        rows = [names.index(name) for name in KERNEL_NAMES if name in names]
-        pull[rows] = matrix[rows, rows[0]] * (FAMILIES[kernel.family].size_per_variance * broadening)
-    return pull
-
-
 def shape_limit(step: Vector, names: tuple[str, ...], kernel: Kernel) -> tuple[int, float] | None:
     """Index of the kernel's shape and the step it may take, where that is not the one it would; else None.
 

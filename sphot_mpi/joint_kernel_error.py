@@ -42,7 +42,7 @@ def kernel_errors(state: State, residual: Image) -> tuple[float, ...]:
     n = pulls.shape[0]
     if n < FEWEST:
         return by_noise
-    # their mean is that of hidden neighbours
+    # what they have in common is what hidden neighbours pull, and what else tells the kernel
     pulls = pulls - pulls.mean(axis=0)
     by_scatter = kernel.errors(covariance @ (n / (n - 1.0) * pulls.T @ pulls) @ covariance)
     return tuple(max(pair) for pair in zip(by_noise, by_scatter, strict=True))

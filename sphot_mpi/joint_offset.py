@@ -25,7 +25,7 @@ CROWD_RADIUS, FEWEST = 0.5, 4
 #: Radius, r_eff, in which a peak may be the galaxy's core.
 PEAK_RADIUS = 0.5
 #: First r_eff of such a core, FWHM: from a wide one it may run away into the field's light.
-START_FWHM = 0.5
+CORE_START = 0.5
 #: Solves before the two are compared.
 PASSES = 8
 
@@ -79,7 +79,7 @@ def with_peak_as_component(state: State, freedom: Freedom, keep: Keep) -> State:
         return state
     one = solve_repeatedly(state, freedom, keep, PASSES)
     assert one.scene.galaxy is not None
-    core = _with_round_disk(one.scene.galaxy, peak.x, peak.y, peak.flux, START_FWHM * state.optics.fwhm)
+    core = _with_round_disk(one.scene.galaxy, peak.x, peak.y, peak.flux, CORE_START * state.optics.fwhm)
     two = solve_repeatedly(replace(one, scene=replace(one.scene, galaxy=core)), freedom, keep, PASSES)
     found = two.scene.galaxy
     assert found is not None

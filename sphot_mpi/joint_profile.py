@@ -139,7 +139,8 @@ class _Trial:
         """Whether one solve shows that the galaxy, its profile pinned, may stand elsewhere.
 
         Beside a free profile the place is known far worse than with the profile pinned. What it would be then follows
-        from their covariance, for one solve is linear. Where the solve was as long as it may be, nothing follows.
+        from their covariance, for one solve is linear but for what damps it. Where it was as long as it may be, nothing
+        follows.
         """
         change, turn, names = _profile_unknowns(*self.galaxies, self.measurement)
         both = self.measurement.block([*names, *self._place_names()])
@@ -149,14 +150,17 @@ class _Trial:
         follows = covariance[k:, :k] @ np.linalg.pinv(covariance[:k, :k], hermitian=True)
         alone = self._displacement() - follows @ change
         chi2 = wald(alone, covariance[k:, k:] - follows @ covariance[:k, k:])
-        return chi2 > PROMISING * PLACE_CHANGE or self._is_shortened()
-
-    def _is_shortened(self) -> bool:
-        """Whether the solve changed the galaxy as far as it may."""
         expected, found = self.galaxies
-        shapes = np.abs(found.shapes - expected.shapes) / [GALAXY_STEP[name] for name in SHAPE_NAMES]
-        place = np.abs(self._displacement()) / GALAXY_STEP[MOVE_NAMES[0]]
-        return bool(max(shapes.max(), place.max()) > NEAR_LIMIT)
+        longest = (np.abs(found.shapes - expected.shapes) / [GALAXY_STEP[name] for name in SHAPE_NAMES]).max()
+        return chi2 > PROMISING * PLACE_CHANGE or longest > NEAR_LIMIT or self._went_far()
+
+    def is_promising_place(self) -> bool:
+        """Whether one solve of the place alone is worth the rest."""
+        return self.place_chi2 > PROMISING * PLACE_CHANGE or self._went_far()
+
+    def _went_far(self) -> bool:
+        """Whether one solve moved the galaxy as far as it may."""
+        return bool(np.abs(self._displacement()).max() > NEAR_LIMIT * GALAXY_STEP[MOVE_NAMES[0]])
 
     def is_displaced(self) -> bool:
         """Whether the galaxy is seen to stand elsewhere, and not so far off that it would be another one."""
@@ -216,16 +220,17 @@ def with_own_shape(
     promising = False
     for own, least_change, most_in_wings in trials:
         trial = _Trial.of(state, own, keep)
-        promising |= trial.promises_place()
+        # the last trial is the least free
+        promising = trial.promises_place()
         if trial.profile_chi2 > PROMISING * least_change:
             trial = trial.settled(own, keep)
             if trial.has_profile(least_change, most_in_wings):
                 trial = _with_own_geometry(trial, own, keep)
                 return trial.state, trial.measurement, FitFlag.OWN_PROFILE | trial.place_flag()
-    if promising:
-        trial = _Trial.of(state, moved, keep).settled(moved, keep, PLACE_PASSES)
-        if trial.is_displaced():
-            return trial.state, trial.measurement, trial.place_flag()
+    if promising and (alone := _Trial.of(state, moved, keep)).is_promising_place():
+        alone = alone.settled(moved, keep, PLACE_PASSES)
+        if alone.is_displaced():
+            return alone.state, alone.measurement, alone.place_flag()
     return state, measurement, none
 
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_neighbours import hidden_broadening
 from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Scene, Stars, at, sky_axes, sky_basis
+from sphot_mpi.psf_kernel import FAMILIES
 from sphot_mpi.records import Image, Vector
 
 #: Stars above this S/N, were they alone, tell kernel and shift; what the others say is nothing beside it.
@@ -70,8 +71,9 @@ class Rendered:
         Unknowns that only a part of the light tells: kernel and shift, where they are not measured everywhere.
     tests : (t, ny, nx) float64 ndarray
         That part of their columns: the residual is to be orthogonal to it, and not to the whole column.
-    broadening : float
-        As of `hidden_broadening`; 0 where the kernel is held.
+    hidden : (h, ny, nx) float64 ndarray
+        What hidden neighbours add to the bright stars on average, as far as a broader PSF does the same; h is 0 where
+        the kernel is held or nothing hides, else 1.
     """
 
     stars: Image
@@ -81,7 +83,12 @@ class Rendered:
     columns: NDArray[np.float64]
     told: tuple[int, ...]
     tests: NDArray[np.float64]
-    broadening: float
+    hidden: NDArray[np.float64]
+
+    @property
+    def images(self) -> NDArray[np.float64]:
+        """Columns, tests and hidden light, one after the other: (m + t + h, ny, nx)."""
+        return np.concatenate((self.columns, self.tests, self.hidden))
 
 
 def render_galaxy(galaxy: Galaxy | None, optics: Optics) -> Image:
@@ -145,11 +152,9 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
     stars = scene.stars
     basis = sky_basis(shape)
     columns: dict[str, Image] = {f"sky{k}": basis[k] for k in range(3)}
-    broadening = 0.0
+    hidden, of_kernel = np.zeros((0, *shape)), kernel_stars(stars, optics) if freedom.kernel else None
     if freedom.kernel or freedom.shift:
         telling = stars.flux > TELLING_SNR * optics.star_error
-        of_kernel = kernel_stars(stars, optics) if freedom.kernel else None
-        broadening = 0.0 if of_kernel is None else hidden_broadening(stars, optics, of_kernel)
         images = optics.stars.render_with_derivatives(
             stars.x,
             stars.y,
@@ -162,6 +167,9 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
         columns |= dict(zip(SHIFT_NAMES, images.shift, strict=False))
     else:
         star_image = render_stars(stars, optics)
+    if of_kernel is not None and (broadening := hidden_broadening(stars, optics, of_kernel)) > 0.0:
+        size = FAMILIES[optics.kernel.family].size_per_variance * broadening
+        hidden = size * columns[KERNEL_NAMES[0]][np.newaxis]
     of_stars = {name: columns[name] for name in (*KERNEL_NAMES, *SHIFT_NAMES) if name in columns}
     galaxy_image = np.zeros(shape)
     if scene.galaxy is not None:
@@ -179,7 +187,7 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
         told=tuple(names.index(name) for name in told),
         # where the base filter has no data, the stars are not known well enough to tell the PSF
         tests=np.stack(tests) * optics.frame.anchored_area if tests else np.zeros((0, *shape)),
-        broadening=broadening,
+        hidden=hidden,
     )
 
 

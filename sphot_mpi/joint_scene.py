@@ -53,7 +53,7 @@ class Frame:
     unseen : UnseenLight
         The means that both images were made from.
     found_fwhm : float
-        FWHM, px, of the image in which most stars were found, where that is another one.
+        FWHM, px, of the image in which most stars were found, if that is another one; inf: it is this one.
     """
 
     data: Image

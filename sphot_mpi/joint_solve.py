@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.errors import FitError
-from sphot_mpi.joint_kernel import hidden_pull, prior_terms, shape_limit, stepped
+from sphot_mpi.joint_kernel import prior_terms, shape_limit, stepped
 from sphot_mpi.joint_render import CENTRE_NAMES, MOVE_NAMES, SHAPE_NAMES, Freedom, Rendered, render_columns
 from sphot_mpi.joint_scene import LARGEST_COMPONENT, Frame, Galaxy, Optics, Scene, Stars
 from sphot_mpi.joint_stars import STAR_STEP, StarSystem, star_system
@@ -119,7 +119,7 @@ def solve_step(scene: Scene, optics: Optics, freedom: Freedom) -> Step:
     frame = optics.frame
     rendered = render_columns(scene, optics, freedom)
     residual = frame.residual(rendered.stars + rendered.galaxy + rendered.sky)
-    system = star_system(scene.stars, optics, residual, np.concatenate((rendered.columns, rendered.tests)))
+    system = star_system(scene.stars, optics, residual, rendered.images)
     names = rendered.names
     dense = _dense_normal(rendered, frame, residual, optics.kernel)
     solution = _solve_dense(system, dense)
@@ -139,7 +139,8 @@ def solve_step(scene: Scene, optics: Optics, freedom: Freedom) -> Step:
 class _Dense:
     """Normal equations of the dense unknowns alone, with the kernel that they are about.
 
-    `gram` holds the products of all columns and tests; an unknown's equation is that of row `rows`.
+    `gram` holds the products of all images of `Rendered`, of which the first `told` are columns and tests; an unknown's
+    equation is that of row `rows`.
     """
 
     gram: NDArray[np.float64]
@@ -149,7 +150,7 @@ class _Dense:
     damping: Vector
     names: tuple[str, ...]
     kernel: Kernel
-    broadening: float
+    told: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -171,7 +172,8 @@ def _solve_dense(system: StarSystem, dense: _Dense) -> _Solution:
     free = dense.gram - system.cross.T @ both[:, :-1]
     schur = free[rows, :m] + dense.prior
     reduced = dense.rhs - system.cross[:, rows].T @ alone
-    reduced -= hidden_pull(schur, dense.names, dense.kernel, dense.broadening)
+    # hidden neighbours are taken for a part of their stars, and what that leaves of them is expected
+    reduced -= free[rows, dense.told :].sum(axis=1)
     matrix = schur + np.diag(dense.damping)
     step = _invert(matrix) @ reduced
     limit = shape_limit(step, dense.names, dense.kernel)
@@ -193,21 +195,20 @@ def _dense_normal(rendered: Rendered, frame: Frame, residual: Image, kernel: Ker
         raise FitError(msg)
     names = rendered.names
     m, t = len(names), len(rendered.told)
-    columns = np.concatenate((rendered.columns, rendered.tests)).reshape(m + t, -1)
+    columns = rendered.images.reshape(m + t + len(rendered.hidden), -1)
     weighted = columns * frame.weight.ravel()
     rows = np.arange(m)
     rows[list(rendered.told)] = m + np.arange(t)
     prior, pull = prior_terms(names, kernel)
     rhs = (weighted @ residual.ravel())[rows] + pull
-    damping = _dense_damping(names)
-    return _Dense(weighted @ columns.T, rhs, rows, prior, damping, names, kernel, rendered.broadening)
+    return _Dense(weighted @ columns.T, rhs, rows, prior, _dense_damping(names), names, kernel, m + t)
 
 
 def _move_stars(stars: Stars, system: StarSystem, solution: _Solution) -> Stars:
     """Apply a star step, limited in position, and renew the marginal variances."""
     if stars.size == 0:
         return stars
-    step = solution.stars
+    step = solution.stars.copy()
     variance = system.variance.copy()
     flux_rows = solution.response[system.first]
     # the dense unknowns' share of the variance; their covariance is marginal over all stars
@@ -217,24 +218,27 @@ def _move_stars(stars: Stars, system: StarSystem, solution: _Solution) -> Stars:
     x, y = stars.x.copy(), stars.y.copy()
     free = np.flatnonzero(system.width == 3)
     if free.size:
-        share = _displacement_share(stars.take(free), flux[free])
+        share = displacement_share(stars.take(free), flux[free])
         for axis, position in ((1, x), (2, y)):
-            position[free] += np.clip(step[system.first[free] + axis] * share, -STAR_STEP, STAR_STEP)
+            rows = system.first[free] + axis
+            step[rows] *= share
+            position[free] += np.clip(step[rows], -STAR_STEP, STAR_STEP)
     damping = _next_damping(stars.damping, system.reach(step))
     # a new star may move once its flux is known: before that, its step would be a guess
     released = stars.free | ((stars.age == 0) & ~stars.anchored)
     return replace(stars, x=x, y=y, flux=flux, variance=variance, free=released, age=stars.age + 1, damping=damping)
 
 
-def _displacement_share(stars: Stars, flux: Vector) -> Vector:
-    """Factor on the stars' displacements, given their new fluxes.
+def displacement_share(stars: Stars, flux: Vector) -> Vector:
+    """Factor (n,) on the stars' displacements, given their new fluxes.
 
     To first order the image of a star changes by its new flux times its displacement, of which the old flux times the
     displacement has been solved for. Without the factor two stars near each other trade their light and overshoot.
-    Where an anchor tells the place, the displacement is what it is.
+    Where an anchor tells the place, the displacement is what it is, and so is that of a dark star.
     """
-    rise = flux / np.where(stars.flux > 0.0, stars.flux, np.inf)
-    return np.where(stars.anchored, 1.0, 1.0 / np.maximum(rise, LEAST_RISE))
+    bright = (stars.flux > 0.0) & (flux > 0.0) & ~stars.anchored
+    rise = np.divide(flux, stars.flux, out=np.ones(flux.size), where=bright)
+    return 1.0 / np.maximum(rise, LEAST_RISE)
 
 
 def _next_damping(damping: Vector, reach: Vector) -> Vector:

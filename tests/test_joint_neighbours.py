@@ -5,9 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import optimize
-from test_joint_kernel import SHAPE, far_apart, kernels_of, observed, started
+from test_joint_kernel import GALAXY, SHAPE, far_apart, kernels_of, observed, started
 
+from sphot_mpi.joint import KERNEL_TOLERANCE
+from sphot_mpi.joint_galaxy import galaxy_of
 from sphot_mpi.joint_neighbours import HIDDEN_FWHM, hidden_broadening
+from sphot_mpi.joint_render import Freedom
 from sphot_mpi.joint_scene import PAD, Stars
 from sphot_mpi.psf_kernel import Kernel
 
@@ -51,21 +54,41 @@ def crowded(seed):
     return bright, faint, nearest
 
 
-def test_hidden_neighbours_do_not_broaden_the_kernel():
-    errors, added = [], []
+@pytest.mark.parametrize("with_galaxy", [False, True])
+def test_hidden_neighbours_do_not_broaden_the_kernel(with_galaxy):
+    # steep: its core tells the kernel as well, but no neighbour hides there
+    galaxy = galaxy_of((replace(GALAXY, n=3.0, amplitude=0.2),)) if with_galaxy else None
+    freedom = Freedom(kernel=True, galaxy_flux=with_galaxy)
+    right, wrong = [], []
     for seed in range(FIELDS):
         bright, faint, nearest = crowded(seed)
+        bright = replace(bright, galaxy=galaxy)
         frame = observed(replace(bright, stars=bright.stars.join(faint)), Kernel(values=(TRUTH,)), seed)
         fwhm = started(bright, frame, "gaussian", TRUTH).optics.fwhm
         known = replace(bright, stars=bright.stars.join(faint.take(nearest > HIDDEN_FWHM * fwhm)))
-        state, _ = kernels_of(started(known, frame, "gaussian"), 5)
-        errors.append(state.optics.kernel.values[0] ** 2 - TRUTH**2)
-        stars = state.scene.stars
-        added.append(hidden_broadening(stars, state.optics, stars.flux > 2.0 * FAINT))
-    scatter = np.std(errors, ddof=1) / np.sqrt(FIELDS)
-    # without the expected part it would be wrong by many errors, with it by none that shows
-    assert np.mean(np.add(errors, added)) > 5.0 * scatter
-    assert abs(np.mean(errors)) < 3.0 * scatter
+        for found_fwhm, errors in ((np.inf, right), (0.0, wrong)):
+            state = started(known, replace(frame, found_fwhm=found_fwhm), "gaussian")
+            state, _ = kernels_of(state, 5, freedom)
+            errors.append(state.optics.kernel.values[0] ** 2 - TRUTH**2)
+    scatter = np.std(right, ddof=1) / np.sqrt(FIELDS)
+    # if all neighbours counted as found it would be wrong by many errors; second order in their flux is left out
+    assert np.mean(wrong) > 4.0 * scatter
+    assert abs(np.mean(right)) < 0.15 * np.mean(wrong) + 2.0 * scatter
+
+
+def test_what_neighbours_add_is_taken_off_the_kernel_and_nothing_else():
+    bright, faint, _ = crowded(0)
+    scene = replace(bright, stars=bright.stars.join(faint))
+    frame = observed(scene, Kernel(values=(TRUTH,)))
+    ends = []
+    for found_fwhm in (np.inf, 0.0):
+        state, _ = kernels_of(started(scene, replace(frame, found_fwhm=found_fwhm), "gaussian"), 8)
+        ends.append(state)
+    added = hidden_broadening(ends[0].scene.stars, ends[0].optics, ends[0].scene.stars.flux > 2.0 * FAINT)
+    (with_it,), (without,) = (end.optics.kernel.values for end in ends)
+    # a kernel is renewed when it has moved by 0.003 px
+    assert without**2 - with_it**2 == pytest.approx(added, rel=0.1, abs=2.0 * TRUTH * KERNEL_TOLERANCE)
+    assert ends[0].scene.sky == pytest.approx(ends[1].scene.sky, abs=1e-3)
 
 
 def test_stars_found_in_a_sharper_image_hide_fewer_neighbours():

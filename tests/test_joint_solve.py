@@ -11,7 +11,7 @@ from sphot_mpi.joint_galaxy import galaxy_of
 from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_render import Freedom, render_columns, render_galaxy, render_sky, render_stars
 from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Scene, Stars
-from sphot_mpi.joint_solve import GALAXY_DAMPING, solve_step
+from sphot_mpi.joint_solve import GALAXY_DAMPING, displacement_share, solve_step
 from sphot_mpi.joint_stars import STAR_DAMPING
 from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import SersicParams
@@ -264,6 +264,26 @@ CASES = {
     "no galaxy": (Freedom(kernel=True), False, False, 12),
     "no stars": (Freedom(galaxy_flux=True, galaxy_shape=True), True, False, 0),
 }
+
+
+def test_a_star_whose_flux_was_wrong_is_at_its_place_after_one_step():
+    truth = true_scene(1, galaxy=False, spread=9.0)
+    # so bright that nothing damps the step
+    truth = replace(truth, stars=replace(truth.stars, flux=np.array([100.0])))
+    frame = observed(truth)
+    for factor in (0.5, 0.8, 1.5):
+        stars = replace(truth.stars, x=truth.stars.x + 0.1, flux=factor * truth.stars.flux, free=np.ones(1, bool))
+        step = solve_step(replace(truth, stars=stars), optics_on(frame), Freedom())
+        # of second order in the displacement, 0.1 of a sigma of 1.3 px; solved for was the displacement over the factor
+        assert step.scene.stars.x == pytest.approx(truth.stars.x, abs=0.01)
+
+
+def test_displacements_are_shared_out_by_the_new_flux_but_for_dark_and_anchored_stars():
+    stars = Stars.new(np.zeros(6), np.zeros(6), np.array([1.0, 1.0, 1.0, -1.0, 0.0, 1.0]))
+    stars = replace(stars, anchor_sigma=np.array([np.inf] * 5 + [0.1]))
+    share = displacement_share(stars, np.array([4.0, 0.8, 0.1, 2.0, 2.0, 4.0]))
+    assert share == pytest.approx([0.25, 1.25, 2.0, 1.0, 1.0, 1.0])
+    assert displacement_share(stars, -np.ones(6)) == pytest.approx(np.ones(6))
 
 
 @pytest.mark.parametrize("case", CASES)
