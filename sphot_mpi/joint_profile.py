@@ -31,7 +31,7 @@ MOST_DISPLACED = 0.6
 CORE, MOST_IN_WINGS, MOST_BY_SHARES = 1.5, 0.05, 0.15
 #: Most solves of a trial after its first, of one in which only the place is free, and the part of a chi2 asked for
 #: that the first must promise.
-TRIAL_PASSES, PLACE_PASSES, PROMISING = 4, 24, 0.5
+TRIAL_PASSES, PLACE_PASSES, PROMISING = 12, 24, 0.5
 #: A step that is so long, in the longest one allowed, may have been shortened.
 NEAR_LIMIT = 0.99
 
