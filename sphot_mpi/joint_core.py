@@ -25,6 +25,8 @@ PEAK_SNR, PEAK_CONTRAST = 6.0, 2.5
 NEAREST_FWHM = 0.75
 #: Most stars, and solves before a gain is judged: of a star, of a component.
 MOST_STARS, STAR_PASSES, COMPONENT_PASSES = 3, 5, 8
+#: Chi2 that a star must gain, in units of chance: by its three parameters as much as a component by its seven.
+STAR_GAIN = 3.0 / 7.0 * SECOND_COMPONENT_GAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ def with_central_stars(state: State, freedom: Freedom, keep: Keep, radius: float
         stars = without.scene.stars
         scene = without.scene.with_stars(stars.join(star))
         found = solve_repeatedly(replace(without, scene=scene), freedom, keep, STAR_PASSES)
-        if chi2_of(without) - chi2_of(found) < SECOND_COMPONENT_GAIN * chance(state):
+        if chi2_of(without) - chi2_of(found) < STAR_GAIN * chance(state):
             break
         state = found
     return state

@@ -24,8 +24,8 @@ ON_GALAXY = 1.5
 CROWD_RADIUS, FEWEST = 0.5, 4
 #: Radius, r_eff, in which a peak may be the galaxy's core.
 PEAK_RADIUS = 0.5
-#: First r_eff of such a core, FWHM: from a wide one it may run away into the field's light.
-CORE_START = 0.5
+#: First r_eff of such a core, FWHM, for from a wide one it may run away into the field's light; and its least one.
+CORE_START, LEAST_CORE = 0.5, 0.4
 #: Solves before the two are compared.
 PASSES = 8
 
@@ -83,8 +83,9 @@ def with_peak_as_component(state: State, freedom: Freedom, keep: Keep) -> State:
     two = solve_repeatedly(replace(one, scene=replace(one.scene, galaxy=core)), freedom, keep, PASSES)
     found = two.scene.galaxy
     assert found is not None
-    # what has less of the light is a star
+    # what has less of the light, or no size, is a star
     enough = (found.fluxes > LEAST_SHARE * found.fluxes.sum()).all()
+    enough &= np.exp(found.shapes[:, 0]).min() > LEAST_CORE * state.optics.fwhm
     return two if enough and chi2_of(one) - chi2_of(two) > SECOND_COMPONENT_GAIN * chance(state) else state
 
 

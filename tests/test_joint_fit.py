@@ -370,7 +370,7 @@ def near_centre(fit, radius=3.5):
 
 
 def test_a_bright_star_before_the_centre_is_not_taken_for_galaxy():
-    flux = 150.0 * lone_error(BASE)
+    flux = 180.0 * lone_error(BASE)
     field = with_star(make_field(40, seed=3, clear=15.0), flux, 2.8)
     fit = fit_base_joint(make_cutout(field, with_error=True), library(BASE), CONFIG)
     (star,) = near_centre(fit)
