@@ -29,7 +29,7 @@ def kernel_errors(state: State, residual: Image) -> tuple[float, ...]:
     Notes
     -----
     With the covariance C of the kernel's coordinates by noise alone, and the sums S over the stars of the products of
-    their pulls on them, the covariance by scatter is C S C (the sandwich estimate, Huber 1967).
+    their pulls on them about the mean pull, the covariance by scatter is C S C (the sandwich estimate, Huber 1967).
     """
     step, kernel, frame = state.step, state.optics.kernel, state.optics.frame
     assert step is not None
@@ -60,7 +60,8 @@ def star_pulls(state: State, residual: Image) -> NDArray[np.float64]:
     -------
     (n, k) float64 ndarray
         Products of the weighted residual with the derivatives of the star's image, in the pixels that are nearer to no
-        brighter star's core; in balance where the kernel has been solved for.
+        brighter star's core; where the kernel has been solved for they are in balance with what hidden neighbours pull
+        and what else tells the kernel.
     """
     stars, optics = state.scene.stars, state.optics
     frame, radius = optics.frame, optics.core_radius
