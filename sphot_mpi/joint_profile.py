@@ -29,9 +29,9 @@ MOST_DISPLACED = 0.6
 #: these, the wings may be as they are: they cannot run away, for the base filter knows the components' shapes. But a
 #: component as large as the field takes the field's light: in a real galaxy that was 0.7 mag.
 CORE, MOST_IN_WINGS, MOST_BY_SHARES = 1.5, 0.05, 0.15
-#: Most solves of a trial after its first, of one in which only the place is free, and the part of a chi2 asked for
-#: that the first must promise.
-TRIAL_PASSES, PLACE_PASSES, PROMISING = 12, 24, 0.5
+#: Most solves of a trial after its first, of one that moves places far, and the part of a chi2 asked for that the first
+#: must promise.
+TRIAL_PASSES, PLACE_PASSES, PROMISING = 4, 24, 0.5
 #: A step that is so long, in the longest one allowed, may have been shortened.
 NEAR_LIMIT = 0.99
 
@@ -245,7 +245,7 @@ def _with_own_geometry(trial: _Trial, freedom: Freedom, keep: Keep) -> _Trial:
 def _with_own_places(trial: _Trial, freedom: Freedom, keep: Keep) -> _Trial:
     """Free everything of components that stand apart: with another colour, their light lies elsewhere."""
     freedom = replace(freedom, galaxy_profile=False, galaxy_move=False, galaxy_shape=True)
-    freer = replace(_Trial.of(trial.state, freedom, keep).settled(freedom, keep), expected=trial.expected)
+    freer = replace(_Trial.of(trial.state, freedom, keep).settled(freedom, keep, PLACE_PASSES), expected=trial.expected)
     # what chance is shows where the model fits
     told = freer.core_gain(trial.state) > SECOND_COMPONENT_GAIN * chance(freer.state)
     told = told and freer.has_profile(PROFILE_CHANGE, MOST_IN_WINGS)
