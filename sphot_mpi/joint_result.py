@@ -9,13 +9,13 @@ from sphot_mpi.config import Config
 from sphot_mpi.flags import FitFlag, SourceFlag
 from sphot_mpi.joint import State
 from sphot_mpi.joint_base import KERNEL_STAR_SNR, LEAST_KERNEL_STARS, BaseFit
+from sphot_mpi.joint_bounds import ETA_MAX, shape_ranges
 from sphot_mpi.joint_galaxy import components_of, galaxy_radius
 from sphot_mpi.joint_kernel_error import kernel_errors
 from sphot_mpi.joint_measure import Measurement
 from sphot_mpi.joint_render import CENTRE_NAMES, MOVE_NAMES, SHAPE_NAMES, render_galaxy, render_sky, render_stars
 from sphot_mpi.joint_scaled import ScaledFit
-from sphot_mpi.joint_scene import LARGEST_COMPONENT, PAD, Galaxy, Stars, at
-from sphot_mpi.joint_solve import ETA_MAX, LN_N_RANGE, SMALLEST_R
+from sphot_mpi.joint_scene import PAD, Galaxy, Stars, at
 from sphot_mpi.kernels import joint as kernels
 from sphot_mpi.records import (
     SERSIC_PARAMETERS,
@@ -186,11 +186,8 @@ class _Summary:
 
     def _at_bound(self) -> bool:
         """Whether a shape parameter lies within 1 % of its range's end."""
-        ln_r, ln_n = self.galaxy.shapes[:, 0], self.galaxy.shapes[:, 1]
         eta = np.hypot(self.galaxy.shapes[:, 2], self.galaxy.shapes[:, 3])
-        largest = np.log(LARGEST_COMPONENT * max(self.frame.shape)) - 0.5 * eta
-        ends = [np.abs(ln_r - end) < 0.01 for end in (np.log(SMALLEST_R), largest)]
-        ends += [np.abs(ln_n - end) < 0.01 for end in LN_N_RANGE]
+        ends = [np.abs(self.galaxy.shapes[:, :2] - end) < 0.01 for end in shape_ranges(self.galaxy, self.frame.shape)]
         return bool(np.any(ends) or (eta > 0.99 * ETA_MAX).any())
 
     def _kernel(self) -> KernelFit:

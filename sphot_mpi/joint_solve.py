@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.errors import FitError
+from sphot_mpi.joint_bounds import ETA_MAX, bounded_step, invert, shape_ranges
 from sphot_mpi.joint_kernel import prior_terms, shape_limit, stepped
 from sphot_mpi.joint_render import CENTRE_NAMES, MOVE_NAMES, SHAPE_NAMES, Freedom, Rendered, render_columns
-from sphot_mpi.joint_scene import LARGEST_COMPONENT, Frame, Galaxy, Optics, Scene, Stars
+from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Scene, Stars
 from sphot_mpi.joint_stars import STAR_STEP, StarSystem, star_system
 from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import Image
@@ -54,13 +55,6 @@ MOST_APART = 1.0
 DAMPING_GAIN, DAMPING_RELIEF = 0.3, 0.3
 #: Least new flux, in the old one, that lengthens a star's displacement.
 LEAST_RISE = 0.5
-#: Smallest r_circ, px, and range of ln n and of the length of eta (ellip <= 0.95).
-SMALLEST_R = 0.15
-LN_N_RANGE = (np.log(0.3), np.log(8.0))
-#: Components that share no centre keep below this ln n if they are: their wings would be taken from the field's
-#: unfitted stars.
-LN_N_APART = np.log(2.0)
-ETA_MAX = float(-np.log(0.05))
 #: A galaxy that is scaled keeps at least this part of its flux in one step.
 LEAST_SCALE = 1e-3
 
@@ -121,12 +115,12 @@ def solve_step(scene: Scene, optics: Optics, freedom: Freedom) -> Step:
     residual = frame.residual(rendered.stars + rendered.galaxy + rendered.sky)
     system = star_system(scene.stars, optics, residual, rendered.images)
     names = rendered.names
-    dense = _dense_normal(rendered, frame, residual, optics.kernel)
+    dense = _dense_normal(rendered, frame, residual, optics.kernel, scene.galaxy)
     solution = _solve_dense(system, dense)
     new_stars = _move_stars(scene.stars, system, solution)
     steps = dict(zip(names, solution.dense, strict=True))
     return Step(
-        scene=_apply_dense(scene, new_stars, steps, LARGEST_COMPONENT * max(frame.shape)),
+        scene=_apply_dense(scene, new_stars, steps, frame.shape),
         kernel=stepped(optics.kernel, steps),
         chi2=float((frame.weight * residual**2).sum()),
         names=names,
@@ -140,7 +134,7 @@ class _Dense:
     """Normal equations of the dense unknowns alone, with the kernel that they are about.
 
     `gram` holds the products of all images of `Rendered`, of which the first `told` are columns and tests; an unknown's
-    equation is that of row `rows`.
+    equation is that of row `rows`. An unknown's step lies between `low` and `high`.
     """
 
     gram: NDArray[np.float64]
@@ -151,6 +145,8 @@ class _Dense:
     names: tuple[str, ...]
     kernel: Kernel
     told: int
+    low: Vector
+    high: Vector
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,20 +171,20 @@ def _solve_dense(system: StarSystem, dense: _Dense) -> _Solution:
     # hidden neighbours are taken for a part of their stars, and what that leaves of them is expected
     reduced -= free[rows, dense.told :].sum(axis=1)
     matrix = schur + np.diag(dense.damping)
-    step = _invert(matrix) @ reduced
-    limit = shape_limit(step, dense.names, dense.kernel)
+    low, high = dense.low.copy(), dense.high.copy()
+    limit = shape_limit(invert(matrix) @ reduced, dense.names, dense.kernel)
     if limit is not None:
-        k, step[k] = limit
-        rest = np.arange(step.size) != k
-        step[rest] = _invert(matrix[np.ix_(rest, rest)]) @ (reduced[rest] - matrix[rest, k] * step[k])
+        k, low[k] = limit
+        high[k] = low[k]
+    step = bounded_step(matrix, reduced, low, high)
     step *= _galaxy_limit(step, dense.names)
-    covariance = _invert(schur)
+    covariance = invert(schur)
     if (rows != np.arange(m)).any():
         covariance = covariance @ (free[np.ix_(rows, rows)] + dense.prior) @ covariance.T
     return _Solution(alone - response @ step, step, covariance, response)
 
 
-def _dense_normal(rendered: Rendered, frame: Frame, residual: Image, kernel: Kernel) -> _Dense:
+def _dense_normal(rendered: Rendered, frame: Frame, residual: Image, kernel: Kernel, galaxy: Galaxy | None) -> _Dense:
     """Products of the dense columns and tests over all usable pixels, with the kernel's prior."""
     if not frame.good.any():
         msg = "the image has no usable pixel; give data that are finite and not zero"
@@ -201,7 +197,20 @@ def _dense_normal(rendered: Rendered, frame: Frame, residual: Image, kernel: Ker
     rows[list(rendered.told)] = m + np.arange(t)
     prior, pull = prior_terms(names, kernel)
     rhs = (weighted @ residual.ravel())[rows] + pull
-    return _Dense(weighted @ columns.T, rhs, rows, prior, _dense_damping(names), names, kernel, m + t)
+    low, high = _step_ranges(names, galaxy, frame.shape)
+    return _Dense(weighted @ columns.T, rhs, rows, prior, _dense_damping(names), names, kernel, m + t, low, high)
+
+
+def _step_ranges(names: tuple[str, ...], galaxy: Galaxy | None, shape: tuple[int, int]) -> tuple[Vector, Vector]:
+    """Shortest and longest step of each dense unknown that keeps the galaxy within its bounds."""
+    low, high = np.full(len(names), -np.inf), np.full(len(names), np.inf)
+    if galaxy is not None:
+        ends = [end - galaxy.shapes[:, :2] for end in shape_ranges(galaxy, shape)]
+        for c, k in np.ndindex(galaxy.size, 2):
+            if (name := f"{c}.{SHAPE_NAMES[k]}") in names:
+                index = names.index(name)
+                low[index], high[index] = min(ends[0][c, k], 0.0), max(ends[1][c, k], 0.0)
+    return low, high
 
 
 def _move_stars(stars: Stars, system: StarSystem, solution: _Solution) -> Stars:
@@ -271,8 +280,8 @@ def _galaxy_limit(step: Vector, names: tuple[str, ...]) -> Vector:
     return np.array([factor if _stem(name) in (*GALAXY_STEP, "flux") else 1.0 for name in names])
 
 
-def _apply_dense(scene: Scene, stars: Stars, step: dict[str, float], largest: float) -> Scene:
-    """Apply the dense steps within their ranges; `largest` is that of r_eff, px."""
+def _apply_dense(scene: Scene, stars: Stars, step: dict[str, float], shape: tuple[int, int]) -> Scene:
+    """Apply the dense steps within their ranges on a frame of some shape."""
     sky = scene.sky + np.array([step[f"sky{k}"] for k in range(3)])
     shift = np.zeros(2)
     if "shift_x" in step:
@@ -286,11 +295,11 @@ def _apply_dense(scene: Scene, stars: Stars, step: dict[str, float], largest: fl
         )
     galaxy = scene.galaxy
     if galaxy is not None:
-        galaxy = _step_galaxy(galaxy, step, shift, largest)
+        galaxy = _step_galaxy(galaxy, step, shift, shape)
     return Scene(stars=stars, galaxy=galaxy, sky=sky, shift=scene.shift + shift)
 
 
-def _step_galaxy(galaxy: Galaxy, step: dict[str, float], shift: Vector, largest: float) -> Galaxy:
+def _step_galaxy(galaxy: Galaxy, step: dict[str, float], shift: Vector, shape: tuple[int, int]) -> Galaxy:
     """Apply the galaxy's steps within their ranges."""
     moved = np.array([step.get(name, 0.0) for name in MOVE_NAMES])
     shapes, centres = galaxy.shapes.copy(), galaxy.centres + shift + moved
@@ -301,10 +310,9 @@ def _step_galaxy(galaxy: Galaxy, step: dict[str, float], shift: Vector, largest:
         length = np.hypot(shapes[c, 2], shapes[c, 3])
         if length > ETA_MAX:
             shapes[c, 2:] *= ETA_MAX / length
-        # r_circ = r_eff sqrt(q)
-        shapes[c, 0] = np.clip(shapes[c, 0], np.log(SMALLEST_R), np.log(largest) - 0.5 * min(length, ETA_MAX))
-        largest_n = LN_N_APART if galaxy.apart and galaxy.shapes[c, 1] < LN_N_APART + 1e-3 else LN_N_RANGE[1]
-        shapes[c, 1] = np.clip(shapes[c, 1], LN_N_RANGE[0], largest_n)
+    # the largest r_circ goes with the new ellipse
+    low, high = shape_ranges(replace(galaxy, shapes=np.column_stack((galaxy.shapes[:, :2], shapes[:, 2:]))), shape)
+    shapes[:, :2] = np.clip(shapes[:, :2], low, high)
     return Galaxy(
         centres=_tied(centres, galaxy),
         shapes=shapes,
@@ -327,15 +335,3 @@ def _step_fluxes(fluxes: Vector, step: dict[str, float]) -> Vector:
         # at exactly zero the components would lose their proportions
         return np.asarray(fluxes * (ratio if abs(ratio) > LEAST_SCALE else LEAST_SCALE))
     return np.asarray(fluxes + [step.get(f"{c}.flux", 0.0) for c in range(fluxes.size)])
-
-
-def _invert(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Pseudo-inverse of a matrix that is nearly symmetric and positive semi-definite, scaled to unit diagonal first."""
-    size = np.abs(np.diag(matrix))
-    # what no pixel tells stays as it is
-    scale = np.where(size > 0.0, 1.0 / np.sqrt(np.maximum(size, 1e-300)), 0.0)
-    scaled = matrix * scale[:, None] * scale[None, :]
-    if not np.isfinite(scaled).all():
-        msg = "the galaxy's normal equations are not finite"
-        raise FitError(msg)
-    return np.asarray(np.linalg.pinv(scaled, rcond=1e-12) * scale[:, None] * scale[None, :])

@@ -1,0 +1,84 @@
+"""Bounds in a joint step: it ends at the least chi2 that is within reach."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from joint_states import GALAXY, KERNEL, NOISE, SHAPE, SIGMA, SKY, noise, optics_on, state_of
+from scipy.ndimage import gaussian_filter
+from scipy.optimize import lsq_linear
+
+from sphot_mpi.errors import FitError
+from sphot_mpi.joint import Keep, settle
+from sphot_mpi.joint_bounds import LN_N_APART, LN_N_RANGE, bounded_step, shape_ranges
+from sphot_mpi.joint_galaxy import components_of, galaxy_of
+from sphot_mpi.joint_render import Freedom
+from sphot_mpi.sersic_fit import fit_sersic
+from sphot_mpi.sersic_problem import SersicBounds
+from sphot_mpi.sersic_profile import elliptical_radius
+
+M = 8
+
+
+def ranges(rng):
+    """Ranges of steps, some open, some of which end where the step begins."""
+    low = np.where(rng.random(M) < 0.4, -rng.exponential(0.1, M) * (rng.random(M) < 0.7), -np.inf)
+    high = np.where(rng.random(M) < 0.4, rng.exponential(0.1, M) * (rng.random(M) < 0.7), np.inf)
+    return low, np.where(low == high, 0.1, high)
+
+
+def test_a_bounded_step_is_the_least_squares_solution_within_its_ranges():
+    rng = np.random.default_rng(1)
+    ended = 0
+    for _ in range(300):
+        design, data = rng.normal(size=(20, M)) * 10.0 ** rng.uniform(-1.0, 1.0, M), rng.normal(size=20)
+        # two unknowns that can hardly be told apart
+        design[:, 0] += 30.0 * design[:, 1]
+        low, high = ranges(rng)
+        step = bounded_step(design.T @ design, design.T @ data, low, high)
+        assert (step >= low).all()
+        assert (step <= high).all()
+        best = lsq_linear(design, data, (low, high), method="bvls", tol=1e-14)
+        # normal equations square the condition number, about 1e4 here
+        assert ((design @ step - data) ** 2).sum() <= 2.0 * best.cost * (1.0 + 1e-7)
+        ended += int(((step == low) | (step == high)).any())
+    assert ended > 200
+
+
+def test_what_is_told_stays_and_the_others_are_solved_for_it():
+    matrix, rhs = np.array([[2.0, 1.0], [1.0, 2.0]]), np.array([1.0, 0.5])
+    told, high = np.array([0.3, -np.inf]), np.array([0.3, np.inf])
+    np.testing.assert_allclose(bounded_step(matrix, rhs, told, high), [0.3, 0.1], atol=1e-12)
+    with pytest.raises(FitError, match="not finite"):
+        bounded_step(matrix * np.nan, rhs, told, high)
+
+
+def test_a_galaxy_whose_n_is_out_of_reach_comes_to_rest_at_the_least_chi2():
+    # a disk of uniform brightness is flatter than any that may be fitted: with steps that are cut at the bound after
+    # they were solved, the solves would never become quiet
+    disk = gaussian_filter((elliptical_radius(SHAPE, GALAXY) < 12.0).astype(float), np.hypot(SIGMA, KERNEL))
+    data = SKY + 0.5 * disk + noise()
+    state = state_of(data, galaxy=galaxy_of((replace(GALAXY, n=1.0, r_eff=7.0),)))
+    state, quiet = settle(state, Freedom(galaxy_flux=True, galaxy_shape=True), Keep(3.0, 3.0), most=30)
+    assert quiet
+    (found,) = components_of(state.scene.galaxy)
+    assert np.log(found.n) == pytest.approx(LN_N_RANGE[0], abs=1e-9)
+    # the galaxy alone, by another solver
+    renderer = optics_on(state.optics.frame).renderer
+    bounds = SersicBounds(n=(0.3, 8.0))
+    weight = np.full(SHAPE, NOISE**-2)
+    other = fit_sersic(data, weight, renderer, start=(found,), n_components=1, relative=1e-12, bounds=bounds)
+    # quiet are steps of half an error, which gain a quarter at most
+    assert state.step.chi2 < other.chi2 + 0.25
+    (best,) = other.components
+    assert found.r_eff == pytest.approx(best.r_eff, rel=1e-3)
+    assert (found.x_0, found.y_0) == pytest.approx((best.x_0, best.y_0), abs=0.005)
+    assert found.ellip == pytest.approx(best.ellip, abs=2e-3)
+
+
+def test_components_that_share_no_centre_keep_lower_n():
+    galaxy = galaxy_of((GALAXY, replace(GALAXY, r_eff=3.0)))
+    _, high = shape_ranges(galaxy, SHAPE)
+    np.testing.assert_array_equal(high[:, 1], LN_N_RANGE[1])
+    _, high = shape_ranges(replace(galaxy, centres=galaxy.centres + [[0.0, 0.0], [3.0, 0.0]]), SHAPE)
+    np.testing.assert_array_equal(high[:, 1], LN_N_APART)
