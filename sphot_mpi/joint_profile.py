@@ -53,9 +53,9 @@ class _Trial:
     expected: State
 
     @classmethod
-    def of(cls, state: State, freedom: Freedom, keep: Keep) -> "_Trial":
-        """Solve a state once with some freedom: a change that is worth more shows."""
-        found, measurement = measure(state, freedom, keep, most=1)
+    def of(cls, state: State, freedom: Freedom, keep: Keep, passes: int = 1) -> "_Trial":
+        """Solve a state a few times with some freedom: a change that is worth more shows."""
+        found, measurement = measure(state, freedom, keep, most=passes)
         return cls(state=found, measurement=measurement, expected=state)
 
     def settled(self, freedom: Freedom, keep: Keep, most: int = TRIAL_PASSES) -> "_Trial":
@@ -217,7 +217,7 @@ def with_own_shape(
     if galaxy.size > 1:
         # disk and bulge have colours of their own, with nothing else that could run away
         trials.append((shares, SHARES_CHANGE, MOST_BY_SHARES))
-    promising = False
+    promising, passes = False, TRIAL_PASSES if galaxy.apart else 1
     for own, least_change, most_in_wings in trials:
         trial = _Trial.of(state, own, keep)
         # the last trial is the least free
@@ -227,7 +227,8 @@ def with_own_shape(
             if trial.has_profile(least_change, most_in_wings):
                 trial = _with_own_geometry(trial, own, keep)
                 return trial.state, trial.measurement, FitFlag.OWN_PROFILE | trial.place_flag()
-    if promising and (alone := _Trial.of(state, moved, keep)).is_promising_place():
+    # what components that share no centre promise shows in no first step
+    if (promising or galaxy.apart) and (alone := _Trial.of(state, moved, keep, passes)).is_promising_place():
         alone = alone.settled(moved, keep, PLACE_PASSES)
         if alone.is_displaced():
             return alone.state, alone.measurement, alone.place_flag()
@@ -235,15 +236,14 @@ def with_own_shape(
 
 
 def _with_own_geometry(trial: _Trial, freedom: Freedom, keep: Keep) -> _Trial:
-    """Free more of a galaxy with its own profile; concentric components change their ellipse by their shares."""
+    """Free more of a galaxy with its own profile."""
     expected, _ = trial.galaxies
-    if expected.size == 1:
-        return _with_own_ellipse(trial, freedom, keep)
-    return _with_own_places(trial, freedom, keep) if expected.apart else trial
+    free = _with_own_ellipse if expected.size == 1 else _with_own_places
+    return free(trial, freedom, keep)
 
 
 def _with_own_places(trial: _Trial, freedom: Freedom, keep: Keep) -> _Trial:
-    """Free everything of components that stand apart: with another colour, their light lies elsewhere."""
+    """Free everything of two components: with another colour, their light lies elsewhere."""
     freedom = replace(freedom, galaxy_profile=False, galaxy_move=False, galaxy_shape=True)
     freer = replace(_Trial.of(trial.state, freedom, keep).settled(freedom, keep, PLACE_PASSES), expected=trial.expected)
     # what chance is shows where the model fits

@@ -127,13 +127,13 @@ def fit_scaled_scene(
     else:
         joint, most = Freedom(kernel=calibrate, shift=True, galaxy_scale=True), SETTLE_PASSES
     state = with_outside_light(state, weigh=True)
-    state, measurement, own = _measured(state, joint, keep, config, most)
+    state, measurement, own = _measured(state, base, joint, keep, config, most)
     if positions != "forced" and _is_seen(state, measurement) and not held_to_colour(state.scene.stars).any():
         # a star that only this filter shows before the centre
         radius = config.psf.center_mask_r_in_fwhm * state.optics.fwhm
         starred = with_central_stars(state, joint, keep, radius)
         if starred is not state:
-            state, measurement, own = _measured(starred, joint, keep, config, most)
+            state, measurement, own = _measured(starred, base, joint, keep, config, most)
     excess = _excess(state, base)
     # from here on the galaxy is held: its light must not hang on how deep the stars are fitted
     held, keep = Freedom(kernel=calibrate), Keep.beside_held_galaxy(config.psf.keep_snr)
@@ -164,9 +164,23 @@ def _is_seen(state: State, measurement: Measurement) -> bool:
 
 
 def _measured(
+    state: State, base: FilterFit, joint: Freedom, keep: Keep, config: Config, most: int
+) -> tuple[State, Measurement, FitFlag]:
+    """Measure the galaxy, with a shape of its own where it needs one; returns what it needed.
+
+    Stars that turn out to have filled what its model leaves are held, and it is measured anew: that is its light.
+    """
+    found = _measured_beside(state, joint, keep, config, most)
+    stars = _with_prior(found[0], base, config).scene.stars
+    if held_to_colour(stars).any() and not held_to_colour(found[0].scene.stars).any():
+        return _measured_beside(replace(state, scene=state.scene.with_stars(stars)), joint, keep, config, most)
+    return found
+
+
+def _measured_beside(
     state: State, joint: Freedom, keep: Keep, config: Config, most: int
 ) -> tuple[State, Measurement, FitFlag]:
-    """Measure the galaxy, with a shape of its own where it needs one; returns what it needed."""
+    """Measure the galaxy beside the stars as they are held."""
     state, measurement = measure(state, joint, keep, most=most)
     if not config.core.profile_by_filter or config.core.allow_refit:
         return state, measurement, FitFlag(0)
