@@ -63,6 +63,8 @@ class Recipe:
         Relative change of the disk's brightness at offsets (dx, dy) from its centre in a filter.
     move : (float, float)
         Movement of the centre, px, in units of `MOVE`.
+    growth : float
+        Change of ln r_eff of all parts, in units of `COLOUR`.
     star : (float, float, float), optional
         x, y and flux over the galaxy's of one bright star.
     saturated : bool
@@ -72,6 +74,7 @@ class Recipe:
     parts: tuple[Part, ...]
     pattern: Pattern | None = None
     move: tuple[float, float] = (0.0, 0.0)
+    growth: float = 0.0
     star: tuple[float, float, float] | None = None
     saturated: bool = False
 
@@ -149,6 +152,11 @@ def _gradient(disk: SersicParams, rng: np.random.Generator) -> Recipe:
     share, colour = rng.uniform(0.2, 0.5), rng.uniform(0.5, 1.2)
     bulge = Part(shape=_bulge(disk, rng), share=share, colour=colour)
     return Recipe(parts=(Part(shape=disk, share=1.0 - share), bulge))
+
+
+def _other_size(disk: SersicParams, rng: np.random.Generator) -> Recipe:
+    # blue outskirts, seldom blue cores: 10 % a magnitude of colour
+    return replace(_single(disk, rng), growth=float(rng.normal(0.08, 0.1)))
 
 
 def _moving(disk: SersicParams, rng: np.random.Generator) -> Recipe:
@@ -243,6 +251,7 @@ RECIPES: dict[str, Callable[[SersicParams, np.random.Generator], Recipe]] = {
     "bulge": _concentric,
     "offset bulge": _offset,
     "colour gradient": _gradient,
+    "other size": _other_size,
     "moving centre": _moving,
     "nucleus": _nucleus,
     "spiral": _spiral,
@@ -292,7 +301,8 @@ def complex_galaxy(library: dict[str, ScenePSF], kind: str, stars: str, index: i
     for name, image in simulated.images.items():
         psf, levels = library[name].blurred(image.kernel_sigma), FILTERS[name]
         stream = np.random.default_rng([seed, index, zlib.crc32(f"complex {kind} {stars} {name}".encode())])
-        painter = _Painter(name, psf, image.data.shape, (recipe.move[0] * MOVE[name], recipe.move[1] * MOVE[name]))
+        move = (recipe.move[0] * MOVE[name], recipe.move[1] * MOVE[name])
+        painter = _Painter(name, psf, image.data.shape, move, float(np.exp(recipe.growth * COLOUR[name])))
         scale = total * 10.0 ** (-0.4 * levels.galaxy_colour)
         painter.paint(recipe, scenes, scale)
         sources = render_stars(image.data.shape, psf, x, y, fluxes[name])
@@ -318,6 +328,7 @@ class _Painter:
     psf: ScenePSF
     shape: tuple[int, int]
     move: tuple[float, float]
+    size: float
     flux: float = 0.0
     light: Image = field(init=False)
     others: Image = field(init=False)
@@ -344,9 +355,9 @@ class _Painter:
         if scene is None:
             x, y = (np.array([value]) for value in (part.shape.x_0, part.shape.y_0))
             return render_stars(self.shape, self.psf, x, y, np.ones(1))
-        if self.move != (0.0, 0.0):
-            shape = replace(part.shape, x_0=part.shape.x_0 + self.move[0], y_0=part.shape.y_0 + self.move[1])
-            scene = SersicScene.of(shape)
+        if self.move != (0.0, 0.0) or self.size != 1.0:
+            x_0, y_0 = part.shape.x_0 + self.move[0], part.shape.y_0 + self.move[1]
+            scene = SersicScene.of(replace(part.shape, x_0=x_0, y_0=y_0, r_eff=self.size * part.shape.r_eff))
         return scene.render(self.shape, self.psf) / total_flux(scene.params)
 
     def _texture(self, disk: SersicParams, pattern: Pattern) -> None:

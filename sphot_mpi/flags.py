@@ -25,6 +25,7 @@ class FitFlag(IntFlag):
     STRUCTURED = 65536
     DISPLACED = 131072
     COMPANION = 262144
+    WINGS_UNTOLD = 524288
 
 
 FIT_FLAG_DESCRIPTIONS: dict[FitFlag, str] = {
@@ -47,6 +48,7 @@ FIT_FLAG_DESCRIPTIONS: dict[FitFlag, str] = {
     FitFlag.STRUCTURED: "the galaxy is not smooth: errors on it were widened, and its lumps are kept from being stars",
     FitFlag.DISPLACED: "the galaxy's centre is not where the base filter's, shifted as the stars are, would be",
     FitFlag.COMPANION: "the second component is so far off that it may be another galaxy, whose light the total has",
+    FitFlag.WINGS_UNTOLD: "another profile than the base filter's fits better, but not its wings; the total may be off",
 }
 
 

@@ -29,6 +29,10 @@ MOST_DISPLACED = 0.6
 #: these, the wings may be as they are: they cannot run away, for the base filter knows the components' shapes. But a
 #: component as large as the field takes the field's light: in a real galaxy that was 0.7 mag.
 CORE, MOST_IN_WINGS, MOST_BY_SHARES = 1.5, 0.05, 0.15
+#: With r_eff and n of its own it may grow by more if the wings' pixels out to this many r_eff by themselves ask for it,
+#: as a galaxy's do that is larger in this filter: light that was only in the far wings would please none of them. They
+#: ask if they gain so many times what one degree of freedom does by chance.
+WINGS, WINGS_GAIN = 3.0, 8.0
 #: Most solves of a trial after its first, of one that moves places far, and the part of a chi2 asked for that the first
 #: must promise.
 TRIAL_PASSES, PLACE_PASSES, PROMISING = 4, 24, 0.5
@@ -99,22 +103,28 @@ class _Trial:
         least_change : float
             Least chi2 of the change.
         most_in_wings : float
-            Share of the galaxy's light by which the wings may grow; where shares alone were free, more if the core asks
-            for it.
+            Share of the galaxy's light by which the wings may grow; more if pixels by themselves ask for it.
         """
         expected, found = self.galaxies
         if (found.fluxes <= 0.0).any() or self.profile_chi2 <= least_change:
             return False
         if self._growth() < most_in_wings * float(expected.fluxes.sum()):
             return True
-        shapes_free = f"0.{SHAPE_NAMES[0]}" in self.measurement.names
-        # far more than chance, whatever the wings do
-        core_asks = self.core_gain(self.expected) > SECOND_COMPONENT_GAIN * chance(self.expected)
-        return not shapes_free and self._field_shows() and core_asks
+        # far more than chance, in pixels that no wings far out can please
+        if f"0.{SHAPE_NAMES[0]}" in self.measurement.names:
+            asked = self._gain(self.expected, self._ring()) > WINGS_GAIN * chance(self.expected)
+        else:
+            asked = self.core_gain(self.expected) > SECOND_COMPONENT_GAIN * chance(self.expected)
+        return asked and self._field_shows()
 
     def _core(self) -> NDArray[np.bool_]:
         """Pixels of the expected galaxy's core."""
         return galaxy_radius(self.galaxies[0], self.state.optics.frame.shape) < CORE
+
+    def _ring(self) -> NDArray[np.bool_]:
+        """Pixels around the expected galaxy's core where its wings can be seen."""
+        radius = galaxy_radius(self.galaxies[0], self.state.optics.frame.shape)
+        return (radius > CORE) & (radius < WINGS)
 
     def _growth(self) -> float:
         """Flux that the galaxy has gained outside its core."""
@@ -129,9 +139,11 @@ class _Trial:
 
     def core_gain(self, before: State) -> float:
         """Chi2 of the core's pixels that another state has beyond this one."""
-        core = self._core()
+        return self._gain(before, self._core())
+
+    def _gain(self, before: State, pixels: NDArray[np.bool_]) -> float:
         left, now = (
-            float((state.optics.frame.weight * residual_of(state) ** 2)[core].sum()) for state in (before, self.state)
+            float((state.optics.frame.weight * residual_of(state) ** 2)[pixels].sum()) for state in (before, self.state)
         )
         return left - now
 
@@ -205,7 +217,7 @@ def with_own_shape(
     measurement : Measurement
         Its covariance.
     flags : FitFlag
-        What is this filter's own: `OWN_PROFILE`, `DISPLACED`.
+        What is this filter's own: `OWN_PROFILE`, `DISPLACED`; `WINGS_UNTOLD` if it may have another profile.
     """
     galaxy, none = state.scene.galaxy, FitFlag(0)
     if galaxy is None or not galaxy.fluxes.sum() > 0.0:
@@ -217,7 +229,7 @@ def with_own_shape(
     if galaxy.size > 1:
         # disk and bulge have colours of their own, with nothing else that could run away
         trials.append((shares, SHARES_CHANGE, MOST_BY_SHARES))
-    promising, passes = False, TRIAL_PASSES if galaxy.apart else 1
+    promising, passes, untold = False, TRIAL_PASSES if galaxy.apart else 1, none
     for own, least_change, most_in_wings in trials:
         trial = _Trial.of(state, own, keep)
         # the last trial is the least free
@@ -227,12 +239,14 @@ def with_own_shape(
             if trial.has_profile(least_change, most_in_wings):
                 trial = _with_own_geometry(trial, own, keep)
                 return trial.state, trial.measurement, FitFlag.OWN_PROFILE | trial.place_flag()
+            if trial.profile_chi2 > least_change:
+                untold = FitFlag.WINGS_UNTOLD
     # what components that share no centre promise shows in no first step
     if (promising or galaxy.apart) and (alone := _Trial.of(state, moved, keep, passes)).is_promising_place():
         alone = alone.settled(moved, keep, PLACE_PASSES)
         if alone.is_displaced():
-            return alone.state, alone.measurement, alone.place_flag()
-    return state, measurement, none
+            return alone.state, alone.measurement, alone.place_flag() | untold
+    return state, measurement, untold
 
 
 def _with_own_geometry(trial: _Trial, freedom: Freedom, keep: Keep) -> _Trial:
