@@ -162,9 +162,17 @@ class _Trial:
         follows = covariance[k:, :k] @ np.linalg.pinv(covariance[:k, :k], hermitian=True)
         alone = self._displacement() - follows @ change
         chi2 = wald(alone, covariance[k:, k:] - follows @ covariance[:k, k:])
+        return chi2 > PROMISING * PLACE_CHANGE or self._changed_most() or self._went_far()
+
+    def promises_profile(self, least_change: float) -> bool:
+        """Whether one solve shows that the profile may be another one, by a chi2 of at least so much."""
+        return self.profile_chi2 > PROMISING * least_change or self._changed_most()
+
+    def _changed_most(self) -> bool:
+        """Whether one solve changed the shape by as much as it may."""
         expected, found = self.galaxies
-        longest = (np.abs(found.shapes - expected.shapes) / [GALAXY_STEP[name] for name in SHAPE_NAMES]).max()
-        return chi2 > PROMISING * PLACE_CHANGE or longest > NEAR_LIMIT or self._went_far()
+        steps = [GALAXY_STEP[name] for name in SHAPE_NAMES]
+        return bool((np.abs(found.shapes - expected.shapes) / steps).max() > NEAR_LIMIT)
 
     def is_promising_place(self) -> bool:
         """Whether one solve of the place alone is worth the rest."""
@@ -234,7 +242,7 @@ def with_own_shape(
         trial = _Trial.of(state, own, keep)
         # the last trial is the least free
         promising = trial.promises_place()
-        if trial.profile_chi2 > PROMISING * least_change:
+        if trial.promises_profile(least_change):
             trial = trial.settled(own, keep)
             if trial.has_profile(least_change, most_in_wings):
                 trial = _with_own_geometry(trial, own, keep)

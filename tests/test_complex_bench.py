@@ -20,7 +20,7 @@ def scenes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("complex_scenes")
 
 
-@pytest.mark.parametrize("kind", ["nucleus", "ring", "dust lane", "moving centre"])
+@pytest.mark.parametrize("kind", ["nucleus", "ring", "dust lane", "moving centre", "other size"])
 def test_the_true_total_is_the_light_in_the_image(scenes: ModuleType, kind: str) -> None:
     library = {"F814W": synthetic_library()["F814W"]}
     galaxy = scenes.complex_galaxy(library, kind, "typical", 0, 5)

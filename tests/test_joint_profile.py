@@ -79,6 +79,31 @@ def other_fit(galaxy):
     return fit_scaled_joint(other, library(OTHER), base_fit(), base_cutout(), CONFIG)
 
 
+@pytest.mark.parametrize("size", [1.1, 1.3])
+def test_a_galaxy_that_is_larger_in_a_filter_has_all_its_light_there(size):
+    larger = replace(GALAXY, r_eff=size * GALAXY.r_eff, amplitude=GALAXY.amplitude / size**2)
+    fit = other_fit(larger)
+    assert FitFlag.OWN_PROFILE in fit.flags
+    (got,) = fit.components
+    # pinned, it would be 9 and 23 % too faint. Light of stars off the image, of which this field has none, is expected
+    # there, and leaves a per cent or two of the wings' to the galaxy
+    true = 10.0 ** (-0.4 * 0.43) * total_flux(larger)
+    assert fit.total_flux == pytest.approx(true, rel=0.03)
+    assert got.r_eff == pytest.approx(larger.r_eff, rel=0.03)
+
+
+def test_wings_that_the_data_do_not_tell_are_refused_and_flagged():
+    # a tenth as bright, and of a steeper profile, most of whose gain would be in the sky
+    far = replace(GALAXY, n=4.0)
+    fit = other_fit(replace(far, amplitude=0.1 * far.amplitude * total_flux(GALAXY) / total_flux(far)))
+    assert FitFlag.WINGS_UNTOLD in fit.flags
+    assert FitFlag.OWN_PROFILE not in fit.flags
+    (base,) = base_fit().components
+    (got,) = fit.components
+    assert (got.r_eff, got.n) == (base.r_eff, base.n)
+    assert not other_fit(GALAXY).flags & FitFlag.WINGS_UNTOLD
+
+
 def test_a_galaxy_whose_light_stands_elsewhere_in_a_filter_is_found_there():
     moved = replace(GALAXY, x_0=GALAXY.x_0 + 0.5, y_0=GALAXY.y_0 - 0.3)
     fit = other_fit(moved)
