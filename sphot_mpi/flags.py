@@ -36,7 +36,7 @@ FIT_FLAG_DESCRIPTIONS: dict[FitFlag, str] = {
     FitFlag.CENTRE_UNCOVERED: "less than half of the pixels within r_eff of the galaxy are usable",
     FitFlag.STAR_EXCESS: "stars on the galaxy are not 0.8 to 1.3 times as dense as outside, or hold light of it",
     FitFlag.SECOND_COMPONENT: "the galaxy needed a second Sersic component",
-    FitFlag.OWN_PROFILE: "the base filter's r_eff and n do not fit this filter, which has its own",
+    FitFlag.OWN_PROFILE: "the base filter's profile or ellipse does not fit this filter, which has its own",
     FitFlag.NO_SOURCES: "no point source was found",
     FitFlag.KERNEL_AT_BOUND: "a parameter of the PSF kernel lies at its bound",
     FitFlag.KERNEL_FEW_ANCHORS: "too few bright stars to trust the PSF kernel; where nothing else told it, it was held",
@@ -48,7 +48,7 @@ FIT_FLAG_DESCRIPTIONS: dict[FitFlag, str] = {
     FitFlag.STRUCTURED: "the galaxy is not smooth: errors on it were widened, and its lumps are kept from being stars",
     FitFlag.DISPLACED: "the galaxy's centre is not where the base filter's, shifted as the stars are, would be",
     FitFlag.COMPANION: "the second component is so far off that it may be another galaxy, whose light the total has",
-    FitFlag.WINGS_UNTOLD: "another profile than the base filter's fits better, but not its wings; the total may be off",
+    FitFlag.WINGS_UNTOLD: "another shape fits better, but its wings would be the field's light; the total may be off",
 }
 
 

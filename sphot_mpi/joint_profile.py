@@ -95,18 +95,18 @@ class _Trial:
         expected, found = self.galaxies
         return np.asarray((found.centres - expected.centres)[expected.main])
 
-    def has_profile(self, least_change: float, most_in_wings: float) -> bool:
-        """Whether the profile changed significantly, and in the core: wings would take the field's light or the sky's.
+    def has_shape(self, least_change: float, most_in_wings: float) -> bool:
+        """Whether the shape changed significantly, and where it shows: wings would take the field's light or the sky's.
 
         Parameters
         ----------
         least_change : float
-            Least chi2 of the change.
+            Least chi2 of the change of the profile; where the ellipse is free it counts instead.
         most_in_wings : float
             Share of the galaxy's light by which the wings may grow; more if pixels by themselves ask for it.
         """
         expected, found = self.galaxies
-        if (found.fluxes <= 0.0).any() or self.profile_chi2 <= least_change:
+        if (found.fluxes <= 0.0).any() or not self.is_other(least_change):
             return False
         if self._growth() < most_in_wings * float(expected.fluxes.sum()):
             return True
@@ -116,6 +116,16 @@ class _Trial:
         else:
             asked = self.core_gain(self.expected) > SECOND_COMPONENT_GAIN * chance(self.expected)
         return asked and self._field_shows()
+
+    def is_other(self, least_change: float, part: float = 1.0) -> bool:
+        """Whether the change of the ellipse if that is free alone, else of the profile, has some part of its chi2."""
+        if self._has_ellipse():
+            return self._ellipse_chi2() > part * ELLIPSE_CHANGE
+        return self.profile_chi2 > part * least_change
+
+    def _has_ellipse(self) -> bool:
+        """Whether one component's ellipse is free, and not its place of its own."""
+        return f"0.{SHAPE_NAMES[2]}" in self.measurement.names and MOVE_NAMES[0] in self.measurement.names
 
     def _core(self) -> NDArray[np.bool_]:
         """Pixels of the expected galaxy's core."""
@@ -154,7 +164,7 @@ class _Trial:
         from their covariance, for one solve is linear but for what damps it. Where it was as long as it may be, nothing
         follows.
         """
-        change, turn, names = _profile_unknowns(*self.galaxies, self.measurement)
+        change, turn, names = _shape_unknowns(*self.galaxies, self.measurement, SHAPE_NAMES)
         both = self.measurement.block([*names, *self._place_names()])
         k, m = change.size, len(names)
         turn = np.block([[turn, np.zeros((k, 2))], [np.zeros((2, m)), np.eye(2)]])
@@ -164,9 +174,10 @@ class _Trial:
         chi2 = wald(alone, covariance[k:, k:] - follows @ covariance[:k, k:])
         return chi2 > PROMISING * PLACE_CHANGE or self._changed_most() or self._went_far()
 
-    def promises_profile(self, least_change: float) -> bool:
-        """Whether one solve shows that the profile may be another one, by a chi2 of at least so much."""
-        return self.profile_chi2 > PROMISING * least_change or self._changed_most()
+    def promises_shape(self, least_change: float) -> bool:
+        """Whether one solve shows that profile (by a chi2 of at least so much) or ellipse may be another one."""
+        by_profile = self.profile_chi2 > PROMISING * least_change
+        return by_profile or self.is_other(least_change, PROMISING) or self._changed_most()
 
     def _changed_most(self) -> bool:
         """Whether one solve changed the shape by as much as it may."""
@@ -189,8 +200,7 @@ class _Trial:
         near = np.hypot(*self._displacement()) < MOST_DISPLACED * expected.half_light_radius()
         return bool(seen and near and self.place_chi2 > PLACE_CHANGE)
 
-    @property
-    def ellipse_chi2(self) -> float:
+    def _ellipse_chi2(self) -> float:
         """Wald's chi2 of the change of the ellipse of a galaxy of one component."""
         expected, found = self.galaxies
         change = (found.shapes - expected.shapes)[0, 2:]
@@ -233,22 +243,27 @@ def with_own_shape(
     # the stars have told the shift; by how much the galaxy's place differs from theirs is its own
     moved = replace(freedom, shift=False, galaxy_move=True)
     shares = replace(moved, galaxy_scale=False, galaxy_flux=True)
-    trials = [(replace(shares, galaxy_profile=True), PROFILE_CHANGE, MOST_IN_WINGS)]
+    profile = (replace(shares, galaxy_profile=True), PROFILE_CHANGE, MOST_IN_WINGS)
     if galaxy.size > 1:
         # disk and bulge have colours of their own, with nothing else that could run away
-        trials.append((shares, SHARES_CHANGE, MOST_BY_SHARES))
+        trials = [profile, (shares, SHARES_CHANGE, MOST_BY_SHARES)]
+    else:
+        trials = [(replace(profile[0], galaxy_ellipse=True), *profile[1:]), profile]
     promising, passes, untold = False, TRIAL_PASSES if galaxy.apart else 1, none
     for own, least_change, most_in_wings in trials:
         trial = _Trial.of(state, own, keep)
         # the last trial is the least free
         promising = trial.promises_place()
-        if trial.promises_profile(least_change):
+        if trial.promises_shape(least_change):
             trial = trial.settled(own, keep)
-            if trial.has_profile(least_change, most_in_wings):
-                trial = _with_own_geometry(trial, own, keep)
+            if trial.has_shape(least_change, most_in_wings):
+                trial = trial if galaxy.size == 1 else _with_own_places(trial, own, keep)
                 return trial.state, trial.measurement, FitFlag.OWN_PROFILE | trial.place_flag()
-            if trial.profile_chi2 > least_change:
+            if trial.is_other(least_change):
                 untold = FitFlag.WINGS_UNTOLD
+        elif galaxy.size == 1:
+            # with less freedom there is less to find
+            break
     # what components that share no centre promise shows in no first step
     if (promising or galaxy.apart) and (alone := _Trial.of(state, moved, keep, passes)).is_promising_place():
         alone = alone.settled(moved, keep, PLACE_PASSES)
@@ -257,31 +272,13 @@ def with_own_shape(
     return state, measurement, untold
 
 
-def _with_own_geometry(trial: _Trial, freedom: Freedom, keep: Keep) -> _Trial:
-    """Free more of a galaxy with its own profile."""
-    expected, _ = trial.galaxies
-    free = _with_own_ellipse if expected.size == 1 else _with_own_places
-    return free(trial, freedom, keep)
-
-
 def _with_own_places(trial: _Trial, freedom: Freedom, keep: Keep) -> _Trial:
     """Free everything of two components: with another colour, their light lies elsewhere."""
     freedom = replace(freedom, galaxy_profile=False, galaxy_move=False, galaxy_shape=True)
     freer = replace(_Trial.of(trial.state, freedom, keep).settled(freedom, keep, PLACE_PASSES), expected=trial.expected)
     # what chance is shows where the model fits
     told = freer.core_gain(trial.state) > SECOND_COMPONENT_GAIN * chance(freer.state)
-    told = told and freer.has_profile(PROFILE_CHANGE, MOST_IN_WINGS)
-    return freer if told else trial
-
-
-def _with_own_ellipse(trial: _Trial, freedom: Freedom, keep: Keep) -> _Trial:
-    """Free the ellipse, too, of one component."""
-    freedom = replace(freedom, galaxy_ellipse=True)
-    freer = replace(_Trial.of(trial.state, freedom, keep), expected=trial.expected)
-    if freer.ellipse_chi2 < PROMISING * ELLIPSE_CHANGE:
-        return trial
-    freer = freer.settled(freedom, keep)
-    told = freer.ellipse_chi2 > ELLIPSE_CHANGE and freer.has_profile(PROFILE_CHANGE, MOST_IN_WINGS)
+    told = told and freer.has_shape(PROFILE_CHANGE, MOST_IN_WINGS)
     return freer if told else trial
 
 
@@ -301,19 +298,20 @@ def profile_change(expected: Galaxy, found: Galaxy, measurement: Measurement) ->
     measurement : Measurement
         Of the free one; r_eff and n count if they were free.
     """
-    change, turn, names = _profile_unknowns(expected, found, measurement)
+    change, turn, names = _shape_unknowns(expected, found, measurement, SHAPE_NAMES[:2])
     return wald(change, turn @ measurement.block(names) @ turn.T)
 
 
-def _profile_unknowns(
-    expected: Galaxy, found: Galaxy, measurement: Measurement
+def _shape_unknowns(
+    expected: Galaxy, found: Galaxy, measurement: Measurement, of: tuple[str, ...]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:
-    """Change of a profile, the matrix that makes it of the unknowns' changes, and these."""
+    """Change of shares and of some shapes, the matrix that makes it of the unknowns' changes, and these."""
     size = found.size
-    names = [f"{c}.{name}" for c in range(size) for name in SHAPE_NAMES[:2] if f"{c}.{name}" in measurement.names]
+    free = [(c, k) for c in range(size) for k, name in enumerate(of) if f"{c}.{name}" in measurement.names]
+    names = [f"{c}.{of[k]}" for c, k in free]
     fluxes = [f"{c}.flux" for c in range(size)]
     share = expected.fluxes / expected.fluxes[0]
-    shapes = (found.shapes - expected.shapes)[:, :2].ravel()[: len(names)]
+    shapes = [(found.shapes - expected.shapes)[index] for index in free]
     change = np.concatenate((shapes, found.fluxes[1:] - share[1:] * found.fluxes[0]))
     turn = np.zeros((change.size, len(names) + size))
     turn[: len(names), : len(names)] = np.eye(len(names))

@@ -92,6 +92,25 @@ def test_a_galaxy_that_is_larger_in_a_filter_has_all_its_light_there(size):
     assert got.r_eff == pytest.approx(larger.r_eff, rel=0.03)
 
 
+@pytest.mark.parametrize("ellipse", [{"ellip": 0.1}, {"theta": 1.1}])
+def test_a_galaxy_that_has_another_ellipse_in_a_filter_has_it_there(ellipse):
+    # the profile is the same, and so little bright that only the ellipse tells
+    turned = replace(GALAXY, **ellipse)
+    turned = replace(turned, amplitude=0.3 * GALAXY.amplitude * total_flux(GALAXY) / total_flux(turned))
+    fit = other_fit(turned)
+    assert FitFlag.OWN_PROFILE in fit.flags
+    (got,) = fit.components
+    # pinned, the round one would be 12 % too faint
+    assert fit.total_flux == pytest.approx(10.0 ** (-0.4 * 0.43) * total_flux(turned), rel=0.06)
+    assert got.ellip == pytest.approx(turned.ellip, abs=0.05)
+    if got.ellip > 0.2:
+        assert got.theta == pytest.approx(turned.theta, abs=0.1)
+    # everything was free: the covariance is that of a free fit
+    assert ShapeErrors(fit, base_fit()).flux_err(total_light(fit.components)) == pytest.approx(
+        fit.total_flux_err, rel=1e-6
+    )
+
+
 def test_wings_that_the_data_do_not_tell_are_refused_and_flagged():
     # a tenth as bright, and of a steeper profile, most of whose gain would be in the sky
     far = replace(GALAXY, n=4.0)
