@@ -15,7 +15,7 @@ from sphot_mpi.noise import error_map
 from sphot_mpi.psf_correction import View
 from sphot_mpi.records import Cutout, FilterFit, Image, Mask, SersicParams
 from sphot_mpi.sersic import total_flux
-from sphot_mpi.unseen_light import EDGES, FIELD, LEAST_FIELD, half_light_distance, psf_image, render_unseen
+from sphot_mpi.unseen_light import EDGES, FIELD, LEAST_FIELD, half_light_distance, render_unseen
 
 #: Least width of the annuli in which holes are filled, px.
 FILL_WIDTH = 1.5
@@ -153,7 +153,7 @@ class FilterImages:
 
     def part_inside(self, coverage: Image) -> Image:
         """Part of the light of a star at each pixel of the canvas that a weight image on it takes in."""
-        return np.asarray(signal.fftconvolve(coverage, psf_image(self.view.psf)[::-1, ::-1], mode="same"))
+        return np.asarray(signal.fftconvolve(coverage, self.view.psf.pixel_image()[::-1, ::-1], mode="same"))
 
 
 def on_canvas(components: Sequence[SersicParams], margin: int) -> tuple[SersicParams, ...]:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.detection import detect
-from sphot_mpi.joint_galaxy import galaxy_radius
+from sphot_mpi.joint_galaxy import radius_at
 from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_render import Freedom, render_galaxy, render_sky, render_stars
 from sphot_mpi.joint_scene import Frame, Optics, Scene, Stars, at
@@ -182,7 +182,7 @@ def prune(state: State, keep: Keep, *, merge: bool = True) -> State:
     held = stars.anchored | stars.measured
     needed = np.full(stars.size, keep.field)
     if state.scene.galaxy is not None:
-        inside = at(galaxy_radius(state.scene.galaxy, state.optics.frame.shape), stars) < 1.0
+        inside = radius_at(state.scene.galaxy, state.optics.frame.shape, stars) < 1.0
         needed[inside] = keep.galaxy
     good = (stars.snr(state.optics.frame.correlation) > needed) & at(state.optics.matched.covered, stars)
     present = (good | held) & _on_frame(stars, state.optics.frame.shape)

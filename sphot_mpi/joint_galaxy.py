@@ -9,7 +9,7 @@ from scipy import ndimage
 from sphot_mpi.errors import FitError
 from sphot_mpi.isophotes import first_guess
 from sphot_mpi.joint_render import render_galaxy, render_sky
-from sphot_mpi.joint_scene import LARGEST_COMPONENT, PAD, Frame, Galaxy, Optics, Stars
+from sphot_mpi.joint_scene import LARGEST_COMPONENT, PAD, Frame, Galaxy, Optics, Stars, pixels_of
 from sphot_mpi.records import Image, SersicParams, SkyPlane, Vector
 from sphot_mpi.robust import robust_sigma
 from sphot_mpi.sersic import from_vector, to_vector, total_flux
@@ -260,6 +260,12 @@ def core_scatter(frame: Frame, optics: Optics, smooth: Smooth) -> float:
 def galaxy_radius(galaxy: Galaxy, shape: tuple[int, int]) -> Image:
     """`half_light_distance` of every frame pixel."""
     return half_light_distance(components_of(galaxy), shape, PAD)
+
+
+def radius_at(galaxy: Galaxy, shape: tuple[int, int], stars: Stars) -> Vector:
+    """`galaxy_radius` of the pixels nearest to the stars."""
+    x, y = pixels_of(stars, shape)
+    return half_light_distance(components_of(galaxy), shape, PAD, (x.astype(float), y.astype(float)))
 
 
 def outside(frame: Frame, radius: Image) -> NDArray[np.bool_]:

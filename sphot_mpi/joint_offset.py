@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from sphot_mpi.joint import Keep, State
 from sphot_mpi.joint_core import PEAK_SNR, chi2_of, find_peak, solve_repeatedly
-from sphot_mpi.joint_galaxy import LEAST_SHARE, SECOND_COMPONENT_GAIN, galaxy_radius
+from sphot_mpi.joint_galaxy import LEAST_SHARE, SECOND_COMPONENT_GAIN, galaxy_radius, radius_at
 from sphot_mpi.joint_measure import chance
 from sphot_mpi.joint_render import Freedom
-from sphot_mpi.joint_scene import PAD, Galaxy, Stars, at
+from sphot_mpi.joint_scene import PAD, Galaxy, Stars
 
 #: Stars nearer to the galaxy's centre than this, r_eff, may be a piece of it.
 ON_GALAXY = 1.5
@@ -45,7 +45,7 @@ def with_crowd_as_component(state: State, freedom: Freedom, keep: Keep) -> State
     galaxy, stars = state.scene.galaxy, state.scene.stars
     if galaxy is None or galaxy.size > 1:
         return state
-    crowd = brightest_crowd(stars, galaxy, at(galaxy_radius(galaxy, state.optics.frame.shape), stars) < ON_GALAXY)
+    crowd = brightest_crowd(stars, galaxy, radius_at(galaxy, state.optics.frame.shape, stars) < ON_GALAXY)
     if crowd.sum() < FEWEST or stars.flux[crowd].sum() < LEAST_SHARE * galaxy.fluxes.sum():
         return state
     scene = replace(state.scene.with_stars(stars.take(~crowd)), galaxy=with_component(galaxy, stars.take(crowd)))

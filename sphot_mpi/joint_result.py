@@ -10,7 +10,7 @@ from sphot_mpi.flags import FitFlag, SourceFlag
 from sphot_mpi.joint import State
 from sphot_mpi.joint_base import KERNEL_STAR_SNR, LEAST_KERNEL_STARS, BaseFit
 from sphot_mpi.joint_bounds import ETA_MAX, shape_ranges
-from sphot_mpi.joint_galaxy import components_of, galaxy_radius
+from sphot_mpi.joint_galaxy import components_of, radius_at
 from sphot_mpi.joint_kernel_error import kernel_errors
 from sphot_mpi.joint_measure import Measurement
 from sphot_mpi.joint_render import CENTRE_NAMES, MOVE_NAMES, SHAPE_NAMES, render_galaxy, render_sky, render_stars
@@ -335,7 +335,7 @@ class _Summary:
         flags[stars.anchored] |= SourceFlag.ANCHORED
         # the variance contains the prior: half of the weight is the prior's where its own is half of it
         flags[2.0 * stars.variance[:, 0] > stars.prior_sigma**2] |= SourceFlag.PRIOR_DRIVEN
-        flags[at(galaxy_radius(self.galaxy, self.frame.shape), stars) < 1.0] |= SourceFlag.IN_GALAXY
+        flags[radius_at(self.galaxy, self.frame.shape, stars) < 1.0] |= SourceFlag.IN_GALAXY
         return flags
 
     def _report(self, sources: NDArray[np.void]) -> NDArray[np.bool_]:

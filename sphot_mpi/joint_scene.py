@@ -281,9 +281,15 @@ class Stars:
 
 def at(image: NDArray[Pixel], stars: Stars) -> NDArray[Pixel]:
     """Values of an image at the pixels nearest to the stars, the image's edge for those beyond it."""
-    iy = np.clip(np.rint(stars.y).astype(np.int64), 0, image.shape[0] - 1)
-    ix = np.clip(np.rint(stars.x).astype(np.int64), 0, image.shape[1] - 1)
+    ix, iy = pixels_of(stars, image.shape)
     return image[iy, ix]
+
+
+def pixels_of(stars: Stars, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Columns and rows of the pixels nearest to the stars, those on the edge of an image for stars beyond it."""
+    iy = np.clip(np.rint(stars.y).astype(np.int64), 0, shape[0] - 1)
+    ix = np.clip(np.rint(stars.x).astype(np.int64), 0, shape[1] - 1)
+    return ix, iy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

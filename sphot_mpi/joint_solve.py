@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sphot_mpi.errors import FitError
 from sphot_mpi.joint_bounds import ETA_MAX, bounded_step, invert, shape_ranges
-from sphot_mpi.joint_kernel import prior_terms, shape_limit, stepped
+from sphot_mpi.joint_kernel import KERNEL_NAMES, prior_terms, shape_limit, stepped
 from sphot_mpi.joint_render import CENTRE_NAMES, MOVE_NAMES, SHAPE_NAMES, Freedom, Rendered, render_columns
 from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Scene, Stars
 from sphot_mpi.joint_stars import STAR_STEP, StarSystem, star_system
@@ -172,7 +172,9 @@ def _solve_dense(system: StarSystem, dense: _Dense) -> _Solution:
     reduced -= free[rows, dense.told :].sum(axis=1)
     matrix = schur + np.diag(dense.damping)
     low, high = dense.low.copy(), dense.high.copy()
-    limit = shape_limit(invert(matrix) @ reduced, dense.names, dense.kernel)
+    # a kernel's shape waits for what the others would do
+    waits = KERNEL_NAMES[1] in dense.names
+    limit = shape_limit(invert(matrix) @ reduced, dense.names, dense.kernel) if waits else None
     if limit is not None:
         k, low[k] = limit
         high[k] = low[k]

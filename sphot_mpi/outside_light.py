@@ -11,7 +11,7 @@ import numpy as np
 
 from sphot_mpi.joint import State
 from sphot_mpi.joint_scene import at
-from sphot_mpi.unseen_light import psf_image, seen_through
+from sphot_mpi.unseen_light import seen_through
 
 #: Part of a star's light beyond the data from which on a pixel belongs to the edge.
 EDGE = 0.05
@@ -43,7 +43,7 @@ def with_outside_light(state: State, *, weigh: bool) -> State:
     stars = state.scene.stars.take(at(covered, state.scene.stars))
     if stars.size == 0:
         return state
-    stamp = psf_image(state.optics.psf)
+    stamp = state.optics.psf.pixel_image()
     powers = (stamp, stamp**2) if weigh else (stamp,)
     share, *squared = seen_through(~covered, powers)
     area, edge = float(covered.sum()), float((covered & (share > EDGE)).sum())

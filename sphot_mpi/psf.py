@@ -201,6 +201,26 @@ class PSF:
             coefficients[: ny // os * os, : nx // os * os].reshape(ny // os, os, nx // os, os).transpose(1, 3, 0, 2)
         )
 
+    def pixel_image(self) -> Image:
+        """Star of flux 1 on the middle pixel of an odd square with the library's sides at least, sampled at pixels.
+
+        Only pixels' centres are wanted: of each set of frequencies that they cannot tell apart the sum is transformed.
+        """
+        (ny, nx), os = self.padded_shape, self.oversample
+        fy, fx = self.frequencies()
+        spectrum = self.library_spectrum * self._transform()
+        # the PSF's centre to the first sample
+        for f, origin in ((fy, self.origin[0]), (fx, self.origin[1])):
+            spectrum *= np.exp(2j * np.pi * f * (origin / os))
+        rows = fft.ifft(spectrum.reshape(os, ny // os, -1).sum(axis=0), axis=0)
+        image = os * fft.irfft(rows, nx, axis=1)[:, ::os]
+        reach = max(self.library.array.shape) // (2 * os)
+        square = np.zeros((2 * reach + 1, 2 * reach + 1))
+        # along the library's shorter side there may be less
+        y, x = (np.arange(-half, half + 1) for half in (min(reach, (n - 1) // 2) for n in image.shape))
+        square[np.ix_(y + reach, x + reach)] = image[np.ix_(y, x)]
+        return square
+
     def _folded(self) -> Image:
         """Working PSF added up over the tiles of a grid of a few times its core: a fraction of the cost of `array`.
 

@@ -157,6 +157,11 @@ def shape_forms(eta_1: float, eta_2: float) -> Array:
 def elliptical_radius(shape: tuple[int, ...], galaxy: SersicParams) -> Array:
     """Semi-major axis, px, of the galaxy's ellipse through each pixel of an image of `shape` (ny, nx)."""
     y, x = np.ogrid[: shape[0], : shape[1]]
+    return elliptical_distance(x, y, galaxy)
+
+
+def elliptical_distance(x: Array, y: Array, galaxy: SersicParams) -> Array:
+    """Semi-major axis, px, of the galaxy's ellipse through each of some points."""
     dx, dy = x - galaxy.x_0, y - galaxy.y_0
     cos, sin = np.cos(galaxy.theta), np.sin(galaxy.theta)
     q = max(1.0 - galaxy.ellip, 1e-3)

@@ -11,9 +11,9 @@ from scipy import fft
 
 from sphot_mpi.detection import MatchedFilter
 from sphot_mpi.psf import PSF
-from sphot_mpi.records import Image, Mask, SersicParams, UnseenLight
+from sphot_mpi.records import Image, Mask, SersicParams, UnseenLight, Vector
 from sphot_mpi.sersic import total_flux
-from sphot_mpi.sersic_profile import elliptical_radius
+from sphot_mpi.sersic_profile import elliptical_distance, elliptical_radius
 from sphot_mpi.star_renderer import StarRenderer
 
 #: Edges, in half-light radii, of the elliptical annuli in which stars on a galaxy are told from those of the field.
@@ -55,7 +55,12 @@ def render_unseen(unseen: UnseenLight, components: Sequence[SersicParams], usabl
     return image
 
 
-def half_light_distance(components: Sequence[SersicParams], shape: tuple[int, ...], margin: int = 0) -> Image:
+def half_light_distance(
+    components: Sequence[SersicParams],
+    shape: tuple[int, ...],
+    margin: int = 0,
+    points: tuple[Vector, Vector] | None = None,
+) -> Image:
     """Elliptical radius of each pixel over the components' mean r_eff, which counts as `LARGEST_PART` at most.
 
     Parameters
@@ -66,18 +71,21 @@ def half_light_distance(components: Sequence[SersicParams], shape: tuple[int, ..
         (ny, nx) of the image that is wanted.
     margin : int
         Its pixels, on each side, beyond the cutout in which the components are and of which a part is counted.
+    points : (Vector, Vector), optional
+        x and y on that image: the radius is wanted of these, not of its pixels.
     """
     fluxes = np.array([max(total_flux(c), 0.0) for c in components])
     axes = np.array([c.r_eff for c in components])
     half_light = float(np.average(axes, weights=fluxes)) if fluxes.sum() > 0.0 else float(axes[0])
     main = components[int(np.argmax(fluxes))]
     main = replace(main, x_0=main.x_0 + margin, y_0=main.y_0 + margin)
-    return elliptical_radius(shape, main) / min(half_light, LARGEST_PART * (min(shape) - 2 * margin))
+    radius = elliptical_radius(shape, main) if points is None else elliptical_distance(*points, main)
+    return radius / min(half_light, LARGEST_PART * (min(shape) - 2 * margin))
 
 
 def outside_share(usable: Mask, psf: PSF) -> Image:
     """Light, at each pixel, of stars of one unit per pixel that lie where the data show none: (ny, nx)."""
-    stamp = psf_image(psf)
+    stamp = psf.pixel_image()
     reach = stamp.shape[0] // 2
     # a star just off the data is seen by what falls on them
     wide = np.pad(usable, reach)
@@ -89,13 +97,6 @@ def star_core(psf: PSF) -> Image:
     """Unit-flux star centred on a pixel, out to where detection looks."""
     renderer = StarRenderer(psf, (1, 1))
     return renderer.sampled(renderer.core_radius)
-
-
-def psf_image(psf: PSF) -> Image:
-    """Unit-flux star centred on the middle pixel of an odd square that holds the whole PSF."""
-    reach = max(psf.library.array.shape) // (2 * psf.oversample)
-    middle = np.array([float(reach)])
-    return StarRenderer(psf, (2 * reach + 1, 2 * reach + 1)).render(middle, middle, np.ones(1))
 
 
 def seen_through(beyond: Mask, stamps: Sequence[Image]) -> list[Image]:

@@ -7,7 +7,7 @@ from scipy import integrate, interpolate, ndimage, optimize, special
 
 from sphot_mpi.errors import InputError
 from sphot_mpi.kernels import psf as kernels
-from sphot_mpi.point_render import star_stamps
+from sphot_mpi.point_render import sampled_star, star_stamps
 from sphot_mpi.psf import FWHM_PER_SIGMA, PSF, LibraryPSF
 from sphot_mpi.psf_kernel import FAMILIES, Kernel, kernel_distance
 
@@ -52,6 +52,22 @@ def test_a_library_psf_has_unit_sum_whatever_its_norm_and_byte_order(shape, scal
 def test_an_array_that_is_no_psf_is_refused(array):
     with pytest.raises(InputError, match="PSF"):
         LibraryPSF.from_array(array, 4)
+
+
+@pytest.mark.parametrize("shape", [*SIDES, (161, 30), (30, 160)])
+@pytest.mark.parametrize("family", EXAMPLES)
+def test_a_star_at_all_pixels_is_the_one_that_the_spline_gives(shape, family):
+    rows, columns = (np.exp(-0.5 * ((np.arange(n) - 0.49 * n) / 5.0) ** 2) for n in shape)
+    psf = PSF(LibraryPSF.from_array(np.outer(rows, columns), 4), Kernel(family, EXAMPLES[family]))
+    image = psf.pixel_image()
+    half = image.shape[0] // 2
+    assert image.shape == (2 * half + 1, 2 * half + 1)
+    assert half == max(shape) // 8
+    # both interpolate between the same samples, the spline with their own frequencies; where its array ends it is cut
+    inner = min(half, min(psf.padded_shape) // 8 - 1)
+    middle = np.s_[half - inner : half + inner + 1]
+    expected = sampled_star(psf, inner)
+    np.testing.assert_allclose(image[middle, middle], expected, atol=1e-12 * expected.max())
 
 
 @pytest.mark.parametrize("shape", SIDES)
