@@ -39,13 +39,17 @@ from sphot_mpi.simulate_render import ScenePSF
 
 #: What is worth a look: errors beyond these, mag, in a filter without one of these flags.
 MOST_MAGNITUDE, MOST_COLOUR = 0.05, 0.03
-HONEST = FitFlag.STRUCTURED | FitFlag.STAR_EXCESS | FitFlag.HIGH_CHI2 | FitFlag.CENTRE_UNCOVERED | FitFlag.COMPANION
+HONEST = (
+    FitFlag.STRUCTURED | FitFlag.STAR_EXCESS | FitFlag.HIGH_CHI2 | FitFlag.CENTRE_UNCOVERED | FitFlag.COMPANION
+    | FitFlag.WINGS_UNTOLD
+)  # fmt: skip
 #: Light within this many r_eff is said to be on the galaxy, and stars of this S/N are expected to be found there.
 ON_GALAXY, FOUND_SNR = 2.0, 3.0
 LEGEND = """Median of the absolute values / the worst value over the galaxies of a kind, in all star fields together.
 Total and colour: fit - truth. In stars: light of the fit's stars within 2 r_eff beyond that of the true ones of S/N 3
 and more. Residual: light left there. Both in per cent of the galaxy's. Bad: total off by more than 0.05 mag or colour
-by more than 0.03. No flag: none of STRUCTURED, STAR_EXCESS, HIGH_CHI2, CENTRE_UNCOVERED, COMPANION is set.
+by more than 0.03. No flag: none of STRUCTURED, STAR_EXCESS, HIGH_CHI2, CENTRE_UNCOVERED, COMPANION and WINGS_UNTOLD is
+set.
 """
 
 

@@ -21,19 +21,22 @@ LN_N_APART = np.log(2.0)
 ETA_MAX = float(-np.log(0.05))
 #: A bound is met within this, in ln n.
 AT_END = 1e-3
-#: Unknowns are held or released at most this often, in their number: it ends far earlier.
-MOST_CHANGES = 4
+NOT_FINITE = "the galaxy's normal equations are not finite"
 
 
 def shape_ranges(galaxy: Galaxy, shape: tuple[int, int]) -> tuple[Vector, Vector]:
     """Smallest and largest ln r_circ and ln n, (c, 2) each, of a galaxy's components on a frame of some shape."""
-    length = np.minimum(np.hypot(galaxy.shapes[:, 2], galaxy.shapes[:, 3]), ETA_MAX)
-    # r_circ = r_eff sqrt(q)
-    largest_r = np.log(LARGEST_COMPONENT * max(shape)) - 0.5 * length
     tied = galaxy.apart & (galaxy.shapes[:, 1] < LN_N_APART + AT_END)
     largest_n = np.where(tied, LN_N_APART, LN_N_RANGE[1])
     low = np.tile([np.log(SMALLEST_R), LN_N_RANGE[0]], (galaxy.size, 1))
-    return low, np.column_stack((largest_r, largest_n))
+    return low, np.column_stack((largest_r(galaxy.shapes, shape), largest_n))
+
+
+def largest_r(shapes: NDArray[np.float64], shape: tuple[int, int]) -> Vector:
+    """Largest ln r_circ (c,) that goes with each component's ellipse."""
+    length = np.minimum(np.hypot(shapes[:, 2], shapes[:, 3]), ETA_MAX)
+    # r_circ = r_eff sqrt(q)
+    return np.asarray(np.log(LARGEST_COMPONENT * max(shape)) - 0.5 * length)
 
 
 def bounded_step(matrix: NDArray[np.float64], rhs: Vector, low: Vector, high: Vector) -> Vector:
@@ -46,7 +49,7 @@ def bounded_step(matrix: NDArray[np.float64], rhs: Vector, low: Vector, high: Ve
     rhs : (m,) float64 ndarray
         Right-hand side.
     low, high : (m,) float64 ndarray
-        Smallest and largest step of each unknown, equal where it is told; 0 lies between them or is one of them.
+        Smallest and largest step of each unknown, equal where it is told; else 0 is among them.
 
     Returns
     -------
@@ -56,11 +59,15 @@ def bounded_step(matrix: NDArray[np.float64], rhs: Vector, low: Vector, high: Ve
     Raises
     ------
     FitError
-        If the matrix is not finite.
+        If matrix or right-hand side are not finite.
     """
+    if not np.isfinite(rhs).all():
+        raise FitError(NOT_FINITE)
     told = low == high
     held, step = told.copy(), np.clip(np.zeros(rhs.size), low, high)
-    for _ in range(MOST_CHANGES * rhs.size):
+    # what round-off alone would move is not held and released for ever
+    again = ~told
+    while True:
         free, goal = ~held, step.copy()
         goal[free] = invert(matrix[np.ix_(free, free)]) @ (rhs[free] - matrix[np.ix_(free, held)] @ step[held])
         end = np.clip(goal, low, high)
@@ -75,13 +82,13 @@ def bounded_step(matrix: NDArray[np.float64], rhs: Vector, low: Vector, high: Ve
             continue
         step = goal
         pull = rhs - matrix @ step
-        inward = held & ~told & np.where(step == low, pull > 0.0, pull < 0.0)
+        inward = held & again & np.where(step == low, pull > 0.0, pull < 0.0)
         if not inward.any():
-            break
-        # what it would gain alone
+            return step
+        # the one that would gain most alone
         gain = np.where(inward, pull**2 / np.maximum(np.diag(matrix), 1e-300), -np.inf)
-        held[np.argmax(gain)] = False
-    return step
+        released = int(np.argmax(gain))
+        held[released] = again[released] = False
 
 
 def invert(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -91,6 +98,11 @@ def invert(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     ----------
     matrix : (m, m) float64 ndarray
         The matrix.
+
+    Returns
+    -------
+    (m, m) float64 ndarray
+        Its pseudo-inverse.
 
     Raises
     ------
@@ -102,6 +114,5 @@ def invert(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     scale = np.where(size > 0.0, 1.0 / np.sqrt(np.maximum(size, 1e-300)), 0.0)
     scaled = matrix * scale[:, None] * scale[None, :]
     if not np.isfinite(scaled).all():
-        msg = "the galaxy's normal equations are not finite"
-        raise FitError(msg)
+        raise FitError(NOT_FINITE)
     return np.asarray(np.linalg.pinv(scaled, rcond=1e-12) * scale[:, None] * scale[None, :])

@@ -106,37 +106,31 @@ class _Trial:
             Share of the galaxy's light by which the wings may grow; more if pixels by themselves ask for it.
         """
         expected, found = self.galaxies
-        if (found.fluxes <= 0.0).any() or not self.is_other(least_change):
+        if not self.is_other(least_change):
             return False
-        if self._growth() < most_in_wings * float(expected.fluxes.sum()):
+        if self.growth() < most_in_wings * float(expected.fluxes.sum()):
             return True
         # far more than chance, in pixels that no wings far out can please
         if f"0.{SHAPE_NAMES[0]}" in self.measurement.names:
-            asked = self._gain(self.expected, self._ring()) > WINGS_GAIN * chance(self.expected)
+            asked = self.ring_gain(self.expected) > WINGS_GAIN * chance(self.expected)
         else:
             asked = self.core_gain(self.expected) > SECOND_COMPONENT_GAIN * chance(self.expected)
         return asked and self._field_shows()
 
     def is_other(self, least_change: float, part: float = 1.0) -> bool:
-        """Whether the change of the ellipse if that is free alone, else of the profile, has some part of its chi2."""
-        if self._has_ellipse():
+        """Whether one component's free ellipse, or else the profile, changed by some part of the chi2 asked for."""
+        found = self.galaxies[1]
+        if (found.fluxes <= 0.0).any():
+            return False
+        if found.size == 1 and f"0.{SHAPE_NAMES[2]}" in self.measurement.names:
             return self._ellipse_chi2() > part * ELLIPSE_CHANGE
         return self.profile_chi2 > part * least_change
-
-    def _has_ellipse(self) -> bool:
-        """Whether one component's ellipse is free, and not its place of its own."""
-        return f"0.{SHAPE_NAMES[2]}" in self.measurement.names and MOVE_NAMES[0] in self.measurement.names
 
     def _core(self) -> NDArray[np.bool_]:
         """Pixels of the expected galaxy's core."""
         return galaxy_radius(self.galaxies[0], self.state.optics.frame.shape) < CORE
 
-    def _ring(self) -> NDArray[np.bool_]:
-        """Pixels around the expected galaxy's core where its wings can be seen."""
-        radius = galaxy_radius(self.galaxies[0], self.state.optics.frame.shape)
-        return (radius > CORE) & (radius < WINGS)
-
-    def _growth(self) -> float:
+    def growth(self) -> float:
         """Flux that the galaxy has gained outside its core."""
         core = self._core()
         return wing_light(self.state, core) - wing_light(self.expected, core)
@@ -150,6 +144,11 @@ class _Trial:
     def core_gain(self, before: State) -> float:
         """Chi2 of the core's pixels that another state has beyond this one."""
         return self._gain(before, self._core())
+
+    def ring_gain(self, before: State) -> float:
+        """As `core_gain`, of the pixels around the expected galaxy's core where its wings can be seen."""
+        radius = galaxy_radius(self.galaxies[0], self.state.optics.frame.shape)
+        return self._gain(before, (radius > CORE) & (radius < WINGS))
 
     def _gain(self, before: State, pixels: NDArray[np.bool_]) -> float:
         left, now = (
@@ -175,9 +174,13 @@ class _Trial:
         return chi2 > PROMISING * PLACE_CHANGE or self._changed_most() or self._went_far()
 
     def promises_shape(self, least_change: float) -> bool:
-        """Whether one solve shows that profile (by a chi2 of at least so much) or ellipse may be another one."""
+        """Whether one solve shows that profile (by a chi2 of at least so much) or ellipse may be another one.
+
+        Where place or shape went as far as they may, all steps were shortened together, and chi2 tells nothing.
+        """
         by_profile = self.profile_chi2 > PROMISING * least_change
-        return by_profile or self.is_other(least_change, PROMISING) or self._changed_most()
+        went_far = self._changed_most() or self._went_far()
+        return by_profile or self.is_other(least_change, PROMISING) or went_far
 
     def _changed_most(self) -> bool:
         """Whether one solve changed the shape by as much as it may."""
@@ -186,11 +189,11 @@ class _Trial:
         return bool((np.abs(found.shapes - expected.shapes) / steps).max() > NEAR_LIMIT)
 
     def is_promising_place(self) -> bool:
-        """Whether one solve of the place alone is worth the rest."""
+        """Whether the first solves of the place alone are worth the rest."""
         return self.place_chi2 > PROMISING * PLACE_CHANGE or self._went_far()
 
     def _went_far(self) -> bool:
-        """Whether one solve moved the galaxy as far as it may."""
+        """Whether the galaxy moved by what one solve may move it."""
         return bool(np.abs(self._displacement()).max() > NEAR_LIMIT * GALAXY_STEP[MOVE_NAMES[0]])
 
     def is_displaced(self) -> bool:
@@ -279,6 +282,8 @@ def _with_own_places(trial: _Trial, freedom: Freedom, keep: Keep) -> _Trial:
     # what chance is shows where the model fits
     told = freer.core_gain(trial.state) > SECOND_COMPONENT_GAIN * chance(freer.state)
     told = told and freer.has_shape(PROFILE_CHANGE, MOST_IN_WINGS)
+    # nor may the wings' pixels pay for it
+    told = told and (freer.growth() <= trial.growth() or freer.ring_gain(trial.state) > 0.0)
     return freer if told else trial
 
 
@@ -305,7 +310,7 @@ def profile_change(expected: Galaxy, found: Galaxy, measurement: Measurement) ->
 def _shape_unknowns(
     expected: Galaxy, found: Galaxy, measurement: Measurement, of: tuple[str, ...]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:
-    """Change of shares and of some shapes, the matrix that makes it of the unknowns' changes, and these."""
+    """Change of shares and the first shapes, the matrix that makes it of the unknowns' changes, and these."""
     size = found.size
     free = [(c, k) for c in range(size) for k, name in enumerate(of) if f"{c}.{name}" in measurement.names]
     names = [f"{c}.{of[k]}" for c, k in free]

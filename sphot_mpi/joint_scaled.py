@@ -76,7 +76,7 @@ class ScaledFit:
     converged : bool
         Whether the last solves were quiet.
     own : FitFlag
-        What of the galaxy's shape is this filter's own: `OWN_PROFILE`, `DISPLACED`.
+        What of the galaxy's shape is this filter's own, or may be: `OWN_PROFILE`, `DISPLACED`, `WINGS_UNTOLD`.
     excess : StarExcess
         The galaxy's light among the stars that it was measured with.
     """
@@ -127,12 +127,14 @@ def fit_scaled_scene(
     else:
         joint, most = Freedom(kernel=calibrate, shift=True, galaxy_scale=True), SETTLE_PASSES
     state = with_outside_light(state, weigh=True)
-    state, measurement, own = _measured(state, base, joint, keep, config, most)
+    start = state
+    state, measurement, own = _measured(start, base, joint, keep, config, most)
     if positions != "forced" and _is_seen(state, measurement) and not held_to_colour(state.scene.stars).any():
         # a star that only this filter shows before the centre
         radius = config.psf.center_mask_r_in_fwhm * state.optics.fwhm
         starred = with_central_stars(state, joint, keep, radius)
         if starred is not state:
+            starred = _with_galaxy_of(starred, start)
             state, measurement, own = _measured(starred, base, joint, keep, config, most)
     excess = _excess(state, base)
     # from here on the galaxy is held: its light must not hang on how deep the stars are fitted
@@ -171,10 +173,18 @@ def _measured(
     Stars that turn out to have filled what its model leaves are held, and it is measured anew: that is its light.
     """
     found = _measured_beside(state, joint, keep, config, most)
-    stars = _with_prior(found[0], base, config).scene.stars
-    if held_to_colour(stars).any() and not held_to_colour(found[0].scene.stars).any():
-        return _measured_beside(replace(state, scene=state.scene.with_stars(stars)), joint, keep, config, most)
+    held = _with_prior(found[0], base, config)
+    if held_to_colour(held.scene.stars).any() and not held_to_colour(found[0].scene.stars).any():
+        return _measured_beside(_with_galaxy_of(held, state), joint, keep, config, most)
     return found
+
+
+def _with_galaxy_of(state: State, before: State) -> State:
+    """Return the state with the galaxy that it had before, where the common shift has come to since."""
+    galaxy = before.scene.galaxy
+    assert galaxy is not None
+    centres = galaxy.centres + (state.scene.shift - before.scene.shift)
+    return replace(state, scene=replace(state.scene, galaxy=replace(galaxy, centres=centres)))
 
 
 def _measured_beside(

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.errors import FitError
-from sphot_mpi.joint_bounds import ETA_MAX, bounded_step, invert, shape_ranges
-from sphot_mpi.joint_kernel import KERNEL_NAMES, prior_terms, shape_limit, stepped
+from sphot_mpi.joint_bounds import ETA_MAX, bounded_step, invert, largest_r, shape_ranges
+from sphot_mpi.joint_kernel import prior_terms, shape_limit, stepped
 from sphot_mpi.joint_render import CENTRE_NAMES, MOVE_NAMES, SHAPE_NAMES, Freedom, Rendered, render_columns
 from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Scene, Stars
 from sphot_mpi.joint_stars import STAR_STEP, StarSystem, star_system
@@ -172,13 +172,12 @@ def _solve_dense(system: StarSystem, dense: _Dense) -> _Solution:
     reduced -= free[rows, dense.told :].sum(axis=1)
     matrix = schur + np.diag(dense.damping)
     low, high = dense.low.copy(), dense.high.copy()
-    # a kernel's shape waits for what the others would do
-    waits = KERNEL_NAMES[1] in dense.names
-    limit = shape_limit(invert(matrix) @ reduced, dense.names, dense.kernel) if waits else None
+    step = bounded_step(matrix, reduced, low, high)
+    limit = shape_limit(step, dense.names, dense.kernel)
     if limit is not None:
         k, low[k] = limit
         high[k] = low[k]
-    step = bounded_step(matrix, reduced, low, high)
+        step = bounded_step(matrix, reduced, low, high)
     step *= _galaxy_limit(step, dense.names)
     covariance = invert(schur)
     if (rows != np.arange(m)).any():
@@ -312,8 +311,8 @@ def _step_galaxy(galaxy: Galaxy, step: dict[str, float], shift: Vector, shape: t
         length = np.hypot(shapes[c, 2], shapes[c, 3])
         if length > ETA_MAX:
             shapes[c, 2:] *= ETA_MAX / length
-    # the largest r_circ goes with the new ellipse
-    low, high = shape_ranges(replace(galaxy, shapes=np.column_stack((galaxy.shapes[:, :2], shapes[:, 2:]))), shape)
+    low, high = shape_ranges(galaxy, shape)
+    high[:, 0] = largest_r(shapes, shape)
     shapes[:, :2] = np.clip(shapes[:, :2], low, high)
     return Galaxy(
         centres=_tied(centres, galaxy),

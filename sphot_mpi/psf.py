@@ -202,9 +202,12 @@ class PSF:
         )
 
     def pixel_image(self) -> Image:
-        """Star of flux 1 on the middle pixel of an odd square with the library's sides at least, sampled at pixels.
+        """Star of flux 1 on the middle pixel of an odd square as large as the library.
 
-        Only pixels' centres are wanted: of each set of frequencies that they cannot tell apart the sum is transformed.
+        Returns
+        -------
+        (k, k) float64 ndarray
+            At the pixels' centres: of each set of frequencies that they cannot tell apart the sum is transformed.
         """
         (ny, nx), os = self.padded_shape, self.oversample
         fy, fx = self.frequencies()

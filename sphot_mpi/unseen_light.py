@@ -61,7 +61,7 @@ def half_light_distance(
     margin: int = 0,
     points: tuple[Vector, Vector] | None = None,
 ) -> Image:
-    """Elliptical radius of each pixel over the components' mean r_eff, which counts as `LARGEST_PART` at most.
+    """Elliptical radius of pixels or points over the components' mean r_eff, which counts as `LARGEST_PART` at most.
 
     Parameters
     ----------
@@ -72,7 +72,12 @@ def half_light_distance(
     margin : int
         Its pixels, on each side, beyond the cutout in which the components are and of which a part is counted.
     points : (Vector, Vector), optional
-        x and y on that image: the radius is wanted of these, not of its pixels.
+        x and y (n,) on that image: the radius is wanted of these, not of its pixels.
+
+    Returns
+    -------
+    (ny, nx) or (n,) float64 ndarray
+        In units of that r_eff.
     """
     fluxes = np.array([max(total_flux(c), 0.0) for c in components])
     axes = np.array([c.r_eff for c in components])

@@ -49,8 +49,24 @@ def test_what_is_told_stays_and_the_others_are_solved_for_it():
     matrix, rhs = np.array([[2.0, 1.0], [1.0, 2.0]]), np.array([1.0, 0.5])
     told, high = np.array([0.3, -np.inf]), np.array([0.3, np.inf])
     np.testing.assert_allclose(bounded_step(matrix, rhs, told, high), [0.3, 0.1], atol=1e-12)
-    with pytest.raises(FitError, match="not finite"):
-        bounded_step(matrix * np.nan, rhs, told, high)
+    for broken in ((matrix * np.nan, rhs), (matrix, rhs * np.nan)):
+        with pytest.raises(FitError, match="not finite"):
+            bounded_step(*broken, told, high)
+
+
+def test_a_bounded_step_ends_where_unknowns_cannot_be_told_apart():
+    rng = np.random.default_rng(2)
+    for _ in range(300):
+        design = rng.normal(size=(20, M))
+        # two columns alike but for round-off, one that no pixel sees, and tests that differ from the columns
+        design[:, 0] = design[:, 1] * (1.0 + 1e-9)
+        design[:, 2] = 0.0
+        matrix = design.T @ design
+        matrix[3] *= 1.0 + 0.1 * rng.normal(size=M)
+        low, high = ranges(rng)
+        step = bounded_step(matrix, design.T @ rng.normal(size=20), low, high)
+        assert (step >= low).all()
+        assert (step <= high).all()
 
 
 def test_a_galaxy_whose_n_is_out_of_reach_comes_to_rest_at_the_least_chi2():
