@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.flags import FitFlag
-from sphot_mpi.joint import Keep, State, residual_of
+from sphot_mpi.joint import Keep, State, residual_of, solve
 from sphot_mpi.joint_galaxy import SECOND_COMPONENT_GAIN, galaxy_radius
 from sphot_mpi.joint_measure import Measurement, chance, measure
 from sphot_mpi.joint_render import CENTRE_NAMES, MOVE_NAMES, SHAPE_NAMES, Freedom, render_galaxy
@@ -273,6 +273,35 @@ def with_own_shape(
         if alone.is_displaced():
             return alone.state, alone.measurement, alone.place_flag() | untold
     return state, measurement, untold
+
+
+def with_last_place(state: State, held: Freedom) -> tuple[State, Freedom]:
+    """Solve once more with the galaxy's place, its light held: beside fainter stars it may be another one.
+
+    Parameters
+    ----------
+    state : State
+        With all stars.
+    held : Freedom
+        What is free while the galaxy is held.
+
+    Returns
+    -------
+    state : State
+        With the galaxy where it was, if the step says no more than chance does.
+    freedom : Freedom
+        What is to be free from here on: its place, too, or not.
+    """
+    galaxy, freer = state.scene.galaxy, replace(held, galaxy_move=True)
+    assert galaxy is not None
+    moved = solve(state, freer)
+    assert moved.step is not None
+    assert moved.scene.galaxy is not None
+    rows = [moved.step.names.index(name) for name in MOVE_NAMES]
+    covariance = moved.step.covariance[np.ix_(rows, rows)] * state.optics.frame.correlation**2
+    if wald((moved.scene.galaxy.centres - galaxy.centres)[0], covariance) > PLACE_CHANGE:
+        return moved, freer
+    return replace(moved, scene=replace(moved.scene, galaxy=galaxy)), held
 
 
 def _with_own_places(trial: _Trial, freedom: Freedom, keep: Keep) -> _Trial:

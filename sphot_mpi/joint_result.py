@@ -279,12 +279,22 @@ class _Summary:
             covariance[:, 7 * c] *= ratio
             amplitude = base.components[c].amplitude * ratio
             covariance[7 * c, 7 * c] += amplitude**2 * own / total**2 if total > 0.0 else np.nan
-        if MOVE_NAMES[0] in self.measurement.names:
+        place = self._place_covariance()
+        if place is not None:
             # the place is this filter's own, in all components alike
             places = np.array([7 * c + k for c in range(len(factor)) for k in PLACE])
             covariance[places], covariance[:, places] = 0.0, 0.0
-            covariance[np.ix_(places, places)] = np.tile(self.measurement.block([*MOVE_NAMES]), (len(factor),) * 2)
+            covariance[np.ix_(places, places)] = np.tile(place, (len(factor),) * 2)
         return covariance, float(np.sqrt(own + shape_share * total**2))
+
+    def _place_covariance(self) -> Image | None:
+        """Covariance of the place as it was measured with the light, or else after it; None where it was not."""
+        if MOVE_NAMES[0] in self.measurement.names:
+            return self.measurement.block([*MOVE_NAMES])
+        if MOVE_NAMES[0] not in self.index:
+            return None
+        rows = [self.index[name] for name in MOVE_NAMES]
+        return np.asarray(self.covariance[np.ix_(rows, rows)])
 
     def _sources(self) -> NDArray[np.void]:
         """The table of all stars in the model, in the cutout's pixel frame."""

@@ -21,7 +21,7 @@ from sphot_mpi.joint_base import (
 from sphot_mpi.joint_core import with_central_stars
 from sphot_mpi.joint_galaxy import galaxy_of, galaxy_radius, no_stars
 from sphot_mpi.joint_measure import Measurement, measure
-from sphot_mpi.joint_profile import with_own_shape
+from sphot_mpi.joint_profile import with_last_place, with_own_shape
 from sphot_mpi.joint_render import Freedom
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars, at
 from sphot_mpi.outside_light import with_outside_light
@@ -145,6 +145,8 @@ def fit_scaled_scene(
     if positions != "forced":
         state = _add_new(state, base, held, keep, _caution(state, base, covered, config), lower, positions)
     state = with_outside_light(with_faint_stars(state, base.faint_limits), weigh=False)
+    if _is_seen(state, measurement):
+        state, held = with_last_place(state, held)
     state, converged = settle(state, held, keep, most=SETTLE_PASSES)
     return ScaledFit(
         state=state, measurement=measurement, converged=converged and measurement.quiet, own=own, excess=excess

@@ -55,6 +55,8 @@ MOST_APART = 1.0
 DAMPING_GAIN, DAMPING_RELIEF = 0.3, 0.3
 #: Least new flux, in the old one, that lengthens a star's displacement.
 LEAST_RISE = 0.5
+#: The place of a galaxy that moves as a whole, beside its measured light, need not be known better than this, px.
+LEAST_PLACE_ERROR = 0.02
 #: A galaxy that is scaled keeps at least this part of its flux in one step.
 LEAST_SCALE = 1e-3
 
@@ -270,6 +272,7 @@ def _dense_damping(names: tuple[str, ...]) -> Vector:
 def _longest(solution: _Solution, names: tuple[str, ...]) -> float:
     """Longest step of the galaxy's unknowns in their errors."""
     error = np.sqrt(np.diag(solution.covariance))
+    error[[name in MOVE_NAMES for name in names]] += LEAST_PLACE_ERROR
     known = [k for k, name in enumerate(names) if _stem(name) in GALAXY_NAMES and error[k] > 0.0]
     return max((abs(float(solution.dense[k])) / float(error[k]) for k in known), default=0.0)
 

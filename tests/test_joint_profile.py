@@ -154,6 +154,21 @@ def test_a_galaxy_that_stands_where_it_did_is_not_displaced():
     assert FitFlag.DISPLACED not in other_fit(GALAXY).flags
 
 
+def test_a_galaxy_whose_place_only_faint_stars_tell_moves_and_keeps_its_light():
+    faint = replace(GALAXY, amplitude=0.1 * GALAXY.amplitude)
+    near, far = (other_fit(replace(faint, x_0=faint.x_0 + d, y_0=faint.y_0 - d)) for d in (0.05, 0.2))
+    # too near for the measurement of its light to find it elsewhere
+    assert not (near.flags | far.flags) & FitFlag.DISPLACED
+    (base,), (held,), (got,) = (fit.components for fit in (base_fit(), near, far))
+    assert (held.x_0, held.y_0) == pytest.approx((base.x_0 + near.shift[0], base.y_0 + near.shift[1]), abs=1e-9)
+    errors = np.sqrt(np.diag(far.covariance))[3:5]
+    np.testing.assert_array_less(np.abs([got.x_0 - faint.x_0 - 0.2, got.y_0 - faint.y_0 + 0.2]), 3.0 * errors)
+    # its error is that of this filter's data, not that of the stars' shift
+    assert errors.min() > 3.0 * np.sqrt(near.covariance[3, 3])
+    # 0.2 px are nothing to its light
+    assert far.total_flux == pytest.approx(near.total_flux, rel=0.01)
+
+
 def test_the_change_of_a_profile_is_counted_in_its_errors():
     expected = galaxy_of((GALAXY,))
     found = replace(expected, shapes=expected.shapes + np.array([[0.1, -0.2, 0.0, 0.0]]))
