@@ -95,20 +95,15 @@ class _Trial:
         expected, found = self.galaxies
         return np.asarray((found.centres - expected.centres)[expected.main])
 
-    def has_shape(self, least_change: float, most_in_wings: float) -> bool:
-        """Whether the shape changed significantly, and where it shows: wings would take the field's light or the sky's.
+    def wings_hold(self, most_in_wings: float) -> bool:
+        """Whether the wings are the galaxy's: they would take the field's light or the sky's.
 
         Parameters
         ----------
-        least_change : float
-            Least chi2 of the change of the profile; where the ellipse is free it counts instead.
         most_in_wings : float
-            Share of the galaxy's light by which the wings may grow; more if pixels by themselves ask for it.
+            Share of the galaxy's light by which they may grow; more if pixels by themselves ask for it.
         """
-        expected, found = self.galaxies
-        if not self.is_other(least_change):
-            return False
-        if self.growth() < most_in_wings * float(expected.fluxes.sum()):
+        if self.growth() < most_in_wings * float(self.galaxies[0].fluxes.sum()):
             return True
         # far more than chance, in pixels that no wings far out can please
         if f"0.{SHAPE_NAMES[0]}" in self.measurement.names:
@@ -257,15 +252,17 @@ def with_own_shape(
         trial = _Trial.of(state, own, keep)
         # the last trial is the least free
         promising = trial.promises_place()
+        less_may_do = False
         if trial.promises_shape(least_change):
             trial = trial.settled(own, keep)
-            if trial.has_shape(least_change, most_in_wings):
+            holds, by_profile = trial.wings_hold(most_in_wings), trial.profile_chi2 > least_change
+            if holds and trial.is_other(least_change):
                 trial = trial if galaxy.size == 1 else _with_own_places(trial, own, keep)
                 return trial.state, trial.measurement, FitFlag.OWN_PROFILE | trial.place_flag()
-            if trial.is_other(least_change):
+            if not holds and (by_profile or trial.is_other(least_change)):
                 untold = FitFlag.WINGS_UNTOLD
-        elif galaxy.size == 1:
-            # with less freedom there is less to find
+            less_may_do = holds and by_profile
+        if galaxy.size == 1 and not less_may_do:
             break
     # what components that share no centre promise shows in no first step
     if (promising or galaxy.apart) and (alone := _Trial.of(state, moved, keep, passes)).is_promising_place():
@@ -310,7 +307,7 @@ def _with_own_places(trial: _Trial, freedom: Freedom, keep: Keep) -> _Trial:
     freer = replace(_Trial.of(trial.state, freedom, keep).settled(freedom, keep, PLACE_PASSES), expected=trial.expected)
     # what chance is shows where the model fits
     told = freer.core_gain(trial.state) > SECOND_COMPONENT_GAIN * chance(freer.state)
-    told = told and freer.has_shape(PROFILE_CHANGE, MOST_IN_WINGS)
+    told = told and freer.is_other(PROFILE_CHANGE) and freer.wings_hold(MOST_IN_WINGS)
     # nor may the wings' pixels pay for it
     told = told and (freer.growth() <= trial.growth() or freer.ring_gain(trial.state) > 0.0)
     return freer if told else trial
