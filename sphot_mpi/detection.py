@@ -1,6 +1,7 @@
 """Matched-filter detection of point sources on a residual image."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +26,6 @@ class MatchedFilter:
 
     Attributes
     ----------
-    precision : (ny, nx) float64 ndarray
-        1 / variance of an isolated source's flux at each pixel.
     covered : (ny, nx) bool ndarray
         Where a source would have enough of its light on usable pixels.
 
@@ -41,10 +40,14 @@ class MatchedFilter:
         radius = stamp.shape[0] // 2
         self._shape = tuple(fft.next_fast_len(side + radius, real=True) for side in weight.shape)
         self._psf = np.conj(self._transform(stamp, radius))
-        squared = np.conj(self._transform(stamp**2, radius))
-        self.precision = np.maximum(self._convolve(weight, squared), 0.0)
-        good = self._convolve((weight > 0.0).astype(np.float64), squared)
+        self._squared = np.conj(self._transform(stamp**2, radius))
+        good = self._convolve((weight > 0.0).astype(np.float64), self._squared)
         self.covered = good > LEAST_COVERAGE * float((stamp**2).sum())
+
+    @cached_property
+    def precision(self) -> Image:
+        """1 / variance of an isolated source's flux at each pixel, (ny, nx)."""
+        return np.maximum(self._convolve(self.weight, self._squared), 0.0)
 
     def _transform(self, stamp: Image, radius: int) -> NDArray[np.complex128]:
         padded = np.zeros(self._shape)

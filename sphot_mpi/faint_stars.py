@@ -69,17 +69,17 @@ def with_faint_stars(state: State, limits: tuple[float, ...]) -> State:
     field = field_of(state, radius)
     if field is None:
         return state
-    chosen = stars.take(at(field, stars))
-    measure = np.where(chosen.base_flux > 0.0, chosen.base_flux, chosen.flux)
+    # as bright as where they were found
+    found = np.where(stars.base_flux > 0.0, stars.base_flux, stars.flux)
+    in_field = at(field, stars)
     faint, means = np.zeros(frame.shape), [0.0] * (len(EDGES) - 1)
     for index, (low, high, limit) in enumerate(zip(EDGES[:-1], EDGES[1:], limits, strict=True)):
         ring = (radius >= low) & (radius < high)
         if not ring.any():
             continue
-        present = stars.take(at(ring, stars))
-        own = np.where(present.base_flux > 0.0, present.base_flux, present.flux)
-        few = chosen.flux[measure < limit]
-        missing = few.sum() / field.sum() - present.flux[own < limit].sum() / ring.sum()
+        few = stars.flux[in_field & (found < limit)]
+        present = stars.flux[at(ring, stars) & (found < limit)]
+        missing = few.sum() / field.sum() - present.sum() / ring.sum()
         # by how much the light of as many stars as expected there varies by chance
         chance = (few**2).sum() / (field.sum() * ring.sum())
         means[index] = missing * max(1.0 - chance / missing**2, 0.0) if missing > 0.0 else 0.0

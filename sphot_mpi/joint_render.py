@@ -65,30 +65,32 @@ class Rendered:
     names : tuple of str
         Dense unknowns: sky0..2, kernel (and kernel_shape), shift_x, shift_y,
         scale, move_x, move_y, and for component c "c.flux", "c.x_0", "c.y_0", "c.ln_r" ...
-    columns : (m, ny, nx) float64 ndarray
-        Derivatives of the model by the dense unknowns.
     told : tuple of int
         Unknowns that only a part of the light tells: kernel and shift, where they are not measured everywhere.
-    tests : (t, ny, nx) float64 ndarray
-        That part of their columns: the residual is to be orthogonal to it, and not to the whole column.
-    hidden : (h, ny, nx) float64 ndarray
-        What hidden neighbours add to the bright stars on average, as far as a broader PSF does the same; h is 0 where
-        the kernel is held or nothing hides, else 1.
+    images : (m + t + h, ny, nx) float64 ndarray
+        `columns`, `tests`, and what hidden neighbours add to the bright stars on average, as far as a broader PSF does
+        the same; h is 0 where the kernel is held or nothing hides, else 1.
     """
 
     stars: Image
     galaxy: Image
     sky: Image
     names: tuple[str, ...]
-    columns: NDArray[np.float64]
     told: tuple[int, ...]
-    tests: NDArray[np.float64]
-    hidden: NDArray[np.float64]
+    images: NDArray[np.float64]
 
     @property
-    def images(self) -> NDArray[np.float64]:
-        """Columns, tests and hidden light, one after the other: (m + t + h, ny, nx)."""
-        return np.concatenate((self.columns, self.tests, self.hidden))
+    def columns(self) -> NDArray[np.float64]:
+        """Derivatives of the model by the dense unknowns, (m, ny, nx)."""
+        return self.images[: len(self.names)]
+
+    @property
+    def tests(self) -> NDArray[np.float64]:
+        """Part of the columns of `told` that tells them, (t, ny, nx).
+
+        The residual is to be orthogonal to it, and not to the whole column.
+        """
+        return self.images[len(self.names) : len(self.names) + len(self.told)]
 
 
 def render_galaxy(galaxy: Galaxy | None, optics: Optics) -> Image:
@@ -152,7 +154,8 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
     stars = scene.stars
     basis = sky_basis(shape)
     columns: dict[str, Image] = {f"sky{k}": basis[k] for k in range(3)}
-    hidden, of_kernel = np.zeros((0, *shape)), kernel_stars(stars, optics) if freedom.kernel else None
+    hidden: list[Image] = []
+    of_kernel = kernel_stars(stars, optics) if freedom.kernel else None
     if freedom.kernel or freedom.shift:
         telling = stars.flux > TELLING_SNR * optics.star_error
         images = optics.stars.render_with_derivatives(
@@ -169,7 +172,7 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
         star_image = render_stars(stars, optics)
     if of_kernel is not None and (broadening := hidden_broadening(stars, optics, of_kernel)) > 0.0:
         size = FAMILIES[optics.kernel.family].size_per_variance * broadening
-        hidden = size * columns[KERNEL_NAMES[0]][np.newaxis]
+        hidden = [size * columns[KERNEL_NAMES[0]]]
     of_stars = {name: columns[name] for name in (*KERNEL_NAMES, *SHIFT_NAMES) if name in columns}
     galaxy_image = np.zeros(shape)
     if scene.galaxy is not None:
@@ -178,16 +181,15 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
     # off its centre, a small error of a pinned profile would be taken for one of the kernel
     pinned = not freedom.galaxy_shape and not freedom.galaxy_profile and not _centre_tells(optics.frame, scene.galaxy)
     tests = [of_stars[name] if pinned and name in KERNEL_NAMES else columns[name] for name in told]
+    # where the base filter has no data, the stars are not known well enough to tell the PSF
+    tests = [test * optics.frame.anchored_area for test in tests]
     return Rendered(
         stars=star_image,
         galaxy=galaxy_image,
         sky=render_sky(scene.sky, shape),
         names=names,
-        columns=np.stack(list(columns.values())),
         told=tuple(names.index(name) for name in told),
-        # where the base filter has no data, the stars are not known well enough to tell the PSF
-        tests=np.stack(tests) * optics.frame.anchored_area if tests else np.zeros((0, *shape)),
-        hidden=hidden,
+        images=np.stack([*columns.values(), *tests, *hidden]),
     )
 
 

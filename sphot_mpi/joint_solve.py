@@ -194,7 +194,7 @@ def _dense_normal(rendered: Rendered, frame: Frame, residual: Image, kernel: Ker
         raise FitError(msg)
     names = rendered.names
     m, t = len(names), len(rendered.told)
-    columns = rendered.images.reshape(m + t + len(rendered.hidden), -1)
+    columns = rendered.images.reshape(len(rendered.images), -1)
     weighted = columns * frame.weight.ravel()
     rows = np.arange(m)
     rows[list(rendered.told)] = m + np.arange(t)

@@ -24,7 +24,7 @@ BAND_TOLERANCE = 1e-4
 #: Widest band, cycles per px: what a library has beyond it is left of its making.
 WIDEST_BAND = 1.25
 #: Lattice nodes a side of a star, oversampling of the band, and the kernel's shape for both: 3e-6 of a star.
-_WIDTH, _OVERSAMPLING = 7, 1.5
+_WIDTH, _OVERSAMPLING = 8, 1.25
 _BETA = 0.97 * np.pi * _WIDTH * (1.0 - 0.5 / _OVERSAMPLING)
 #: Quadrature for the kernel's transform.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
@@ -76,6 +76,7 @@ class StarRenderer:
         # nothing may wrap onto the image
         ly, lx = (2 * fft.next_fast_len((side + reach + MARGIN + 1) // 2) for side in shape)
         self._period = ly, lx
+        self._last: tuple[tuple[bytes, ...], Image] | None = None
 
     @cached_property
     def _band(self) -> float:
@@ -152,11 +153,16 @@ class StarRenderer:
         Returns
         -------
         (ny, nx) float64 ndarray
-            Sum of all sources, in the data's unit.
+            Sum of all sources, in the data's unit; not to be written to: the last one is kept.
         """
         if x.size == 0:
             return np.zeros(self.shape)
-        return self.render_with_derivatives(x, y, flux, shift=None, kernel=None).model
+        key = x.tobytes(), y.tobytes(), flux.tobytes()
+        if self._last is None or self._last[0] != key:
+            image = self.render_with_derivatives(x, y, flux, shift=None, kernel=None).model
+            image.setflags(write=False)
+            self._last = key, image
+        return self._last[1]
 
     def render_with_derivatives(
         self, x: Vector, y: Vector, flux: Vector, *, shift: NDArray[np.bool_] | None, kernel: NDArray[np.bool_] | None
