@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from numpy.typing import NDArray
 from real_tables import FilterRow, GalaxyRun, References, render, robust_sigma
 
 from sphot_mpi.catalogue import read_catalogue
@@ -50,14 +51,17 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("SPHOT_REAL_DATA", ROOT.parent / "shared" / "data" / "real"))
 CATALOGUE, REFERENCES = "catalogue.csv", "reference_AB_magnitudes.csv"
 Parser = argparse.ArgumentParser
+#: Other places of a residual where a galaxy could stand: so many a side of it, and fewest that tell anything.
+STEPS, LEAST_PLACES = 4, 20
 WARM_UP_FILTERS = ("F150W", "F277W")
 EXPLANATION = """\
 Magnitudes are AB; the error is the fit's own. r_eff and n of two components are joined by +. Density: stars per area
 on the galaxy over that in the field, to be 0.8 to 1.3 or flagged. MAD: 1.4826 x the median absolute deviation of the
 residual (MJy/sr) inside and outside the ellipse of 2 r_eff. Left: sum of the residual inside, in % of the model's
 light there. Off: by how many px the residual inside says that the galaxy is displaced against its model; structure
-counts as displacement, too. CPU seconds are process time, reading included, after a warm-up fit. No galaxy has an error
-map, so the flag that says so is left out.
+counts as displacement, too. By chance: in how many % of other places of the same residual it would seem as far off;
+nan where the galaxy leaves too few. CPU seconds are process time, reading included, after a warm-up fit. No galaxy has
+an error map, so the flag that says so is left out.
 """
 
 
@@ -83,7 +87,7 @@ def residual_mad(residual: Image, fit: FilterFit) -> tuple[float, float]:
     return robust_sigma(residual[inside]), robust_sigma(residual[~inside])
 
 
-def left_over(residual: Image, model: Image, fit: FilterFit) -> tuple[float, float]:
+def left_over(residual: Image, model: Image, fit: FilterFit) -> tuple[float, float, float]:
     """What a residual (NaN = no data) holds of the galaxy within 2 r_eff.
 
     Parameters
@@ -99,15 +103,39 @@ def left_over(residual: Image, model: Image, fit: FilterFit) -> tuple[float, flo
         Sum of the residual, in % of the model's.
     distance : float
         Length, px, of the displacement that explains most of the residual.
+    by_chance : float
+        Share, in %, of other places of the residual where it would be as long; NaN where there are too few.
     """
-    inside = np.isfinite(residual) & (half_light_distance(fit.components, residual.shape) < 2.0)
-    slopes = np.array([slope[inside] for slope in np.gradient(model)])
-    values, light = residual[inside], float(model[inside].sum())
-    weight = 1.0 / (fit.noise**2 + (0.01 * model[inside]) ** 2)
-    gram = (slopes * weight) @ slopes.T
-    if light <= 0.0 or not np.linalg.det(gram) > 0.0:
-        return np.nan, np.nan
-    return 100.0 * float(values.sum()) / light, float(np.hypot(*np.linalg.solve(gram, slopes @ (weight * values))))
+    inside = half_light_distance(fit.components, residual.shape) < 2.0
+    rows, columns = (slice(int(k.min()), int(k.max()) + 1) for k in np.nonzero(inside))
+    window = rows, columns
+    slopes = np.array([slope[window] for slope in np.gradient(model)])
+    weight = np.where(inside[window], 1.0 / (fit.noise**2 + (0.01 * model[window]) ** 2), 0.0)
+    used = inside & np.isfinite(residual)
+    light = float(model[used].sum())
+    if light <= 0.0:
+        return np.nan, np.nan, np.nan
+    distance = displacement(residual[window], slopes, weight)
+    ny, nx = weight.shape
+    others = []
+    for y in range(0, residual.shape[0] - ny + 1, max(ny // STEPS, 1)):
+        for x in range(0, residual.shape[1] - nx + 1, max(nx // STEPS, 1)):
+            there = residual[y : y + ny, x : x + nx]
+            overlap = (inside[window] & inside[y : y + ny, x : x + nx]).sum()
+            if overlap < 0.1 * inside.sum() and np.isfinite(there[inside[window]]).mean() > 0.8:
+                others.append(displacement(there, slopes, weight))
+    by_chance = 100.0 * float(np.mean(np.array(others) >= distance)) if len(others) >= LEAST_PLACES else np.nan
+    return 100.0 * float(residual[used].sum()) / light, distance, by_chance
+
+
+def displacement(residual: Image, slopes: NDArray[np.float64], weight: Image) -> float:
+    """Length, px, of the displacement of a model of some slopes (2, ny, nx) that explains most of a residual."""
+    told = np.isfinite(residual) & (weight > 0.0)
+    weighted = slopes[:, told] * weight[told]
+    gram = weighted @ slopes[:, told].T
+    if not np.linalg.det(gram) > 0.0:
+        return np.nan
+    return float(np.hypot(*np.linalg.solve(gram, weighted @ residual[told])))
 
 
 def run_galaxy(job: Job) -> GalaxyRun:
@@ -148,8 +176,8 @@ def judge(
     cutout, model = runner.renderer.images(outcome, galaxy)
     cutout = replace(cutout, data=np.where(cutout.mask, np.nan, cutout.data))
     residual = model.residual(cutout.data)
-    mad, (left, off) = residual_mad(residual, outcome.fit), left_over(residual, model.sersic, outcome.fit)
-    row = replace(row, unit=cutout.unit, pixel_scale=cutout.pixel_scale, mad=mad, left=left, off=off)
+    mad, (left, off, chance) = residual_mad(residual, outcome.fit), left_over(residual, model.sersic, outcome.fit)
+    row = replace(row, unit=cutout.unit, pixel_scale=cutout.pixel_scale, mad=mad, left=left, off=off, by_chance=chance)
     return row, (cutout, model)
 
 

@@ -24,7 +24,7 @@ MAD_RATIO, KERNEL_DEVIATION, COLOUR_RMS, TOTAL_MOVEMENT, COLOUR_MOVEMENT, SECOND
 COLOUR_JUDGED = ("g232", "g260")
 DENSITY_RANGE = (0.8, 1.3)
 FIT_COLUMNS = """filter, mag, error, mag in cutout, r_eff px, n, components, kernel px, shift px, sources, density, \
-chi2, MAD in, MAD out, left %, off px, CPU s, flags"""
+chi2, MAD in, MAD out, left %, off px, by chance %, CPU s, flags"""
 
 References = Mapping[str, Mapping[str, tuple[float, float]]]
 ByDepth = Mapping[float, Sequence["GalaxyRun"]]
@@ -43,6 +43,7 @@ class FilterRow:
     mad: tuple[float, float] = (NAN, NAN)
     left: float = NAN
     off: float = NAN
+    by_chance: float = NAN
 
     def magnitude(self, *, in_cutout: bool = False) -> tuple[float, float]:
         """AB magnitude and error: of the total light, or of the model's light in the cutout (its error unknown)."""
@@ -158,14 +159,15 @@ def galaxy_section(run: GalaxyRun) -> list[str]:
 def _cells(row: FilterRow) -> list[str]:
     fit = row.fit
     if fit is None:
-        return ["-"] * 15 + [f"{row.seconds:.1f}", f"**no fit**: {row.problem}"]
+        return ["-"] * 16 + [f"{row.seconds:.1f}", f"**no fit**: {row.problem}"]
     value, error = row.magnitude()
     shapes = [" + ".join(f"{getattr(c, name):.2f}" for c in fit.components) for name in ("r_eff", "n")]
     return [
         f"{value:.3f}", f"{error:.3f}", f"{row.magnitude(in_cutout=True)[0]:.3f}", *shapes, f"{len(fit.components)}",
         ", ".join(f"{v:.3f}" for v in fit.kernel.values), f"{fit.shift[0]:+.2f}, {fit.shift[1]:+.2f}",
         f"{int(fit.report.sum())}", f"{fit.star_density_ratio:.2f}", f"{fit.chi2_reduced:.2f}",
-        f"{row.mad[0]:.4f}", f"{row.mad[1]:.4f}", f"{row.left:+.1f}", f"{row.off:.2f}", f"{row.seconds:.1f}",
+        f"{row.mad[0]:.4f}", f"{row.mad[1]:.4f}", f"{row.left:+.1f}", f"{row.off:.2f}",
+        f"{row.by_chance:.0f}", f"{row.seconds:.1f}",
         "; ".join(filter(None, (flag_words(fit.flags), *fit.messages))),
     ]  # fmt: skip
 

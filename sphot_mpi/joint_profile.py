@@ -12,7 +12,7 @@ from sphot_mpi.joint_measure import Measurement, chance, measure
 from sphot_mpi.joint_render import CENTRE_NAMES, MOVE_NAMES, SHAPE_NAMES, Freedom, render_galaxy
 from sphot_mpi.joint_scene import PAD, Galaxy
 from sphot_mpi.joint_solve import GALAXY_STEP
-from sphot_mpi.records import Image
+from sphot_mpi.joint_wald import profile_change, shape_unknowns, wald
 from sphot_mpi.unseen_light import LARGEST_PART
 
 #: Wald's chi2 of a filter's free profile against the base filter's, above which it has its own; and that of its shares
@@ -158,7 +158,7 @@ class _Trial:
         from their covariance, for one solve is linear but for what damps it. Where it was as long as it may be, nothing
         follows.
         """
-        change, turn, names = _shape_unknowns(*self.galaxies, self.measurement, SHAPE_NAMES)
+        change, turn, names = shape_unknowns(*self.galaxies, self.measurement, SHAPE_NAMES)
         both = self.measurement.block([*names, *self._place_names()])
         k, m = change.size, len(names)
         turn = np.block([[turn, np.zeros((k, 2))], [np.zeros((2, m)), np.eye(2)]])
@@ -317,40 +317,3 @@ def wing_light(state: State, core: NDArray[np.bool_]) -> float:
     """Flux of the galaxy that is not in the core's pixels."""
     assert state.scene.galaxy is not None
     return float(state.scene.galaxy.fluxes.sum() - render_galaxy(state.scene.galaxy, state.optics)[core].sum())
-
-
-def profile_change(expected: Galaxy, found: Galaxy, measurement: Measurement) -> float:
-    """Wald's chi2 of a free profile against the expected one: by the components' shares of the flux, r_eff and n.
-
-    Parameters
-    ----------
-    expected, found : Galaxy
-        The pinned profile and the free one.
-    measurement : Measurement
-        Of the free one; r_eff and n count if they were free.
-    """
-    change, turn, names = _shape_unknowns(expected, found, measurement, SHAPE_NAMES[:2])
-    return wald(change, turn @ measurement.block(names) @ turn.T)
-
-
-def _shape_unknowns(
-    expected: Galaxy, found: Galaxy, measurement: Measurement, of: tuple[str, ...]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:
-    """Change of shares and the first shapes, the matrix that makes it of the unknowns' changes, and these."""
-    size = found.size
-    free = [(c, k) for c in range(size) for k, name in enumerate(of) if f"{c}.{name}" in measurement.names]
-    names = [f"{c}.{of[k]}" for c, k in free]
-    fluxes = [f"{c}.flux" for c in range(size)]
-    share = expected.fluxes / expected.fluxes[0]
-    shapes = [(found.shapes - expected.shapes)[index] for index in free]
-    change = np.concatenate((shapes, found.fluxes[1:] - share[1:] * found.fluxes[0]))
-    turn = np.zeros((change.size, len(names) + size))
-    turn[: len(names), : len(names)] = np.eye(len(names))
-    turn[len(names) :, len(names)] = -share[1:]
-    turn[len(names) :, len(names) + 1 :] = np.eye(size - 1)
-    return change, turn, [*names, *fluxes]
-
-
-def wald(change: NDArray[np.float64], covariance: Image) -> float:
-    """Wald's chi2 of a change against none."""
-    return float(change @ np.linalg.pinv(covariance, hermitian=True) @ change)

@@ -10,6 +10,15 @@ from sphot_mpi.config_sections import Positions
 from sphot_mpi.faint_stars import with_faint_stars
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.joint import BLEND_LADDER, LAST_BLEND, Keep, State, add_stars, descend, prune, settle, solve
+from sphot_mpi.joint_anchors import (
+    drop_dark,
+    free_bright,
+    held_to_colour,
+    on_galaxy,
+    sources_above,
+    with_anchors,
+    with_colour_prior,
+)
 from sphot_mpi.joint_base import (
     KERNEL_STAR_SNR,
     KERNEL_START,
@@ -19,44 +28,25 @@ from sphot_mpi.joint_base import (
     kernel_area,
 )
 from sphot_mpi.joint_core import with_central_stars
-from sphot_mpi.joint_galaxy import galaxy_of, galaxy_radius, no_stars
+from sphot_mpi.joint_galaxy import galaxy_of, no_stars
 from sphot_mpi.joint_measure import Measurement, measure
 from sphot_mpi.joint_profile import with_last_place, with_own_shape
 from sphot_mpi.joint_render import Freedom
-from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars, at
+from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
 from sphot_mpi.outside_light import with_outside_light
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import FilterFit, Image, StarExcess
-from sphot_mpi.robust import robust_sigma
 from sphot_mpi.star_excess import excess_of_same_stars
 from sphot_mpi.structure import structure_factor
 
-#: Base sources used as anchors: least S/N there, and range of their position error, px.
-LEAST_BASE_SNR = 2.0
-ANCHOR_SIGMA = (0.01, 0.5)
-#: Above this S/N a star's wings are seen where its core has no data.
-SHINING_SNR = 200.0
-#: Most anchors per PSF area; more cannot be told apart.
-ANCHORS_PER_PSF = 3.0
-#: Stars above this S/N tell the typical colour; fewest of them.
-COLOUR_SNR, COLOUR_STARS = 10.0, 8
-#: Range of the scatter of ln(flux ratio) that the colour prior allows.
-COLOUR_SCATTER = (0.3, 1.0)
-#: Stars within this many r_eff of a galaxy with structure keep to the typical colour this closely.
-STRUCTURE_RADIUS, HELD_SCATTER = 2.0, 0.002
-#: Light of anchored stars on the galaxy over that expected, and the sigmas of that, above which it is the galaxy's;
-#: and the largest scatter of colours with which anything is expected.
-MOST_EXCESS, SIGNIFICANT, MOST_SCATTER = 1.3, 3.0, 0.4
-#: An anchored star above this S/N moves within its prior until it is settled.
-FREE_SNR = 30.0
 #: Least part of the image that both filters must cover to measure kernel and shift there alone.
 LEAST_COMMON = 0.1
 #: Detection in this filter ends here: what is fainter is left to the anchors.
 LEAST_NEW_SNR = 3.0
-#: Anchored stars below this S/N are dropped: a dark star only makes room for somebody else's light.
-LEAST_ANCHORED_SNR = 0.0
 #: Least S/N of a galaxy before which a star is looked for.
 LEAST_SEEN_SNR = 5.0
+#: Least S/N of a galaxy whose place follows what the last stars leave.
+LEAST_FOLLOWED_SNR = 3.0
 #: Solves of the pinned stars: without, then with kernel and shift.
 PINNED_PASSES = (2, 3)
 #: Most solves after the last detection: shape pinned, and shape free.
@@ -129,7 +119,11 @@ def fit_scaled_scene(
     state = with_outside_light(state, weigh=True)
     start = state
     state, measurement, own = _measured(start, base, joint, keep, config, most)
-    if positions != "forced" and _is_seen(state, measurement) and not held_to_colour(state.scene.stars).any():
+    if (
+        positions != "forced"
+        and _is_seen(state, measurement, LEAST_SEEN_SNR)
+        and not held_to_colour(state.scene.stars).any()
+    ):
         # a star that only this filter shows before the centre
         radius = config.psf.center_mask_r_in_fwhm * state.optics.fwhm
         starred = with_central_stars(state, joint, keep, radius)
@@ -140,13 +134,14 @@ def fit_scaled_scene(
     # from here on the galaxy is held: its light must not hang on how deep the stars are fitted
     held, keep = Freedom(kernel=calibrate), Keep.beside_held_galaxy(config.psf.keep_snr)
     if positions != "free":
-        state = _with_anchors(state, base, measured=False)
+        state = with_anchors(state, base, measured=False)
         state = solve(_with_prior(solve(state, held), base, config), held)
     if positions != "forced":
         state = _add_new(state, base, held, keep, _caution(state, base, covered, config), lower, positions)
     state = with_outside_light(with_faint_stars(state, base.faint_limits), weigh=False)
-    if _is_seen(state, measurement):
+    if _is_seen(state, measurement, LEAST_FOLLOWED_SNR):
         state, held = with_last_place(state, held)
+    own |= FitFlag.DISPLACED if held.galaxy_move else FitFlag(0)
     state, converged = settle(state, held, keep, most=SETTLE_PASSES)
     return ScaledFit(
         state=state, measurement=measurement, converged=converged and measurement.quiet, own=own, excess=excess
@@ -161,10 +156,10 @@ def _excess(state: State, base: FilterFit) -> StarExcess:
     return excess_of_same_stars(state, base.excess, max(ratio, 0.0))
 
 
-def _is_seen(state: State, measurement: Measurement) -> bool:
-    """Whether the galaxy is bright enough here to be told from a star before its centre."""
+def _is_seen(state: State, measurement: Measurement, snr: float) -> bool:
+    """Whether the galaxy has at least this S/N here."""
     assert state.scene.galaxy is not None
-    return bool(state.scene.galaxy.fluxes.sum() > LEAST_SEEN_SNR * measurement.flux_error)
+    return bool(state.scene.galaxy.fluxes.sum() > snr * measurement.flux_error)
 
 
 def _measured(
@@ -210,7 +205,7 @@ def _find_scale(
     """Solve the galaxy's scale, kernel and shift with the stars that are bright here or in the base filter."""
     calibrate, keep = config.psf_calib.in_mainloop, Keep.beside_free_galaxy(config.psf.keep_snr)
     if positions != "free":
-        state = _with_anchors(state, base, measured=True)
+        state = with_anchors(state, base, measured=True)
     pinned = Freedom(galaxy_scale=True)
     for _ in range(PINNED_PASSES[0]):
         state = solve(state, pinned)
@@ -221,7 +216,7 @@ def _find_scale(
         state = with_faint_stars(solve(_with_prior(state, base, config), joint), base.faint_limits)
     if positions != "forced":
         caution = _caution(state, base, covered, config)
-        state = _add_new(_free_bright(state), base, joint, keep, caution, ladder, positions)
+        state = _add_new(free_bright(state), base, joint, keep, caution, ladder, positions)
     # the measurement finds the galaxy, not places
     return state if positions == "free" else hold_settled(state)
 
@@ -248,7 +243,7 @@ def _start(
     if (frame.good & covered).sum() > LEAST_COMMON * frame.good.sum():
         frame = replace(frame, anchored_area=covered)
     # free stars follow any shift, so that the galaxy must tell it
-    bright = _sources_above(base, np.inf if positions == "free" else KERNEL_STAR_SNR)
+    bright = sources_above(base, np.inf if positions == "free" else KERNEL_STAR_SNR)
     bright_stars = Stars.new(bright["x_fit"] + PAD, bright["y_fit"] + PAD, bright["flux_fit"])
     frame = kernel_area(frame, galaxy_of(base.components), bright_stars)
     if positions != "free":
@@ -282,7 +277,7 @@ def _add_new(
 ) -> State:
     """Find what the base filter's stars leave."""
     for threshold in ladder:
-        state = with_faint_stars(_drop_dark(state), base.faint_limits)
+        state = with_faint_stars(drop_dark(state), base.faint_limits)
         # free stars were found under the first kernel and shift: none is settled yet
         state = state if positions == "free" else hold_settled(state)
         state = descend(state, (threshold,), freedom, keep, caution, first_blend=LAST_BLEND)
@@ -307,120 +302,3 @@ def _first_scene(frame: Frame, base: FilterFit) -> Scene:
     galaxy = galaxy_of(base.components)
     sky = float(np.median(frame.data[frame.good]))
     return Scene(stars=no_stars(), galaxy=galaxy, sky=np.array([sky, 0.0, 0.0]))
-
-
-def _with_anchors(state: State, base: FilterFit, *, measured: bool) -> State:
-    """Add the base filter's sources that its galaxy was measured with, or the others, pinned.
-
-    If there are too many to be told apart, it is the brightest.
-    """
-    table = _sources_above(base, -np.inf)
-    known = table["flux_init"] > 0.0
-    table = table[known if measured else ~known & (table["snr"] > LEAST_BASE_SNR)]
-    stem = "init" if measured else "fit"
-    order = np.argsort(-table[f"flux_{stem}"], kind="stable")
-    stamp = state.optics.stars.sampled(state.optics.core_radius)
-    most = int(ANCHORS_PER_PSF * state.optics.frame.good.sum() * (stamp**2).sum()) - state.scene.stars.size
-    table = table[np.sort(order[: max(most, 0)])]
-    x, y = (table[f"{axis}_{stem}"] + PAD + moved for axis, moved in zip("xy", state.scene.shift, strict=True))
-    # one law for all, since single errors hang on the depth
-    sigma = np.clip(np.nan_to_num(base.position_scatter / table[f"flux_{stem}"], nan=0.5, posinf=0.5), *ANCHOR_SIGMA)
-    stars = replace(
-        Stars.new(x, y, np.zeros(x.size)),
-        anchor_sigma=sigma,
-        base_id=table["id"].astype(np.int64),
-        base_flux=table[f"flux_{stem}"].astype(np.float64),
-        free=np.zeros(x.size, bool),
-    )
-    usable = at(state.optics.matched.covered, stars) | (table["snr"] > SHINING_SNR)
-    return replace(state, scene=state.scene.with_stars(state.scene.stars.join(stars.take(usable))))
-
-
-def _sources_above(base: FilterFit, snr: float) -> NDArray[np.void]:
-    """The base filter's sources above a signal-to-noise."""
-    table = base.sources
-    finite = np.isfinite(table["x_fit"]) & np.isfinite(table["y_fit"]) & np.isfinite(table["flux_fit"])
-    return np.asarray(table[finite & (table["snr"] > snr)])
-
-
-def _free_bright(state: State) -> State:
-    """Let the brighter anchored stars move within their prior, as new ones whose flux is known."""
-    stars = state.scene.stars
-    bright = stars.anchored & (stars.snr(state.optics.frame.correlation) > FREE_SNR)
-    stars = replace(stars, free=stars.free | bright, age=np.where(bright, 1, stars.age))
-    return replace(state, scene=state.scene.with_stars(stars))
-
-
-def on_galaxy(state: State) -> NDArray[np.bool_]:
-    """Frame pixels where the galaxy's structure would be taken for stars."""
-    assert state.scene.galaxy is not None
-    return galaxy_radius(state.scene.galaxy, state.optics.frame.shape) < STRUCTURE_RADIUS
-
-
-def with_colour_prior(state: State, structured: bool) -> State:
-    """Expect of every anchored star the typical colour, within the scatter of the bright stars' colours.
-
-    Where several anchors share one PSF only their sum is measured; the prior shares it out in proportion to the base
-    filter's fluxes instead of in pairs of huge fluxes of opposite sign. Stars on a galaxy with structure that are
-    brighter than that are held to it: the rest is a lump of the galaxy. So are those on any galaxy where they are
-    brighter than the field's stars as a whole, for then they have filled what its model leaves.
-    """
-    stars = state.scene.stars
-    known = (stars.base_flux > 0.0) & stars.anchored
-    bright = known & (stars.snr(state.optics.frame.correlation) > COLOUR_SNR)
-    if bright.sum() < COLOUR_STARS:
-        return state
-    ratio = np.log(stars.flux[bright] / stars.base_flux[bright])
-    centre = float(np.median(ratio))
-    scatter = float(np.clip(robust_sigma(ratio), *COLOUR_SCATTER))
-    expected = np.exp(centre) * stars.base_flux
-    width = np.full(stars.size, scatter)
-    inside, held = at(on_galaxy(state), stars), known & held_to_colour(stars)
-    # once held, they are in excess no more
-    if structured or held.any() or light_excess(stars, known, inside, scatter):
-        too_bright = stars.flux > expected * np.exp(scatter)
-        width[inside & (too_bright | held)] = HELD_SCATTER
-    return replace(
-        state,
-        scene=state.scene.with_stars(
-            replace(
-                stars,
-                prior_flux=np.where(known, expected, 0.0),
-                prior_sigma=np.where(known, width * expected, np.inf),
-            )
-        ),
-    )
-
-
-def held_to_colour(stars: Stars) -> NDArray[np.bool_]:
-    """True for stars that are held to the typical colour, because what they would take is the galaxy's."""
-    return stars.prior_sigma < 2.0 * HELD_SCATTER * stars.prior_flux
-
-
-def light_excess(stars: Stars, known: NDArray[np.bool_], inside: NDArray[np.bool_], scatter: float) -> bool:
-    """Whether anchored stars on the galaxy are significantly brighter, by their base fluxes, than those off it.
-
-    Parameters
-    ----------
-    stars : Stars
-        Solved in this filter.
-    known, inside : (n,) bool ndarray
-        Stars with a base flux; stars on the galaxy.
-    scatter : float
-        Of ln(flux ratio).
-    """
-    field = known & ~inside
-    base = stars.base_flux[known & inside]
-    if not field.any() or base.size == 0 or scatter > MOST_SCATTER:
-        return False
-    ratio = stars.flux[field].sum() / stars.base_flux[field].sum()
-    light = stars.flux[known & inside].sum()
-    chance = scatter * np.sqrt((base**2).sum()) * ratio
-    return bool(light > MOST_EXCESS * ratio * base.sum() and light - ratio * base.sum() > SIGNIFICANT * chance)
-
-
-def _drop_dark(state: State) -> State:
-    """Drop anchored stars whose flux is negative."""
-    stars = state.scene.stars
-    bright = stars.snr(state.optics.frame.correlation) > LEAST_ANCHORED_SNR
-    return replace(state, scene=state.scene.with_stars(stars.take(bright | ~stars.anchored)))

@@ -94,10 +94,30 @@ def test_what_is_left_of_a_galaxy_is_its_light_and_its_displacement(real: Module
     model = gaussian(70.0)
     residual = 1.02 * gaussian(70.3) - model
     residual[:30] = np.nan
-    left, off = real.left_over(residual, model, fit("g", "F150W", components=(galaxy,), noise=0.01))
+    left, off, chance = real.left_over(residual, model, fit("g", "F150W", components=(galaxy,), noise=0.01))
     # the displacement is first order; what it takes out of the aperture is second
     assert left == pytest.approx(2.0, rel=0.05)
     assert off == pytest.approx(0.3, rel=0.05)
+    # it fills most of the image
+    assert np.isnan(chance)
+
+
+def test_a_displacement_is_held_against_other_places_of_the_residual(real: ModuleType) -> None:
+    y, x = np.mgrid[:110, :150]
+    galaxy = SersicParams(amplitude=1.0, r_eff=6.0, n=0.5, x_0=70.0, y_0=50.0, ellip=0.0, theta=0.0)
+    model = np.exp(-((x - 70.0) ** 2 + (y - 50.0) ** 2) / (2.0 * 5.1**2))
+    noise = np.random.default_rng(1).normal(0.0, 0.1, model.shape)
+    record = fit("g", "F150W", components=(galaxy,), noise=0.1)
+    moved = real.left_over(noise + np.gradient(model)[1], model, record)
+    still = real.left_over(noise, model, record)
+    # one px is 10 times what this noise makes of it: the error of an amplitude over the sum of squared slopes
+    error = 0.1 / np.sqrt((np.gradient(model)[1] ** 2).sum())
+    assert error < 0.1
+    assert moved[1] == pytest.approx(1.0, abs=4.0 * error)
+    assert moved[2] == 0.0
+    assert still[1] < 4.0 * error
+    # of a hundred places all but a few are farther off than the nearest ones
+    assert still[2] > 1.0
 
 
 def test_magnitudes_are_those_of_astropy(tables: ModuleType) -> None:

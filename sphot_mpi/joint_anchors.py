@@ -1,0 +1,150 @@
+"""The base filter's stars in another filter: anchors at their places, expected to have the typical colour."""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sphot_mpi.joint import State
+from sphot_mpi.joint_galaxy import galaxy_radius
+from sphot_mpi.joint_scene import PAD, Stars, at
+from sphot_mpi.records import FilterFit
+from sphot_mpi.robust import robust_sigma
+
+#: Base sources used as anchors: least S/N there, and range of their position error, px.
+LEAST_BASE_SNR = 2.0
+ANCHOR_SIGMA = (0.01, 0.5)
+#: Above this S/N a star's wings are seen where its core has no data.
+SHINING_SNR = 200.0
+#: Most anchors per PSF area; more cannot be told apart.
+ANCHORS_PER_PSF = 3.0
+#: Stars above this S/N tell the typical colour; fewest of them.
+COLOUR_SNR, COLOUR_STARS = 10.0, 8
+#: Range of the scatter of ln(flux ratio) that the colour prior allows.
+COLOUR_SCATTER = (0.3, 1.0)
+#: Stars within this many r_eff of a galaxy with structure keep to the typical colour this closely.
+STRUCTURE_RADIUS, HELD_SCATTER = 2.0, 0.002
+#: Light of anchored stars on the galaxy over that expected, and the sigmas of that, above which it is the galaxy's;
+#: and the largest scatter of colours with which anything is expected.
+MOST_EXCESS, SIGNIFICANT, MOST_SCATTER = 1.3, 3.0, 0.4
+#: An anchored star above this S/N moves within its prior until it is settled.
+FREE_SNR = 30.0
+#: Anchored stars below this S/N are dropped: a dark star only makes room for somebody else's light.
+LEAST_ANCHORED_SNR = 0.0
+
+
+def with_anchors(state: State, base: FilterFit, *, measured: bool) -> State:
+    """Add the base filter's sources that its galaxy was measured with, or the others, pinned.
+
+    If there are too many to be told apart, it is the brightest.
+    """
+    table = sources_above(base, -np.inf)
+    known = table["flux_init"] > 0.0
+    table = table[known if measured else ~known & (table["snr"] > LEAST_BASE_SNR)]
+    stem = "init" if measured else "fit"
+    order = np.argsort(-table[f"flux_{stem}"], kind="stable")
+    stamp = state.optics.stars.sampled(state.optics.core_radius)
+    most = int(ANCHORS_PER_PSF * state.optics.frame.good.sum() * (stamp**2).sum()) - state.scene.stars.size
+    table = table[np.sort(order[: max(most, 0)])]
+    x, y = (table[f"{axis}_{stem}"] + PAD + moved for axis, moved in zip("xy", state.scene.shift, strict=True))
+    # one law for all, since single errors hang on the depth
+    sigma = np.clip(np.nan_to_num(base.position_scatter / table[f"flux_{stem}"], nan=0.5, posinf=0.5), *ANCHOR_SIGMA)
+    stars = replace(
+        Stars.new(x, y, np.zeros(x.size)),
+        anchor_sigma=sigma,
+        base_id=table["id"].astype(np.int64),
+        base_flux=table[f"flux_{stem}"].astype(np.float64),
+        free=np.zeros(x.size, bool),
+    )
+    usable = at(state.optics.matched.covered, stars) | (table["snr"] > SHINING_SNR)
+    return replace(state, scene=state.scene.with_stars(state.scene.stars.join(stars.take(usable))))
+
+
+def sources_above(base: FilterFit, snr: float) -> NDArray[np.void]:
+    """The base filter's sources above a signal-to-noise."""
+    table = base.sources
+    finite = np.isfinite(table["x_fit"]) & np.isfinite(table["y_fit"]) & np.isfinite(table["flux_fit"])
+    return np.asarray(table[finite & (table["snr"] > snr)])
+
+
+def free_bright(state: State) -> State:
+    """Let the brighter anchored stars move within their prior, as new ones whose flux is known."""
+    stars = state.scene.stars
+    bright = stars.anchored & (stars.snr(state.optics.frame.correlation) > FREE_SNR)
+    stars = replace(stars, free=stars.free | bright, age=np.where(bright, 1, stars.age))
+    return replace(state, scene=state.scene.with_stars(stars))
+
+
+def on_galaxy(state: State) -> NDArray[np.bool_]:
+    """Frame pixels where the galaxy's structure would be taken for stars."""
+    assert state.scene.galaxy is not None
+    return galaxy_radius(state.scene.galaxy, state.optics.frame.shape) < STRUCTURE_RADIUS
+
+
+def with_colour_prior(state: State, structured: bool) -> State:
+    """Expect of every anchored star the typical colour, within the scatter of the bright stars' colours.
+
+    Where several anchors share one PSF only their sum is measured; the prior shares it out in proportion to the base
+    filter's fluxes instead of in pairs of huge fluxes of opposite sign. Stars on a galaxy with structure that are
+    brighter than that are held to it: the rest is a lump of the galaxy. So are those on any galaxy where they are
+    brighter than the field's stars as a whole, for then they have filled what its model leaves.
+    """
+    stars = state.scene.stars
+    known = (stars.base_flux > 0.0) & stars.anchored
+    bright = known & (stars.snr(state.optics.frame.correlation) > COLOUR_SNR)
+    if bright.sum() < COLOUR_STARS:
+        return state
+    ratio = np.log(stars.flux[bright] / stars.base_flux[bright])
+    centre = float(np.median(ratio))
+    scatter = float(np.clip(robust_sigma(ratio), *COLOUR_SCATTER))
+    expected = np.exp(centre) * stars.base_flux
+    width = np.full(stars.size, scatter)
+    inside, held = at(on_galaxy(state), stars), known & held_to_colour(stars)
+    # once held, they are in excess no more
+    if structured or held.any() or light_excess(stars, known, inside, scatter):
+        too_bright = stars.flux > expected * np.exp(scatter)
+        width[inside & (too_bright | held)] = HELD_SCATTER
+    return replace(
+        state,
+        scene=state.scene.with_stars(
+            replace(
+                stars,
+                prior_flux=np.where(known, expected, 0.0),
+                prior_sigma=np.where(known, width * expected, np.inf),
+            )
+        ),
+    )
+
+
+def held_to_colour(stars: Stars) -> NDArray[np.bool_]:
+    """True for stars that are held to the typical colour, because what they would take is the galaxy's."""
+    return stars.prior_sigma < 2.0 * HELD_SCATTER * stars.prior_flux
+
+
+def light_excess(stars: Stars, known: NDArray[np.bool_], inside: NDArray[np.bool_], scatter: float) -> bool:
+    """Whether anchored stars on the galaxy are significantly brighter, by their base fluxes, than those off it.
+
+    Parameters
+    ----------
+    stars : Stars
+        Solved in this filter.
+    known, inside : (n,) bool ndarray
+        Stars with a base flux; stars on the galaxy.
+    scatter : float
+        Of ln(flux ratio).
+    """
+    field = known & ~inside
+    base = stars.base_flux[known & inside]
+    if not field.any() or base.size == 0 or scatter > MOST_SCATTER:
+        return False
+    ratio = stars.flux[field].sum() / stars.base_flux[field].sum()
+    light = stars.flux[known & inside].sum()
+    chance = scatter * np.sqrt((base**2).sum()) * ratio
+    return bool(light > MOST_EXCESS * ratio * base.sum() and light - ratio * base.sum() > SIGNIFICANT * chance)
+
+
+def drop_dark(state: State) -> State:
+    """Drop anchored stars whose flux is negative."""
+    stars = state.scene.stars
+    bright = stars.snr(state.optics.frame.correlation) > LEAST_ANCHORED_SNR
+    return replace(state, scene=state.scene.with_stars(stars.take(bright | ~stars.anchored)))
