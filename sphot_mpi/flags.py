@@ -26,6 +26,7 @@ class FitFlag(IntFlag):
     DISPLACED = 131072
     COMPANION = 262144
     WINGS_UNTOLD = 524288
+    SHAPE_WEIGHED = 1048576
 
 
 FIT_FLAG_DESCRIPTIONS: dict[FitFlag, str] = {
@@ -49,6 +50,7 @@ FIT_FLAG_DESCRIPTIONS: dict[FitFlag, str] = {
     FitFlag.DISPLACED: "the galaxy's centre is not where the base filter's, shifted as the stars are, would be",
     FitFlag.COMPANION: "the second component is so far off that it may be another galaxy, whose light the total has",
     FitFlag.WINGS_UNTOLD: "another shape fits better, but its wings would be the field's light; the total may be off",
+    FitFlag.SHAPE_WEIGHED: "r_eff and n lie between the base filter's and those that this filter's data hardly tell",
 }
 
 

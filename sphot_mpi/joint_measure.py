@@ -8,12 +8,45 @@ parts, where it does not matter; and the galaxy's errors would be those of an em
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sphot_mpi.joint import Keep, State, residual_of, settle
 from sphot_mpi.joint_galaxy import galaxy_radius, outside
 from sphot_mpi.joint_render import Freedom
 from sphot_mpi.records import Image
 from sphot_mpi.robust import robust_sigma
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShapeChange:
+    """By how much ln r_eff and ln n of a galaxy's one component may differ from what the fit has.
+
+    Parameters
+    ----------
+    mean : (2,) float64 ndarray
+        Expected difference.
+    covariance : (2, 2) float64 ndarray
+        Its covariance.
+    response : (2,) float64 ndarray
+        Change of the galaxy's flux with it.
+    """
+
+    mean: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    response: NDArray[np.float64]
+
+    @property
+    def flux(self) -> float:
+        """Change of the galaxy's flux that is expected."""
+        return float(self.response @ self.mean)
+
+    def done(self) -> "ShapeChange":
+        """What is left of it once the galaxy has been changed by the mean."""
+        return replace(self, mean=np.zeros(2))
+
+    def left_out(self) -> "ShapeChange":
+        """What is left of it where the galaxy is not changed: the mean is one more error."""
+        return replace(self.done(), covariance=self.covariance + np.outer(self.mean, self.mean))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -28,11 +61,14 @@ class Measurement:
         Marginal over all stars; correlated noise and confusion are contained.
     quiet : bool
         Whether the solves became quiet.
+    change : ShapeChange, optional
+        By how much a shape that was held may differ.
     """
 
     names: tuple[str, ...]
     covariance: Image
     quiet: bool
+    change: ShapeChange | None = None
 
     def spread(self, names: list[str]) -> float:
         """Error of the sum of some unknowns."""

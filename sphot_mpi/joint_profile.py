@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.joint import Keep, State, residual_of, solve
 from sphot_mpi.joint_galaxy import SECOND_COMPONENT_GAIN, galaxy_radius
-from sphot_mpi.joint_measure import Measurement, chance, measure
+from sphot_mpi.joint_measure import Measurement, ShapeChange, chance, measure
 from sphot_mpi.joint_render import CENTRE_NAMES, MOVE_NAMES, SHAPE_NAMES, Freedom, render_galaxy
 from sphot_mpi.joint_scene import PAD, Galaxy
+from sphot_mpi.joint_shape_prior import shape_change, untold_change, with_change
 from sphot_mpi.joint_solve import GALAXY_STEP
 from sphot_mpi.joint_wald import profile_change, shape_unknowns, wald
 from sphot_mpi.unseen_light import LARGEST_PART
@@ -36,6 +37,8 @@ WINGS, WINGS_GAIN = 3.0, 8.0
 #: Most solves of a trial after its first, of one that moves places far, and the part of a chi2 asked for that the first
 #: must promise.
 TRIAL_PASSES, PLACE_PASSES, PROMISING = 4, 24, 0.5
+#: An expected change of the flux that is less than this x its error is left out.
+NEGLIGIBLE = 0.25
 #: A step that is so long, in the longest one allowed, may have been shortened.
 NEAR_LIMIT = 0.99
 
@@ -94,6 +97,10 @@ class _Trial:
     def _displacement(self) -> NDArray[np.float64]:
         expected, found = self.galaxies
         return np.asarray((found.centres - expected.centres)[expected.main])
+
+    def shape_change(self) -> ShapeChange | None:
+        """What it tells of the profile of a single component."""
+        return shape_change(*self.galaxies, self.measurement) if self.galaxies[1].size == 1 else None
 
     def wings_hold(self, most_in_wings: float) -> bool:
         """Whether the wings are the galaxy's: they would take the field's light or the sky's.
@@ -233,13 +240,55 @@ def with_own_shape(
     measurement : Measurement
         Its covariance.
     flags : FitFlag
-        What is this filter's own: `OWN_PROFILE`, `DISPLACED`; `WINGS_UNTOLD` if it may have another profile.
+        What is this filter's own: `OWN_PROFILE`, `DISPLACED`; `WINGS_UNTOLD` if it may have another profile;
+        `SHAPE_WEIGHED` if the data tell too little of it.
     """
-    galaxy, none = state.scene.galaxy, FitFlag(0)
+    galaxy = state.scene.galaxy
     if galaxy is None or not galaxy.fluxes.sum() > 0.0:
-        return state, measurement, none
+        return state, measurement, FitFlag(0)
     # the stars have told the shift; by how much the galaxy's place differs from theirs is its own
     moved = replace(freedom, shift=False, galaxy_move=True)
+    tried = _try_profiles(state, galaxy, moved, keep)
+    if tried.own is not None:
+        return tried.own.state, tried.own.measurement, FitFlag.OWN_PROFILE | tried.own.place_flag()
+    flags = FitFlag.WINGS_UNTOLD if tried.untold else FitFlag(0)
+    # what components that share no centre promise shows in no first step
+    if tried.promises_place or galaxy.apart:
+        alone = _Trial.of(state, moved, keep, TRIAL_PASSES if galaxy.apart else 1)
+        if alone.is_promising_place() and (alone := alone.settled(moved, keep, PLACE_PASSES)).is_displaced():
+            state, measurement, freedom, flags = alone.state, alone.measurement, moved, flags | alone.place_flag()
+    if (change := tried.change) is None:
+        return state, measurement, flags
+    if abs(change.flux) < NEGLIGIBLE * measurement.flux_error:
+        return state, replace(measurement, change=change.left_out()), flags
+    state, measurement = measure(with_change(state, change), freedom, keep, most=TRIAL_PASSES)
+    return state, replace(measurement, change=change.done()), flags | FitFlag.SHAPE_WEIGHED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Tried:
+    """What trials of another profile have shown.
+
+    Parameters
+    ----------
+    own : _Trial or None
+        The trial that is to be kept.
+    untold : bool
+        Whether one was refused for its wings.
+    change : ShapeChange or None
+        What they tell of the profile of a single component.
+    promises_place : bool
+        Whether the place may be another one.
+    """
+
+    own: _Trial | None = None
+    untold: bool = False
+    change: ShapeChange | None = None
+    promises_place: bool = False
+
+
+def _try_profiles(state: State, galaxy: Galaxy, moved: Freedom, keep: Keep) -> _Tried:
+    """Try profiles of the galaxy's own; `moved`: what is free beside them."""
     shares = replace(moved, galaxy_scale=False, galaxy_flux=True)
     profile = (replace(shares, galaxy_profile=True), PROFILE_CHANGE, MOST_IN_WINGS)
     if galaxy.size > 1:
@@ -247,29 +296,27 @@ def with_own_shape(
         trials = [profile, (shares, SHARES_CHANGE, MOST_BY_SHARES)]
     else:
         trials = [(replace(profile[0], galaxy_ellipse=True), *profile[1:]), profile]
-    promising, passes, untold = False, TRIAL_PASSES if galaxy.apart else 1, none
+    tried = _Tried()
     for own, least_change, most_in_wings in trials:
         trial = _Trial.of(state, own, keep)
         # the last trial is the least free
-        promising = trial.promises_place()
-        less_may_do = False
+        tried = replace(tried, promises_place=trial.promises_place())
+        change, less_may_do = trial.shape_change(), galaxy.size > 1
         if trial.promises_shape(least_change):
             trial = trial.settled(own, keep)
             holds, by_profile = trial.wings_hold(most_in_wings), trial.profile_chi2 > least_change
             if holds and trial.is_other(least_change):
-                trial = trial if galaxy.size == 1 else _with_own_places(trial, own, keep)
-                return trial.state, trial.measurement, FitFlag.OWN_PROFILE | trial.place_flag()
-            if not holds and (by_profile or trial.is_other(least_change)):
-                untold = FitFlag.WINGS_UNTOLD
-            less_may_do = holds and by_profile
-        if galaxy.size == 1 and not less_may_do:
+                return replace(tried, own=trial if galaxy.size == 1 else _with_own_places(trial, own, keep))
+            if holds:
+                change = trial.shape_change()
+            elif by_profile or trial.is_other(least_change):
+                # wings that are refused are not let in by half
+                tried, change = replace(tried, untold=True), None if change is None else untold_change(change)
+            less_may_do = less_may_do or (holds and by_profile)
+        tried = replace(tried, change=change)
+        if not less_may_do:
             break
-    # what components that share no centre promise shows in no first step
-    if (promising or galaxy.apart) and (alone := _Trial.of(state, moved, keep, passes)).is_promising_place():
-        alone = alone.settled(moved, keep, PLACE_PASSES)
-        if alone.is_displaced():
-            return alone.state, alone.measurement, alone.place_flag() | untold
-    return state, measurement, untold
+    return tried
 
 
 def with_last_place(state: State, held: Freedom) -> tuple[State, Freedom]:

@@ -35,6 +35,8 @@ from sphot_mpi.star_excess import StarDensity, holds_galaxy_light, star_density
 COMPANION_SEPARATION = 0.9
 #: Where a component's parameters have its place.
 PLACE = (SERSIC_PARAMETERS.index("x_0"), SERSIC_PARAMETERS.index("y_0"))
+#: Columns of ln r_circ and ln n in `params_jacobian`.
+PROFILE = slice(3, 5)
 
 
 def base_result(fit: BaseFit, cutout: Cutout, config: Config, seconds: float) -> FilterFit:
@@ -267,7 +269,7 @@ class _Summary:
         """As `_pinned_covariance`, where one scale was free.
 
         The flux's error at a fixed shape is widened by what the shape's uncertainty does to it: the flux follows
-        the base filter's with the same relative error, since the same shape scales both.
+        the base filter's with the same relative error, since the same shape scales both; and the shape may differ.
         """
         total = float(self.galaxy.fluxes.sum())
         own = self.measurement.spread(["scale"]) ** 2
@@ -285,6 +287,11 @@ class _Summary:
             places = np.array([7 * c + k for c in range(len(factor)) for k in PLACE])
             covariance[places], covariance[:, places] = 0.0, 0.0
             covariance[np.ix_(places, places)] = np.tile(place, (len(factor),) * 2)
+        if (change := self.measurement.change) is not None:
+            turn = params_jacobian(self.galaxy.vector(0), total)
+            moved = turn[:, PROFILE] + np.outer(turn[:, 0], change.response)
+            covariance += moved @ change.covariance @ moved.T
+            own += float(change.response @ change.covariance @ change.response)
         return covariance, float(np.sqrt(own + shape_share * total**2))
 
     def _place_covariance(self) -> Image | None:

@@ -66,7 +66,8 @@ class ScaledFit:
     converged : bool
         Whether the last solves were quiet.
     own : FitFlag
-        What of the galaxy's shape is this filter's own, or may be: `OWN_PROFILE`, `DISPLACED`, `WINGS_UNTOLD`.
+        What of the galaxy's shape is this filter's own, or may be: `OWN_PROFILE`, `DISPLACED`, `WINGS_UNTOLD`,
+        `SHAPE_WEIGHED`.
     excess : StarExcess
         The galaxy's light among the stars that it was measured with.
     """

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sphot_mpi.flags import FitFlag
 from sphot_mpi.model_images import working_psf
 from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.psf_kernel import Kernel
@@ -102,7 +103,7 @@ class ShapeErrors:
     """
 
     def __init__(self, fit: FilterFit, base: FilterFit) -> None:
-        self.shared = fit is not base and _same_shapes(fit.components, base.components)
+        self.shared = fit is not base and _share_shape(fit, base)
         self._origin = base if self.shared else fit
         self._covariance = vector_covariance(self._origin)
         self.ratio = np.ones(K * len(fit.components))
@@ -245,16 +246,17 @@ def _kernel_variance(view: View, components: Sequence[SersicParams], weight: Ima
     return variance
 
 
-def _same_shapes(components: tuple[SersicParams, ...], base: tuple[SersicParams, ...]) -> bool:
-    """Whether two models have the same shapes, up to a displacement and their fluxes."""
-    return len(components) == len(base) and all(
-        np.allclose(to_vector(c)[2:], to_vector(b)[2:], rtol=1e-6, atol=1e-9)
-        for c, b in zip(components, base, strict=True)
+def _share_shape(fit: FilterFit, base: FilterFit) -> bool:
+    """Whether two models have the same shapes, up to a displacement and their fluxes, or one is told by the other's."""
+    pairs = zip(fit.components, base.components, strict=False)
+    return len(fit.components) == len(base.components) and (
+        FitFlag.SHAPE_WEIGHED in fit.flags
+        or all(np.allclose(to_vector(c)[2:], to_vector(b)[2:], rtol=1e-6, atol=1e-9) for c, b in pairs)
     )
 
 
 def _own_variance(fit: FilterFit, base: FilterFit) -> float:
-    """Variance of ln(flux) at a fixed shape, where the shape is the base filter's.
+    """Variance of ln(flux) at the base filter's shape, or in relation to it.
 
     Where a covariance of the shape is given with the fit, its total's error contains the base filter's relative error.
     """
