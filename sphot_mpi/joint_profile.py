@@ -37,7 +37,7 @@ WINGS, WINGS_GAIN = 3.0, 8.0
 #: Most solves of a trial after its first, of one that moves places far, and the part of a chi2 asked for that the first
 #: must promise.
 TRIAL_PASSES, PLACE_PASSES, PROMISING = 4, 24, 0.5
-#: An expected change of the flux that is less than this x its error is left out.
+#: What expectation changes of the flux by less than this x its error is left out.
 NEGLIGIBLE = 0.25
 #: A step that is so long, in the longest one allowed, may have been shortened.
 NEAR_LIMIT = 0.99
@@ -101,6 +101,15 @@ class _Trial:
     def shape_change(self) -> ShapeChange | None:
         """What it tells of the profile of a single component."""
         return shape_change(*self.galaxies, self.measurement) if self.galaxies[1].size == 1 else None
+
+    def is_told(self) -> bool:
+        """Whether what is expected of a single component's profile changes nothing; its ellipse tells by itself."""
+        change = self.shape_change()
+        if change is None or f"0.{SHAPE_NAMES[2]}" in self.measurement.names:
+            return True
+        expected, found = self.galaxies
+        excess = (found.shapes - expected.shapes)[0, :2] - change.mean
+        return abs(float(change.response @ excess)) < NEGLIGIBLE * self.measurement.flux_error
 
     def wings_hold(self, most_in_wings: float) -> bool:
         """Whether the wings are the galaxy's: they would take the field's light or the sky's.
@@ -305,7 +314,7 @@ def _try_profiles(state: State, galaxy: Galaxy, moved: Freedom, keep: Keep) -> _
         if trial.promises_shape(least_change):
             trial = trial.settled(own, keep)
             holds, by_profile = trial.wings_hold(most_in_wings), trial.profile_chi2 > least_change
-            if holds and trial.is_other(least_change):
+            if holds and trial.is_other(least_change) and trial.is_told():
                 return replace(tried, own=trial if galaxy.size == 1 else _with_own_places(trial, own, keep))
             if holds:
                 change = trial.shape_change()

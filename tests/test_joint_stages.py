@@ -23,7 +23,7 @@ from joint_states import (
     state_of,
 )
 
-from sphot_mpi.joint import Keep, add_stars, prune, residual_of, settle, solve
+from sphot_mpi.joint import Keep, add_stars, merge_dark, prune, residual_of, settle, solve
 from sphot_mpi.joint_core import without_needless_component, without_stars_at_centres
 from sphot_mpi.joint_galaxy import (
     centre_distance,
@@ -276,3 +276,38 @@ def test_a_star_on_a_components_centre_is_its_nucleus():
     anchored = replace(stars, anchor_sigma=np.full(3, 0.1))
     state = replace(state, scene=state.scene.with_stars(anchored))
     assert without_stars_at_centres(state) is state
+
+
+def test_a_dark_anchor_and_the_star_beside_it_are_one_star_off_its_anchor():
+    place = np.array([60.0]), np.array([70.0])
+    anchor = replace(Stars.new(*place, np.array([-1.0])), anchor_sigma=np.array([0.02]))
+    pair = anchor.join(Stars.new(place[0] + 0.2, place[1] - 0.1, np.array([4.0])))
+    far = anchor.join(Stars.new(place[0] + 5.0, place[1], np.array([4.0])))
+    (x,), (y,), (flux,) = (getattr(merge_dark(pair, 1.0, 0.1), name) for name in ("x", "y", "flux"))
+    # the centroid, away from the dark one
+    assert (x, y, flux) == pytest.approx((60.0 + 0.2 * 4.0 / 3.0, 70.0 - 0.1 * 4.0 / 3.0, 3.0))
+    assert merge_dark(far, 1.0, 0.1).size == 2
+    one, two = (image_of(stars) for stars in (merge_dark(pair, 1.0, 0.1), pair))
+    # alike to first order in the distance over the width; the second order is (0.22 / 1.5)^2 of a third of the light
+    assert np.abs(one - two).max() < 0.02 * two.max()
+    # nothing is left of a star that is dark as a whole, and the anchor goes with it
+    assert merge_dark(replace(pair, flux=np.array([-4.0, 1.0])), 1.0, 0.1).size == 0
+    bright = replace(pair, flux=np.array([1.0, 4.0]))
+    assert merge_dark(bright, 1.0, 0.1).size == 2
+
+
+def test_a_star_off_its_anchor_is_found_once():
+    truth = stars_at(6, low=4.0)
+    off = replace(truth, x=truth.x + 0.5, flux=30.0 * truth.flux)
+    state = state_of(SKY + image_of(off) + noise(), replace(truth, anchor_sigma=np.full(6, 0.02)))
+    state = replace(state, scene=state.scene.with_stars(replace(state.scene.stars, flux=off.flux.copy())))
+    state = add_stars(solve(state, Freedom()), 5.0, 0.02, EVERYWHERE)
+    settled, quiet = settle(state, Freedom(), Keep(3.0, 3.0), most=12)
+    stars = settled.scene.stars
+    assert quiet
+    # in all places there is as much light as there was, where it was
+    for x, y, flux in zip(off.x, off.y, off.flux, strict=True):
+        here = np.hypot(stars.x - x, stars.y - y) < 2.0
+        assert (stars.flux[here] > 0.0).all()
+        assert stars.flux[here].sum() == pytest.approx(flux, rel=0.02)
+        assert np.average(stars.x[here], weights=stars.flux[here]) == pytest.approx(x, abs=0.05)
