@@ -19,15 +19,16 @@ from sphot_mpi.robust import robust_sigma
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShapeChange:
-    """By how much ln r_eff and ln n of a galaxy's one component may differ from what the fit has.
+    """By how much a galaxy's profile may differ from what the fit has.
 
     Parameters
     ----------
-    mean : (2,) float64 ndarray
-        Expected difference.
-    covariance : (2, 2) float64 ndarray
+    mean : (k,) float64 ndarray
+        Expected difference: of ln r_eff and ln n of each component, then of the fluxes of all but the first one beyond
+        what their ratios to that one's were.
+    covariance : (k, k) float64 ndarray
         Its covariance.
-    response : (2,) float64 ndarray
+    response : (k,) float64 ndarray
         Change of the galaxy's flux with it.
     """
 
@@ -40,9 +41,16 @@ class ShapeChange:
         """Change of the galaxy's flux that is expected."""
         return float(self.response @ self.mean)
 
+    def flux_slopes(self, fluxes: NDArray[np.float64]) -> Image:
+        """Changes (c, k) of the components' fluxes with it."""
+        own = np.eye(self.mean.size)[2 * fluxes.size - 1 :].copy()
+        own[0] = 0.0
+        shares = fluxes / fluxes[0]
+        return np.asarray(np.outer(shares / shares.sum(), self.response - own.sum(axis=0)) + own)
+
     def done(self) -> "ShapeChange":
         """What is left of it once the galaxy has been changed by the mean."""
-        return replace(self, mean=np.zeros(2))
+        return replace(self, mean=np.zeros(self.mean.size))
 
     def left_out(self) -> "ShapeChange":
         """What is left of it where the galaxy is not changed: the mean is one more error."""

@@ -99,15 +99,15 @@ class _Trial:
         return np.asarray((found.centres - expected.centres)[expected.main])
 
     def shape_change(self) -> ShapeChange | None:
-        """What it tells of the profile of a single component."""
-        return shape_change(*self.galaxies, self.measurement) if self.galaxies[1].size == 1 else None
+        """What it tells of the profile; None where that was not free."""
+        free = f"0.{SHAPE_NAMES[0]}" in self.measurement.names
+        return shape_change(*self.galaxies, self.measurement) if free else None
 
     def is_told(self) -> bool:
         """Whether what is expected of a single component's profile changes nothing; its ellipse tells by itself."""
-        change = self.shape_change()
-        if change is None or f"0.{SHAPE_NAMES[2]}" in self.measurement.names:
+        change, (expected, found) = self.shape_change(), self.galaxies
+        if change is None or found.size > 1 or f"0.{SHAPE_NAMES[2]}" in self.measurement.names:
             return True
-        expected, found = self.galaxies
         excess = (found.shapes - expected.shapes)[0, :2] - change.mean
         return abs(float(change.response @ excess)) < NEGLIGIBLE * self.measurement.flux_error
 
@@ -285,7 +285,7 @@ class _Tried:
     untold : bool
         Whether one was refused for its wings.
     change : ShapeChange or None
-        What they tell of the profile of a single component.
+        What they tell of the profile.
     promises_place : bool
         Whether the place may be another one.
     """
@@ -310,17 +310,17 @@ def _try_profiles(state: State, galaxy: Galaxy, moved: Freedom, keep: Keep) -> _
         trial = _Trial.of(state, own, keep)
         # the last trial is the least free
         tried = replace(tried, promises_place=trial.promises_place())
-        change, less_may_do = trial.shape_change(), galaxy.size > 1
+        change, less_may_do = trial.shape_change() or tried.change, galaxy.size > 1
         if trial.promises_shape(least_change):
             trial = trial.settled(own, keep)
             holds, by_profile = trial.wings_hold(most_in_wings), trial.profile_chi2 > least_change
             if holds and trial.is_other(least_change) and trial.is_told():
                 return replace(tried, own=trial if galaxy.size == 1 else _with_own_places(trial, own, keep))
             if holds:
-                change = trial.shape_change()
+                change = trial.shape_change() or change
             elif by_profile or trial.is_other(least_change):
                 # wings that are refused are not let in by half
-                tried, change = replace(tried, untold=True), None if change is None else untold_change(change)
+                tried, change = replace(tried, untold=True), None if change is None else untold_change(galaxy, change)
             less_may_do = less_may_do or (holds and by_profile)
         tried = replace(tried, change=change)
         if not less_may_do:

@@ -24,7 +24,6 @@ from sphot_mpi.records import (
     FilterFit,
     Image,
     KernelFit,
-    SersicParams,
     SkyPlane,
     StarExcess,
 )
@@ -271,26 +270,32 @@ class _Summary:
         The flux's error at a fixed shape is widened by what the shape's uncertainty does to it: the flux follows
         the base filter's with the same relative error, since the same shape scales both; and the shape may differ.
         """
-        total = float(self.galaxy.fluxes.sum())
+        total, size = float(self.galaxy.fluxes.sum()), self.galaxy.size
         own = self.measurement.spread(["scale"]) ** 2
         shape_share = (base.total_flux_err / base.total_flux) ** 2 if base.total_flux > 0.0 else 0.0
-        covariance = base.covariance.copy()
-        factor = _amplitude_ratios(components_of(self.galaxy), base.components)
-        for c, ratio in enumerate(factor):
-            covariance[7 * c] *= ratio
-            covariance[:, 7 * c] *= ratio
-            amplitude = base.components[c].amplitude * ratio
-            covariance[7 * c, 7 * c] += amplitude**2 * own / total**2 if total > 0.0 else np.nan
+        turn = np.stack([params_jacobian(self.galaxy.vector(c), float(self.galaxy.fluxes[c])) for c in range(size)])
+        # by the base filter's parameters, by one scale of all fluxes, and by the change of the profile
+        of_base, of_scale = np.zeros((7 * size, 7 * size)), np.zeros(7 * size)
+        for c, one in enumerate(base.components):
+            rows, flux = slice(7 * c, 7 * c + 7), total_flux(one)
+            back = np.linalg.inv(params_jacobian(to_vector(one), flux))
+            back[0] *= self.galaxy.fluxes[c] / flux if flux > 0.0 else np.nan
+            of_base[rows, rows] = turn[c] @ back
+            of_scale[rows] = turn[c, :, 0] * (self.galaxy.fluxes[c] / total if total > 0.0 else np.nan)
+        covariance = of_base @ base.covariance @ of_base.T + own * np.outer(of_scale, of_scale)
         place = self._place_covariance()
         if place is not None:
             # the place is this filter's own, in all components alike
-            places = np.array([7 * c + k for c in range(len(factor)) for k in PLACE])
+            places = np.array([7 * c + k for c in range(size) for k in PLACE])
             covariance[places], covariance[:, places] = 0.0, 0.0
-            covariance[np.ix_(places, places)] = np.tile(place, (len(factor),) * 2)
+            covariance[np.ix_(places, places)] = np.tile(place, (size,) * 2)
         if (change := self.measurement.change) is not None:
-            turn = params_jacobian(self.galaxy.vector(0), total)
-            moved = turn[:, PROFILE] + np.outer(turn[:, 0], change.response)
-            covariance += moved @ change.covariance @ moved.T
+            slopes = change.flux_slopes(self.galaxy.fluxes)
+            of_change = turn[:, :, :1] * slopes[:, np.newaxis]
+            for c in range(size):
+                of_change[c, :, 2 * c : 2 * c + 2] += turn[c, :, PROFILE]
+            of_change = of_change.reshape(7 * size, -1)
+            covariance += of_change @ change.covariance @ of_change.T
             own += float(change.response @ change.covariance @ change.response)
         return covariance, float(np.sqrt(own + shape_share * total**2))
 
@@ -359,11 +364,3 @@ class _Summary:
         """Sources that count as found: significant, on the image, and with data under them."""
         bad = SourceFlag.OUTSIDE | SourceFlag.NEGATIVE | SourceFlag.NO_COVARIANCE | SourceFlag.FULLY_MASKED
         return np.asarray((sources["snr"] > self.config.psf.report_snr) & ((sources["flags"] & int(bad)) == 0))
-
-
-def _amplitude_ratios(components: tuple[SersicParams, ...], base: tuple[SersicParams, ...]) -> list[float]:
-    """Amplitude of each component over that of the base filter's."""
-    return [
-        total_flux(c) / total_flux(b) if total_flux(b) > 0.0 else float("nan")
-        for c, b in zip(components, base, strict=True)
-    ]

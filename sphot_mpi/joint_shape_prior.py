@@ -15,9 +15,12 @@ from sphot_mpi.joint_bounds import shape_ranges
 from sphot_mpi.joint_measure import Measurement, ShapeChange
 from sphot_mpi.joint_render import SHAPE_NAMES
 from sphot_mpi.joint_scene import Galaxy
+from sphot_mpi.joint_wald import shape_unknowns
+from sphot_mpi.records import Image
 
-#: Standard deviations of ln r_eff and ln n about the base filter's, where they differ, and the chance that they do.
-SCATTER, DIFFERENT = (0.15, 0.2), 0.5
+#: Standard deviations of ln r_eff and ln n about the base filter's, and of the share of a further component over its
+#: own, where they differ; and the chance that they do.
+SCATTER, SHARE_SCATTER, DIFFERENT = (0.15, 0.2), 0.3, 0.5
 
 
 def shape_change(expected: Galaxy, found: Galaxy, measurement: Measurement) -> ShapeChange | None:
@@ -26,7 +29,7 @@ def shape_change(expected: Galaxy, found: Galaxy, measurement: Measurement) -> S
     Parameters
     ----------
     expected, found : Galaxy
-        Of one component: with the base filter's profile, and with a free one.
+        With the base filter's profile, and with a free one.
     measurement : Measurement
         Of the free one.
 
@@ -41,35 +44,43 @@ def shape_change(expected: Galaxy, found: Galaxy, measurement: Measurement) -> S
     With the change d found with covariance C, and P that of the deviates, the odds of the hypotheses are those of d
     under normal laws of covariance C and C + P (Bayes); where it differs, the change has the mean ``P (C + P)^-1 d``.
     """
-    names = [f"0.{name}" for name in SHAPE_NAMES[:2]]
-    change, told = (found.shapes - expected.shapes)[0, :2], measurement.block(names)
-    if not np.linalg.det(told) > 0.0:
+    change, turn, names = shape_unknowns(expected, found, measurement, SHAPE_NAMES[:2])
+    unknowns = measurement.block(names)
+    told, prior = turn @ unknowns @ turn.T, _expected_covariance(expected)
+    if not (np.diag(told) > 0.0).all() or not np.linalg.det(told) > 0.0:
         return None
-    prior = np.diag(np.square(SCATTER))
     gain = prior @ np.linalg.inv(told + prior)
     mean, covariance = gain @ change, prior - gain @ prior
     chi2 = change @ (np.linalg.inv(told) - np.linalg.inv(told + prior)) @ change
-    odds = np.exp(min(0.5 * float(chi2), 700.0)) / np.sqrt(np.linalg.det(np.eye(2) + np.linalg.inv(told) @ prior))
+    odds = np.exp(min(0.5 * float(chi2), 700.0)) / np.sqrt(
+        np.linalg.det(np.eye(change.size) + np.linalg.inv(told) @ prior)
+    )
     differs = 1.0 / (1.0 + (1.0 - DIFFERENT) / (DIFFERENT * float(odds)))
-    with_flux = measurement.block(["0.flux", *names])
+    of_flux = np.array([name.endswith(".flux") for name in names], float)
     return ShapeChange(
         mean=differs * mean,
         covariance=differs * covariance + differs * (1.0 - differs) * np.outer(mean, mean),
-        response=with_flux[0, 1:] @ np.linalg.inv(told),
+        response=of_flux @ unknowns @ turn.T @ np.linalg.inv(told),
     )
 
 
-def untold_change(change: ShapeChange) -> ShapeChange:
+def untold_change(galaxy: Galaxy, change: ShapeChange) -> ShapeChange:
     """Return what is expected where the data tell nothing, with the flux's response to some change."""
-    return replace(change, mean=np.zeros(2), covariance=DIFFERENT * np.diag(np.square(SCATTER)))
+    return replace(change, mean=np.zeros(change.mean.size), covariance=DIFFERENT * _expected_covariance(galaxy))
+
+
+def _expected_covariance(galaxy: Galaxy) -> Image:
+    """Covariance of a change where the shape differs."""
+    shares = SHARE_SCATTER * np.abs(galaxy.fluxes[1:])
+    return np.diag(np.square(np.concatenate((np.tile(SCATTER, galaxy.size), shares))))
 
 
 def with_change(state: State, change: ShapeChange) -> State:
-    """Return the state with the galaxy of one component changed by the mean, within its bounds, flux included."""
+    """Return the state with the galaxy changed by the mean, within its bounds, flux included."""
     galaxy = state.scene.galaxy
     assert galaxy is not None
     low, high = shape_ranges(galaxy, state.optics.frame.shape)
     shapes = galaxy.shapes.copy()
-    shapes[:, :2] = np.clip(shapes[:, :2] + change.mean, low, high)
-    galaxy = replace(galaxy, shapes=shapes, fluxes=galaxy.fluxes + change.flux)
-    return replace(state, scene=replace(state.scene, galaxy=galaxy))
+    shapes[:, :2] = np.clip(shapes[:, :2] + change.mean[: 2 * galaxy.size].reshape(-1, 2), low, high)
+    fluxes = galaxy.fluxes + change.flux_slopes(galaxy.fluxes) @ change.mean
+    return replace(state, scene=replace(state.scene, galaxy=replace(galaxy, shapes=shapes, fluxes=fluxes)))

@@ -492,8 +492,10 @@ def test_the_shape_is_the_base_filters():
         (got,) = fit.components
         # the simulated galaxy has no colour gradient
         assert FitFlag.OWN_PROFILE not in fit.flags
-        for name in ("r_eff", "n", "ellip", "theta"):
-            assert getattr(got, name) == pytest.approx(getattr(base, name), rel=1e-9)
+        assert positions == "free" or FitFlag.SHAPE_WEIGHED not in fit.flags
+        # free positions confuse faint stars with galaxy, and the profile hardly notices
+        for name, most in (("r_eff", 0.01), ("n", 0.01), ("ellip", 1e-9), ("theta", 1e-9)):
+            assert getattr(got, name) == pytest.approx(getattr(base, name), rel=most if positions == "free" else 1e-9)
 
 
 def test_forced_sources_are_the_base_filters_and_no_others():

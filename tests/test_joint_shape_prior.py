@@ -10,8 +10,8 @@ from sphot_mpi.flags import FitFlag
 from sphot_mpi.joint_galaxy import galaxy_of
 from sphot_mpi.joint_measure import Measurement
 from sphot_mpi.joint_pipeline import fit_scaled_joint
-from sphot_mpi.joint_shape_prior import DIFFERENT, SCATTER, shape_change, untold_change
-from sphot_mpi.psf_correction import ShapeErrors, colour_variance, total_light
+from sphot_mpi.joint_shape_prior import DIFFERENT, SCATTER, SHARE_SCATTER, shape_change, untold_change
+from sphot_mpi.psf_correction import ShapeErrors, colour_variance, total_light, vector_covariance
 from sphot_mpi.simulate_render import total_flux
 
 NAMES = ("0.flux", "0.ln_r", "0.ln_n")
@@ -58,7 +58,9 @@ def test_what_is_told_well_stands_and_what_is_not_told_is_expectation():
     dark, _ = change_of((0.1, 0.05), (50.0, 50.0), response=(30.0, -4.0))
     np.testing.assert_allclose(dark.mean, 0.0, atol=1e-5)
     np.testing.assert_allclose(dark.covariance, DIFFERENT * np.diag(np.square(SCATTER)), rtol=1e-3, atol=1e-6)
-    np.testing.assert_allclose(untold_change(clear).covariance, dark.covariance, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(
+        untold_change(galaxy_of((GALAXY,)), clear).covariance, dark.covariance, rtol=1e-3, atol=1e-6
+    )
     # the flux follows as its covariance with the shape says
     np.testing.assert_allclose(dark.response, (30.0, -4.0), rtol=1e-6)
     assert dark.flux == pytest.approx(30.0 * dark.mean[0] - 4.0 * dark.mean[1])
@@ -108,6 +110,8 @@ def test_a_faint_galaxy_that_is_larger_in_a_filter_has_an_honest_error(size, lig
     assert errors.shared
     light_here, base_light = total_light(fit.components), total_light(base_fit().components)
     assert errors.flux_err(light_here) == pytest.approx(fit.total_flux_err, rel=1e-6)
+    fluxes = vector_covariance(fit)[::7, ::7].sum()
+    assert np.sqrt(fluxes + fit.excess.error**2) == pytest.approx(fit.total_flux_err, rel=1e-6)
     apart = errors.relative_variance(light_here) + base_errors.relative_variance(base_light)
     assert colour_variance(light_here, errors, base_light, base_errors) < apart
 
@@ -120,3 +124,28 @@ def test_a_bright_galaxy_of_the_same_shape_keeps_it_and_its_error():
     assert fit.total_flux == pytest.approx(true, rel=0.01)
     assert fit.total_flux == pytest.approx(pinned.total_flux, rel=1e-3)
     assert pinned.total_flux_err <= fit.total_flux_err < 1.2 * pinned.total_flux_err
+
+
+def two_components(share, found):
+    """Expected and found galaxies of two components, the latter's flux, shapes and share changed."""
+    base = galaxy_of((replace(GALAXY, amplitude=0.2), replace(GALAXY, r_eff=0.3 * GALAXY.r_eff)))
+    base = replace(base, fluxes=np.array([10.0, 10.0 * share]))
+    shapes = base.shapes.copy()
+    shapes[:, :2] += found
+    return base, replace(base, shapes=shapes, fluxes=base.fluxes * (1.1, 1.3))
+
+
+def test_two_components_have_shapes_and_a_share_that_may_differ():
+    base, found = two_components(0.4, [[0.1, 0.0], [-0.05, 0.1]])
+    names = ("0.flux", "1.flux", "0.ln_r", "0.ln_n", "1.ln_r", "1.ln_n")
+    measurement = Measurement(names=names, covariance=np.diag([0.01, 0.01, *[0.001] * 4]) ** 2, quiet=True)
+    change = shape_change(base, found, measurement)
+    # the second one has gained 1.2 beyond its part of the first one's gain, which is the gain of the total by 0.4
+    np.testing.assert_allclose(change.mean, [0.1, 0.0, -0.05, 0.1, 5.2 - 0.4 * 11.0], rtol=1e-2, atol=1e-4)
+    slopes = change.flux_slopes(base.fluxes)
+    # whatever changes, the components' fluxes add up to the total, and the second one's is its share and the rest
+    np.testing.assert_allclose(slopes.sum(axis=0), change.response, atol=1e-12)
+    np.testing.assert_allclose(slopes[1] - 0.4 * slopes[0], [0.0, 0.0, 0.0, 0.0, 1.0], atol=1e-12)
+    untold = untold_change(base, change)
+    spread = np.sqrt(np.diag(untold.covariance) / DIFFERENT)
+    np.testing.assert_allclose(spread, [*SCATTER, *SCATTER, SHARE_SCATTER * 4.0])
