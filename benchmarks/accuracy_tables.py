@@ -59,13 +59,15 @@ class Line:
         if np.isfinite(self.low) and np.isfinite(self.high):
             target = f"{self.low:g} to {self.high:g}"
         mark = "ok" if self.low <= self.value <= self.high else "**miss**"
+        if np.isinf(self.low) and np.isinf(self.high):
+            target, mark = "-", "only reported"
         if np.isnan(self.value):
             mark = "too few to tell"
         return f"| {self.label} | {self.value:.4g} | {target} | {mark} |"
 
 
 def summary(run: Run) -> list[Line]:
-    """Return the lines that have a target."""
+    """Return the lines that have a target, and the time that they took."""
     base, others = run.base, [name for name in run.filters if name != run.base]
     worst = {q: max(run.median(f, q) for f in run.filters) for q in ("magnitude", "sky", "chi2")}
     lines = [
@@ -94,7 +96,9 @@ def summary(run: Run) -> list[Line]:
             value = run.stars(name).completeness(10.0)
             lines.append(Line(label=f"completeness, S/N > 10, {name}", value=value, low=target))
     seconds = float(np.median([r.seconds for r in run.results]))
-    return [*lines, Line(label="CPU seconds a galaxy, median", value=seconds, high=2.0)]
+    # what is asked for is asked of these fields
+    most = 2.0 if run.title.startswith("typical") else np.inf
+    return [*lines, Line(label="CPU seconds a galaxy, median", value=seconds, high=most)]
 
 
 def render_run(run: Run) -> str:

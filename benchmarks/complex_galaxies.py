@@ -46,10 +46,10 @@ HONEST = (
 #: Light within this many r_eff is said to be on the galaxy, and stars of this S/N are expected to be found there.
 ON_GALAXY, FOUND_SNR = 2.0, 3.0
 LEGEND = """Median of the absolute values / the worst value over the galaxies of a kind, in all star fields together.
-Total and colour: fit - truth. In stars: light of the fit's stars within 2 r_eff beyond that of the true ones of S/N 3
-and more. Residual: light left there. Both in per cent of the galaxy's. Bad: total off by more than 0.05 mag or colour
-by more than 0.03. No flag: none of STRUCTURED, STAR_EXCESS, HIGH_CHI2, CENTRE_UNCOVERED, COMPANION and WINGS_UNTOLD is
-set.
+Total and colour: fit - truth. Pull: total over its error. In stars: light of the fit's stars within 2 r_eff beyond that
+of the true ones of S/N 3 and more. Residual: light left there. Both in per cent of the galaxy's. Bad: total off by more
+than 0.05 mag or colour by more than 0.03. No flag: none of STRUCTURED, STAR_EXCESS, HIGH_CHI2, CENTRE_UNCOVERED,
+COMPANION and WINGS_UNTOLD is set.
 """
 
 
@@ -169,8 +169,8 @@ def median_and_worst(scores: Sequence[Score], value: Callable[[Score], float], d
 def table(scores: Sequence[Score]) -> str:
     """Markdown table by kind and filter."""
     lines = [
-        "| kind | filter | total, mag | colour, mag | in stars, % | residual, % | bad | bad, no flag | CPU s |",
-        "| --- " * 9 + "|",
+        "| kind | filter | total, mag | pull | colour, mag | in stars, % | residual, % | bad | bad, no flag | CPU s |",
+        "| --- " * 10 + "|",
     ]
     for kind in dict.fromkeys(s.kind for s in scores):
         for name in dict.fromkeys(s.filter for s in scores):
@@ -181,6 +181,7 @@ def table(scores: Sequence[Score]) -> str:
             silent = sum(s.is_silent for s in bad)
             lines.append(
                 f"| {kind} | {name} | {median_and_worst(own, lambda s: s.magnitude, 3)} "
+                f"| {median_and_worst(own, lambda s: s.magnitude / s.sigma, 1)} "
                 f"| {median_and_worst(own, lambda s: s.colour, 3)} | {median_and_worst(own, lambda s: s.in_stars, 1)} "
                 f"| {median_and_worst(own, lambda s: s.residual, 1)} | {len(bad)} of {len(own)} | {silent} "
                 f"| {np.median([s.seconds for s in own]):.1f} |"

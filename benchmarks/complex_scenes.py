@@ -159,6 +159,12 @@ def _other_size(disk: SersicParams, rng: np.random.Generator) -> Recipe:
     return replace(_single(disk, rng), growth=float(rng.normal(0.08, 0.1)))
 
 
+def _red_other_size(disk: SersicParams, rng: np.random.Generator) -> Recipe:
+    # in blue filters too faint to tell its size there
+    (part,), growth = _single(disk, rng).parts, float(rng.normal(0.08, 0.1))
+    return Recipe(parts=(replace(part, colour=float(rng.uniform(2.0, 4.0))),), growth=growth)
+
+
 def _moving(disk: SersicParams, rng: np.random.Generator) -> Recipe:
     distance, angle = rng.uniform(0.5, 1.5), rng.uniform(0.0, 2.0 * np.pi)
     move = (float(distance * np.cos(angle)), float(distance * np.sin(angle)))
@@ -252,6 +258,7 @@ RECIPES: dict[str, Callable[[SersicParams, np.random.Generator], Recipe]] = {
     "offset bulge": _offset,
     "colour gradient": _gradient,
     "other size": _other_size,
+    "red, other size": _red_other_size,
     "moving centre": _moving,
     "nucleus": _nucleus,
     "spiral": _spiral,
