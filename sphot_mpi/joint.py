@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from sphot_mpi.detection import detect
 from sphot_mpi.joint_galaxy import radius_at
 from sphot_mpi.joint_kernel import KERNEL_NAMES
-from sphot_mpi.joint_render import Freedom, render_galaxy, render_sky, render_stars
-from sphot_mpi.joint_scene import Frame, Optics, Scene, Stars, at
-from sphot_mpi.joint_solve import Step, solve_step
+from sphot_mpi.joint_render import CENTRE_NAMES, SHAPE_NAMES, Freedom, render_galaxy, render_sky, render_stars
+from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Scene, Stars, at
+from sphot_mpi.joint_solve import GALAXY_STEP, Step, solve_step
 from sphot_mpi.kernels import joint as kernels
 from sphot_mpi.records import Image
 from sphot_mpi.unseen_light import FIELD, LEAST_FIELD
@@ -26,6 +26,8 @@ QUIET_CHI2, QUIET_STEP = 0.02, 0.5
 LAST_CHI2 = 3e-3
 #: Index of the strictest blend.
 LAST_BLEND = len(BLEND_LADDER) - 1
+#: A galaxy's step takes back the one before if the cosine of their angle is below minus this.
+TURN = 0.5
 #: Stars nearer to each other than this x FWHM become one.
 MERGE_FWHM = 0.3
 #: Error of the kernel's size, px^2, above which it is held: what would move it is noise.
@@ -248,17 +250,38 @@ def descend(
 def settle(state: State, freedom: Freedom, keep: Keep, *, most: int) -> tuple[State, bool]:
     """Solve without detection until chi2 and galaxy are quiet; returns whether they became so.
 
-    Nothing is merged any more: of what detection made in vain little is left, and a real pair would be missed.
+    Nothing is merged any more: of what detection made in vain little is left, and a real pair would be missed. Where a
+    step takes back the one before, as Gauss-Newton steps do that are twice too long, the galaxy goes halfway.
     """
-    quiet = False
+    quiet, change = False, np.zeros(0)
     for index in range(most):
-        before = state.step
+        before, galaxy = state.step, state.scene.galaxy
         state = prune(solve(state, freedom), keep, merge=False)
         assert state.step is not None
         # chi2 is that before a step: the first under new unknowns shows nothing of what they do
         if index > 0 and before is not None:
-            change, chi2 = abs(before.chi2 - state.step.chi2), state.step.chi2
-            quiet = change < max(1.0, QUIET_CHI2 * chi2) and state.step.moved < QUIET_STEP
-            if quiet and change < max(1.0, LAST_CHI2 * chi2):
+            gain, chi2 = abs(before.chi2 - state.step.chi2), state.step.chi2
+            quiet = gain < max(1.0, QUIET_CHI2 * chi2) and state.step.moved < QUIET_STEP
+            if quiet and gain < max(1.0, LAST_CHI2 * chi2):
                 break
+        if galaxy is not None and state.scene.galaxy is not None:
+            last, change = change, galaxy_change(galaxy, state.scene.galaxy)
+            if index > 0 and change @ last < -TURN * np.linalg.norm(change) * np.linalg.norm(last):
+                state = replace(state, scene=replace(state.scene, galaxy=halfway(galaxy, state.scene.galaxy)))
     return state, quiet
+
+
+def galaxy_change(first: Galaxy, second: Galaxy) -> NDArray[np.float64]:
+    """Change of places and shapes between two galaxies, in the longest steps."""
+    longest = [GALAXY_STEP[name] for name in (*CENTRE_NAMES, *SHAPE_NAMES)]
+    change = np.hstack((second.centres - first.centres, second.shapes - first.shapes))
+    return np.asarray((change / longest).ravel())
+
+
+def halfway(first: Galaxy, second: Galaxy) -> Galaxy:
+    """Return the galaxy between two."""
+    return Galaxy(
+        centres=0.5 * (first.centres + second.centres),
+        shapes=0.5 * (first.shapes + second.shapes),
+        fluxes=0.5 * (first.fluxes + second.fluxes),
+    )

@@ -49,8 +49,8 @@ LEAST_SEEN_SNR = 5.0
 LEAST_FOLLOWED_SNR = 3.0
 #: Solves of the pinned stars: without, then with kernel and shift.
 PINNED_PASSES = (2, 3)
-#: Most solves after the last detection: shape pinned, and shape free.
-SETTLE_PASSES, REFIT_PASSES = 4, 10
+#: Most solves after the last detection: shape pinned, shape free, and with the galaxy's place.
+SETTLE_PASSES, REFIT_PASSES, PLACE_PASSES = 4, 10, 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -143,7 +143,7 @@ def fit_scaled_scene(
     if _is_seen(state, measurement, LEAST_FOLLOWED_SNR):
         state, held = with_last_place(state, held)
     own |= FitFlag.DISPLACED if held.galaxy_move else FitFlag(0)
-    state, converged = settle(state, held, keep, most=SETTLE_PASSES)
+    state, converged = settle(state, held, keep, most=PLACE_PASSES if held.galaxy_move else SETTLE_PASSES)
     return ScaledFit(
         state=state, measurement=measurement, converged=converged and measurement.quiet, own=own, excess=excess
     )
