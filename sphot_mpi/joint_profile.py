@@ -316,9 +316,9 @@ def _try_profiles(state: State, galaxy: Galaxy, moved: Freedom, keep: Keep) -> _
             holds, by_profile = trial.wings_hold(most_in_wings), trial.profile_chi2 > least_change
             if holds and trial.is_other(least_change) and trial.is_told():
                 return replace(tried, own=trial if galaxy.size == 1 else _with_own_places(trial, own, keep))
-            if holds:
+            if holds or not (by_profile or trial.is_other(least_change)):
                 change = trial.shape_change() or change
-            elif by_profile or trial.is_other(least_change):
+            else:
                 # wings that are refused are not let in by half
                 tried, change = replace(tried, untold=True), None if change is None else untold_change(galaxy, change)
             less_may_do = less_may_do or (holds and by_profile)
