@@ -107,6 +107,8 @@ def left_over(residual: Image, model: Image, fit: FilterFit) -> tuple[float, flo
         Share, in %, of other places of the residual where it would be as long; NaN where there are too few.
     """
     inside = half_light_distance(fit.components, residual.shape) < 2.0
+    if not inside.any():
+        return np.nan, np.nan, np.nan
     rows, columns = (slice(int(k.min()), int(k.max()) + 1) for k in np.nonzero(inside))
     window = rows, columns
     slopes = np.array([slope[window] for slope in np.gradient(model)])
@@ -124,7 +126,9 @@ def left_over(residual: Image, model: Image, fit: FilterFit) -> tuple[float, flo
             overlap = (inside[window] & inside[y : y + ny, x : x + nx]).sum()
             if overlap < 0.1 * inside.sum() and np.isfinite(there[inside[window]]).mean() > 0.8:
                 others.append(displacement(there, slopes, weight))
-    by_chance = 100.0 * float(np.mean(np.array(others) >= distance)) if len(others) >= LEAST_PLACES else np.nan
+    others = [other for other in others if np.isfinite(other)]
+    known = len(others) >= LEAST_PLACES and np.isfinite(distance)
+    by_chance = 100.0 * float(np.mean(np.array(others) >= distance)) if known else np.nan
     return 100.0 * float(residual[used].sum()) / light, distance, by_chance
 
 

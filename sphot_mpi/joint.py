@@ -177,7 +177,10 @@ def kernel_is_told(step: Step, correlation: float) -> bool:
 
 
 def prune(state: State, keep: Keep, *, merge: bool = True) -> State:
-    """Drop stars that are not significant, merged (if asked) or off the image; anchored and measured stars stay."""
+    """Drop stars that are not significant, merged (if asked) or off the image.
+
+    Anchored and measured stars stay, but for those that `merge_dark` merges.
+    """
     limit = MERGE_FWHM * state.optics.fwhm
     stars = merge_dark(state.scene.stars, limit, (state.optics.star_error / state.optics.frame.correlation) ** 2)
     if stars.size == 0:
@@ -200,7 +203,7 @@ def prune(state: State, keep: Keep, *, merge: bool = True) -> State:
 
 
 def merge_dark(stars: Stars, limit: float, variance: float) -> Stars:
-    """Merge each dark anchored star with a bright one of this filter that is nearer than `limit` px.
+    """Merge each dark anchored star with a bright one without an anchor that is nearer than `limit` px.
 
     They are one star, off its anchor: two fluxes that grow without end, and whose sum stands at their centroid. Its
     variance is that of an isolated star until it is solved for: the two hardly know theirs.
@@ -210,18 +213,20 @@ def merge_dark(stars: Stars, limit: float, variance: float) -> Stars:
     if dark.size == 0 or bright.size == 0:
         return stars
     distance = np.hypot(stars.x[dark, None] - stars.x[bright], stars.y[dark, None] - stars.y[bright])
+    near = distance.min(axis=1) < limit
     x, y, flux, variances = stars.x.copy(), stars.y.copy(), stars.flux.copy(), stars.variance.copy()
-    merged = distance.min(axis=1) < limit
-    for d, k in zip(dark[merged], bright[distance.argmin(axis=1)[merged]], strict=True):
+    base_id, base_flux, present = stars.base_id.copy(), stars.base_flux.copy(), np.ones(stars.size, bool)
+    for d, k in zip(dark[near], bright[distance.argmin(axis=1)[near]], strict=True):
         total = flux[k] + flux[d]
-        if total > 0.0:
+        present[d], present[k] = False, total > 0.0
+        if present[k]:
             apart = np.array([x[k] - x[d], y[k] - y[d]])
             # of a pair that has grown far the centroid is anywhere
             x[k], y[k] = (x[k], y[k]) - np.clip(flux[d] / total, -1.0, 0.0) * apart
-        flux[k], variances[k, 0] = total, variance
-    present = np.ones(stars.size, bool)
-    present[dark[merged]] = False
-    return replace(stars, x=x, y=y, flux=flux, variance=variances).take(present & ((flux > 0.0) | stars.anchored))
+            flux[k], variances[k, 0] = total, variance
+            base_id[k], base_flux[k] = stars.base_id[d], stars.base_flux[d]
+    merged = replace(stars, x=x, y=y, flux=flux, variance=variances, base_id=base_id, base_flux=base_flux)
+    return merged.take(present)
 
 
 def _on_frame(stars: Stars, shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -250,12 +255,12 @@ def descend(
 def settle(state: State, freedom: Freedom, keep: Keep, *, most: int) -> tuple[State, bool]:
     """Solve without detection until chi2 and galaxy are quiet; returns whether they became so.
 
-    Nothing is merged any more: of what detection made in vain little is left, and a real pair would be missed. Where a
-    step takes back the one before, as Gauss-Newton steps do that are twice too long, the galaxy goes halfway.
+    No bright stars are merged any more: of what detection made in vain little is left, and a real pair would be missed.
+    Where a step takes back the one before, as Gauss-Newton steps do that are twice too long, the galaxy goes halfway.
     """
     quiet, change = False, np.zeros(0)
     for index in range(most):
-        before, galaxy = state.step, state.scene.galaxy
+        before, scene = state.step, state.scene
         state = prune(solve(state, freedom), keep, merge=False)
         assert state.step is not None
         # chi2 is that before a step: the first under new unknowns shows nothing of what they do
@@ -264,7 +269,9 @@ def settle(state: State, freedom: Freedom, keep: Keep, *, most: int) -> tuple[St
             quiet = gain < max(1.0, QUIET_CHI2 * chi2) and state.step.moved < QUIET_STEP
             if quiet and gain < max(1.0, LAST_CHI2 * chi2):
                 break
-        if galaxy is not None and state.scene.galaxy is not None:
+        if scene.galaxy is not None and state.scene.galaxy is not None:
+            # the common shift moves stars as well, and is no step of the galaxy
+            galaxy = replace(scene.galaxy, centres=scene.galaxy.centres + (state.scene.shift - scene.shift))
             last, change = change, galaxy_change(galaxy, state.scene.galaxy)
             if index > 0 and change @ last < -TURN * np.linalg.norm(change) * np.linalg.norm(last):
                 state = replace(state, scene=replace(state.scene, galaxy=halfway(galaxy, state.scene.galaxy)))

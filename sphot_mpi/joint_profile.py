@@ -250,7 +250,7 @@ def with_own_shape(
         Its covariance.
     flags : FitFlag
         What is this filter's own: `OWN_PROFILE`, `DISPLACED`; `WINGS_UNTOLD` if it may have another profile;
-        `SHAPE_WEIGHED` if the data tell too little of it.
+        `SHAPE_WEIGHED` if it was moved as far as expectation goes.
     """
     galaxy = state.scene.galaxy
     if galaxy is None or not galaxy.fluxes.sum() > 0.0:

@@ -279,9 +279,9 @@ class _Summary:
         for c, one in enumerate(base.components):
             rows, flux = slice(7 * c, 7 * c + 7), total_flux(one)
             back = np.linalg.inv(params_jacobian(to_vector(one), flux))
-            back[0] *= self.galaxy.fluxes[c] / flux if flux > 0.0 else np.nan
+            back[0] *= self.galaxy.fluxes[c] / flux if flux != 0.0 else np.nan
             of_base[rows, rows] = turn[c] @ back
-            of_scale[rows] = turn[c, :, 0] * (self.galaxy.fluxes[c] / total if total > 0.0 else np.nan)
+            of_scale[rows] = turn[c, :, 0] * (self.galaxy.fluxes[c] / total if total != 0.0 else np.nan)
         covariance = of_base @ base.covariance @ of_base.T + own * np.outer(of_scale, of_scale)
         place = self._place_covariance()
         if place is not None:

@@ -30,7 +30,7 @@ from sphot_mpi.joint_base import (
 from sphot_mpi.joint_core import with_central_stars
 from sphot_mpi.joint_galaxy import galaxy_of, no_stars
 from sphot_mpi.joint_measure import Measurement, measure
-from sphot_mpi.joint_profile import with_last_place, with_own_shape
+from sphot_mpi.joint_profile import MOST_DISPLACED, with_last_place, with_own_shape
 from sphot_mpi.joint_render import Freedom
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
 from sphot_mpi.outside_light import with_outside_light
@@ -140,13 +140,30 @@ def fit_scaled_scene(
     if positions != "forced":
         state = _add_new(state, base, held, keep, _caution(state, base, covered, config), lower, positions)
     state = with_outside_light(with_faint_stars(state, base.faint_limits), weigh=False)
-    if _is_seen(state, measurement, LEAST_FOLLOWED_SNR):
-        state, held = with_last_place(state, held)
-    own |= FitFlag.DISPLACED if held.galaxy_move else FitFlag(0)
-    state, converged = settle(state, held, keep, most=PLACE_PASSES if held.galaxy_move else SETTLE_PASSES)
+    state, converged, place = _settled(state, held, keep, _is_seen(state, measurement, LEAST_FOLLOWED_SNR))
     return ScaledFit(
-        state=state, measurement=measurement, converged=converged and measurement.quiet, own=own, excess=excess
+        state=state, measurement=measurement, converged=converged and measurement.quiet, own=own | place, excess=excess
     )
+
+
+def _settled(state: State, held: Freedom, keep: Keep, seen: bool) -> tuple[State, bool, FitFlag]:
+    """Settle with all stars beside the held light of the galaxy, whose place may follow what they leave if it is seen.
+
+    Returns whether it became quiet, and `DISPLACED` if the galaxy has moved; not farther than the same one would.
+    """
+    galaxy = state.scene.galaxy
+    assert galaxy is not None
+    if seen:
+        moved, freer = with_last_place(state, held)
+        if freer.galaxy_move:
+            settled, quiet = settle(moved, freer, keep, most=PLACE_PASSES)
+            assert settled.scene.galaxy is not None
+            distance = np.hypot(*(settled.scene.galaxy.centres - galaxy.centres)[galaxy.main])
+            if distance < MOST_DISPLACED * galaxy.half_light_radius():
+                return settled, quiet, FitFlag.DISPLACED
+        else:
+            state = moved
+    return *settle(state, held, keep, most=SETTLE_PASSES), FitFlag(0)
 
 
 def _excess(state: State, base: FilterFit) -> StarExcess:

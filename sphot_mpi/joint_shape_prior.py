@@ -21,6 +21,10 @@ from sphot_mpi.records import Image
 #: Standard deviations of ln r_eff and ln n about the base filter's, and of the share of a further component over its
 #: own, where they differ; and the chance that they do.
 SCATTER, SHARE_SCATTER, DIFFERENT = (0.15, 0.2), 0.3, 0.5
+#: A component keeps at least this part of its flux.
+LEAST_PART = 0.05
+#: Condition of a correlation matrix above which a fit tells nothing.
+WORST_CONDITION = 1e10
 
 
 def shape_change(expected: Galaxy, found: Galaxy, measurement: Measurement) -> ShapeChange | None:
@@ -47,7 +51,8 @@ def shape_change(expected: Galaxy, found: Galaxy, measurement: Measurement) -> S
     change, turn, names = shape_unknowns(expected, found, measurement, SHAPE_NAMES[:2])
     unknowns = measurement.block(names)
     told, prior = turn @ unknowns @ turn.T, _expected_covariance(expected)
-    if not (np.diag(told) > 0.0).all() or not np.linalg.det(told) > 0.0:
+    spread = np.sqrt(np.diag(told))
+    if not (spread > 0.0).all() or not np.linalg.cond(told / spread / spread[:, None]) < WORST_CONDITION:
         return None
     gain = prior @ np.linalg.inv(told + prior)
     mean, covariance = gain @ change, prior - gain @ prior
@@ -82,5 +87,5 @@ def with_change(state: State, change: ShapeChange) -> State:
     low, high = shape_ranges(galaxy, state.optics.frame.shape)
     shapes = galaxy.shapes.copy()
     shapes[:, :2] = np.clip(shapes[:, :2] + change.mean[: 2 * galaxy.size].reshape(-1, 2), low, high)
-    fluxes = galaxy.fluxes + change.flux_slopes(galaxy.fluxes) @ change.mean
+    fluxes = np.maximum(galaxy.fluxes + change.flux_slopes(galaxy.fluxes) @ change.mean, LEAST_PART * galaxy.fluxes)
     return replace(state, scene=replace(state.scene, galaxy=replace(galaxy, shapes=shapes, fluxes=fluxes)))

@@ -4,13 +4,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from joint_states import SHAPE, SKY, noise, state_of
 from test_joint_fit import CONFIG, GALAXY, OTHER, base_cutout, base_fit, crowded, library, make_cutout
 
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.joint_galaxy import galaxy_of
-from sphot_mpi.joint_measure import Measurement
+from sphot_mpi.joint_measure import Measurement, ShapeChange
 from sphot_mpi.joint_pipeline import fit_scaled_joint
-from sphot_mpi.joint_shape_prior import DIFFERENT, SCATTER, SHARE_SCATTER, shape_change, untold_change
+from sphot_mpi.joint_shape_prior import (
+    DIFFERENT,
+    LEAST_PART,
+    SCATTER,
+    SHARE_SCATTER,
+    shape_change,
+    untold_change,
+    with_change,
+)
 from sphot_mpi.psf_correction import ShapeErrors, colour_variance, total_light, vector_covariance
 from sphot_mpi.simulate_render import total_flux
 
@@ -149,3 +158,13 @@ def test_two_components_have_shapes_and_a_share_that_may_differ():
     untold = untold_change(base, change)
     spread = np.sqrt(np.diag(untold.covariance) / DIFFERENT)
     np.testing.assert_allclose(spread, [*SCATTER, *SCATTER, SHARE_SCATTER * 4.0])
+
+
+def test_a_component_that_is_not_there_in_a_filter_does_not_become_dark():
+    base, _ = two_components(0.4, 0.0)
+    k = np.arange(5) == 4
+    change = ShapeChange(mean=-6.0 * k, covariance=np.eye(5), response=np.zeros(5))
+    frame_state = state_of(np.full(SHAPE, SKY) + noise(), galaxy=base)
+    fluxes = with_change(frame_state, change).scene.galaxy.fluxes
+    assert fluxes[0] > base.fluxes[0]
+    assert fluxes[1] == pytest.approx(LEAST_PART * base.fluxes[1])

@@ -290,6 +290,10 @@ def test_a_dark_anchor_and_the_star_beside_it_are_one_star_off_its_anchor():
     one, two = (image_of(stars) for stars in (merge_dark(pair, 1.0, 0.1), pair))
     # alike to first order in the distance over the width; the second order is (0.22 / 1.5)^2 of a third of the light
     assert np.abs(one - two).max() < 0.02 * two.max()
+    named = replace(pair, base_id=np.array([7, 0]), base_flux=np.array([2.0, 0.0]))
+    merged = merge_dark(named, 1.0, 0.1)
+    # it is the base filter's star, at a place of its own
+    assert (merged.base_id[0], merged.base_flux[0], merged.anchored[0]) == (7, 2.0, False)
     # nothing is left of a star that is dark as a whole, and the anchor goes with it
     assert merge_dark(replace(pair, flux=np.array([-4.0, 1.0])), 1.0, 0.1).size == 0
     bright = replace(pair, flux=np.array([1.0, 4.0]))
@@ -331,3 +335,20 @@ def test_a_galaxy_whose_steps_are_twice_too_long_settles(monkeypatch):
     # by themselves the steps lead to and fro for ever
     assert quiet
     np.testing.assert_allclose(settled.scene.galaxy.centres, aim, atol=error)
+
+
+def test_a_swinging_shift_takes_the_galaxy_with_it(monkeypatch):
+    state = solve(state_of(SKY + galaxy_image(GALAXY) + noise(), galaxy=galaxy_of((GALAXY,))), Freedom())
+    swings = iter([0.2, -0.19, 0.18, -0.17])
+
+    def swinging(state, freedom):
+        scene, step = state.scene, np.array([next(swings), 0.0])
+        galaxy = replace(scene.galaxy, centres=scene.galaxy.centres + step)
+        moved = replace(state.step, moved=9.0)
+        return replace(state, scene=replace(scene, galaxy=galaxy, shift=scene.shift + step), step=moved)
+
+    monkeypatch.setattr("sphot_mpi.joint.solve", swinging)
+    settled, _ = settle(state, Freedom(shift=True), Keep(3.0, 3.0), most=4)
+    # stars and anchors have made the whole of every step
+    shift = settled.scene.galaxy.centres[0] - state.scene.galaxy.centres[0]
+    np.testing.assert_allclose(shift, settled.scene.shift, atol=1e-12)
