@@ -47,7 +47,7 @@ FIT_FLAG_DESCRIPTIONS: dict[FitFlag, str] = {
     FitFlag.STEP_FAILED: "a step inside the fit failed and was skipped",
     FitFlag.FORCED: "sources were measured at the base filter's positions only",
     FitFlag.STRUCTURED: "the galaxy is not smooth: errors on it were widened, and its lumps are kept from being stars",
-    FitFlag.DISPLACED: "the galaxy's centre is not where the base filter's, shifted as the stars are, would be",
+    FitFlag.DISPLACED: "the galaxy's centre is more than 0.1 px from the base filter's, shifted as the stars are",
     FitFlag.COMPANION: "the second component is so far off that it may be another galaxy, whose light the total has",
     FitFlag.WINGS_UNTOLD: "another shape fits better, but its wings would be the field's light; the total may be off",
     FitFlag.SHAPE_WEIGHED: "r_eff and n lie between the base filter's and those that this filter's data hardly tell",

@@ -23,8 +23,8 @@ PROFILE_CHANGE, SHARES_CHANGE = 20.0, 10.0
 PLACE_CHANGE, ELLIPSE_CHANGE = 12.0, 20.0
 #: Least S/N of a galaxy that can be told to stand elsewhere: what is fainter would go to the next star.
 LEAST_PLACED_SNR = 7.0
-#: Farther off than this, r_eff, it would be another galaxy.
-MOST_DISPLACED = 0.6
+#: Farther off than this, r_eff, it would be another galaxy; nearer than this, px, it is where it was for all purposes.
+MOST_DISPLACED, LEAST_DISPLACED = 0.6, 0.1
 #: Radius of the core, r_eff, and the share of the galaxy's light by which such a profile may grow outside of it: with
 #: r_eff and n of its own, and with no more than the components' shares. Where the core's pixels by themselves ask for
 #: these, the wings may be as they are: they cannot run away, for the base filter knows the components' shapes. But a
@@ -221,8 +221,8 @@ class _Trial:
         return wald(change, self.measurement.block([f"0.{name}" for name in SHAPE_NAMES[2:]]))
 
     def place_flag(self) -> FitFlag:
-        """`DISPLACED` if the galaxy is."""
-        return FitFlag.DISPLACED if self.is_displaced() else FitFlag(0)
+        """`DISPLACED` if the galaxy is, and not by next to nothing."""
+        return displaced(self._displacement()) if self.is_displaced() else FitFlag(0)
 
 
 def with_own_shape(
@@ -355,6 +355,11 @@ def with_last_place(state: State, held: Freedom) -> tuple[State, Freedom]:
     if wald((moved.scene.galaxy.centres - galaxy.centres)[0], covariance) > PLACE_CHANGE:
         return moved, freer
     return replace(moved, scene=replace(moved.scene, galaxy=galaxy)), held
+
+
+def displaced(change: NDArray[np.float64]) -> FitFlag:
+    """`DISPLACED` for a change of the place (2,), px, that is worth saying."""
+    return FitFlag.DISPLACED if np.hypot(*change) > LEAST_DISPLACED else FitFlag(0)
 
 
 def _with_own_places(trial: _Trial, freedom: Freedom, keep: Keep) -> _Trial:

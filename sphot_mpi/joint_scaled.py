@@ -30,7 +30,7 @@ from sphot_mpi.joint_base import (
 from sphot_mpi.joint_core import with_central_stars
 from sphot_mpi.joint_galaxy import galaxy_of, no_stars
 from sphot_mpi.joint_measure import Measurement, measure
-from sphot_mpi.joint_profile import MOST_DISPLACED, with_last_place, with_own_shape
+from sphot_mpi.joint_profile import MOST_DISPLACED, displaced, with_last_place, with_own_shape
 from sphot_mpi.joint_render import Freedom
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
 from sphot_mpi.outside_light import with_outside_light
@@ -158,9 +158,9 @@ def _settled(state: State, held: Freedom, keep: Keep, seen: bool) -> tuple[State
         if freer.galaxy_move:
             settled, quiet = settle(moved, freer, keep, most=PLACE_PASSES)
             assert settled.scene.galaxy is not None
-            distance = np.hypot(*(settled.scene.galaxy.centres - galaxy.centres)[galaxy.main])
-            if distance < MOST_DISPLACED * galaxy.half_light_radius():
-                return settled, quiet, FitFlag.DISPLACED
+            change = (settled.scene.galaxy.centres - galaxy.centres)[galaxy.main]
+            if np.hypot(*change) < MOST_DISPLACED * galaxy.half_light_radius():
+                return settled, quiet, displaced(change)
         else:
             state = moved
     return *settle(state, held, keep, most=SETTLE_PASSES), FitFlag(0)

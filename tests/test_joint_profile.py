@@ -157,7 +157,7 @@ def test_a_galaxy_that_stands_where_it_did_is_not_displaced():
 def test_a_galaxy_whose_place_only_faint_stars_tell_moves_and_keeps_its_light():
     faint = replace(GALAXY, amplitude=0.1 * GALAXY.amplitude)
     near, far = (other_fit(replace(faint, x_0=faint.x_0 + d, y_0=faint.y_0 - d)) for d in (0.05, 0.2))
-    # at its light's measurement both are too near to be found elsewhere
+    # at its light's measurement both are too near to be found elsewhere, and the near one keeps its place
     assert FitFlag.DISPLACED not in near.flags
     assert FitFlag.DISPLACED in far.flags
     (base,), (held,), (got,) = (fit.components for fit in (base_fit(), near, far))
