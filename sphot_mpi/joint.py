@@ -256,9 +256,10 @@ def settle(state: State, freedom: Freedom, keep: Keep, *, most: int) -> tuple[St
     """Solve without detection until chi2 and galaxy are quiet; returns whether they became so.
 
     No bright stars are merged any more: of what detection made in vain little is left, and a real pair would be missed.
-    Where a step takes back the one before, as Gauss-Newton steps do that are twice too long, the galaxy goes halfway.
+    Where a step takes back the one before, as Gauss-Newton steps do that are too long, the galaxy goes half as far from
+    there on, until they no longer do.
     """
-    quiet, change = False, np.zeros(0)
+    quiet, change, part = False, np.zeros(0), 1.0
     for index in range(most):
         before, scene = state.step, state.scene
         state = prune(solve(state, freedom), keep, merge=False)
@@ -273,8 +274,10 @@ def settle(state: State, freedom: Freedom, keep: Keep, *, most: int) -> tuple[St
             # the common shift moves stars as well, and is no step of the galaxy
             galaxy = replace(scene.galaxy, centres=scene.galaxy.centres + (state.scene.shift - scene.shift))
             last, change = change, galaxy_change(galaxy, state.scene.galaxy)
-            if index > 0 and change @ last < -TURN * np.linalg.norm(change) * np.linalg.norm(last):
-                state = replace(state, scene=replace(state.scene, galaxy=halfway(galaxy, state.scene.galaxy)))
+            turns = index > 0 and change @ last < -TURN * np.linalg.norm(change) * np.linalg.norm(last)
+            part = 0.5 * part if turns else min(2.0 * part, 1.0)
+            if part < 1.0:
+                state = replace(state, scene=replace(state.scene, galaxy=between(galaxy, state.scene.galaxy, part)))
     return state, quiet
 
 
@@ -285,10 +288,10 @@ def galaxy_change(first: Galaxy, second: Galaxy) -> NDArray[np.float64]:
     return np.asarray((change / longest).ravel())
 
 
-def halfway(first: Galaxy, second: Galaxy) -> Galaxy:
-    """Return the galaxy between two."""
+def between(first: Galaxy, second: Galaxy, part: float) -> Galaxy:
+    """Return the galaxy that has come by some part of the way from the first to the second."""
     return Galaxy(
-        centres=0.5 * (first.centres + second.centres),
-        shapes=0.5 * (first.shapes + second.shapes),
-        fluxes=0.5 * (first.fluxes + second.fluxes),
+        centres=first.centres + part * (second.centres - first.centres),
+        shapes=first.shapes + part * (second.shapes - first.shapes),
+        fluxes=first.fluxes + part * (second.fluxes - first.fluxes),
     )

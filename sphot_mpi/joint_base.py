@@ -18,6 +18,7 @@ from sphot_mpi.joint_galaxy import (
 )
 from sphot_mpi.joint_glare import start_state
 from sphot_mpi.joint_measure import Measurement, measure
+from sphot_mpi.joint_misfit import with_misfit
 from sphot_mpi.joint_offset import with_crowd_as_component, with_peak_as_component
 from sphot_mpi.joint_render import Freedom, render_stars
 from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Stars, at
@@ -120,6 +121,7 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
     limits = flux_limits(state, MEASURE_SNR)
     state = free_all(with_faint_stars(state, limits))
     state, measurement = measure(state, joint, keep, most=SETTLE_PASSES, weigh=False)
+    measurement = with_misfit(state, measurement)
     state = with_measured_stars(state)
     scatter = position_scatter(state)
     excess = star_excess(state, STRUCTURED_CHANCE if structured else CHANCE)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sphot_mpi.joint import Keep, State, residual_of, settle
 from sphot_mpi.joint_galaxy import galaxy_radius, outside
+from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_render import Freedom
 from sphot_mpi.records import Image
 from sphot_mpi.robust import robust_sigma
@@ -58,6 +59,25 @@ class ShapeChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Solved:
+    """How a measurement was solved.
+
+    Parameters
+    ----------
+    freedom : Freedom
+        What was free.
+    weight : (ny, nx) float64 ndarray
+        The pixels' weights.
+    unit : float
+        Factor on the solve's covariance for what is correlated.
+    """
+
+    freedom: Freedom
+    weight: Image
+    unit: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Measurement:
     """Covariance of a galaxy's measurement.
 
@@ -71,12 +91,15 @@ class Measurement:
         Whether the solves became quiet.
     change : ShapeChange, optional
         By how much a shape that was held may differ.
+    solved : Solved, optional
+        Where it comes from.
     """
 
     names: tuple[str, ...]
     covariance: Image
     quiet: bool
     change: ShapeChange | None = None
+    solved: Solved | None = None
 
     def spread(self, names: list[str]) -> float:
         """Error of the sum of some unknowns."""
@@ -150,7 +173,9 @@ def measure(state: State, freedom: Freedom, keep: Keep, *, most: int, weigh: boo
     settled, quiet = settle(state.with_frame(replace(frame, weight=weight)), freedom, keep, most=most)
     assert settled.step is not None
     unit = correlated_unit(state, noise.share) if weigh else chance(state)
-    measurement = Measurement(names=settled.step.names, covariance=settled.step.covariance * unit, quiet=quiet)
+    names = settled.step.names
+    solved = Solved(freedom=replace(freedom, kernel=KERNEL_NAMES[0] in names), weight=weight, unit=unit)
+    measurement = Measurement(names=names, covariance=settled.step.covariance * unit, quiet=quiet, solved=solved)
     return settled.with_frame(replace(settled.optics.frame, weight=frame.weight)), measurement
 
 

@@ -30,6 +30,7 @@ from sphot_mpi.joint_base import (
 from sphot_mpi.joint_core import with_central_stars
 from sphot_mpi.joint_galaxy import galaxy_of, no_stars
 from sphot_mpi.joint_measure import Measurement, measure
+from sphot_mpi.joint_misfit import with_misfit
 from sphot_mpi.joint_profile import MOST_DISPLACED, displaced, with_last_place, with_own_shape
 from sphot_mpi.joint_render import Freedom
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
@@ -50,7 +51,7 @@ LEAST_FOLLOWED_SNR = 3.0
 #: Solves of the pinned stars: without, then with kernel and shift.
 PINNED_PASSES = (2, 3)
 #: Most solves after the last detection: shape pinned, shape free, and with the galaxy's place.
-SETTLE_PASSES, REFIT_PASSES, PLACE_PASSES = 4, 10, 8
+SETTLE_PASSES, REFIT_PASSES, PLACE_PASSES = 4, 10, 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -131,7 +132,8 @@ def fit_scaled_scene(
         if starred is not state:
             starred = _with_galaxy_of(starred, start)
             state, measurement, own = _measured(starred, base, joint, keep, config, most)
-    excess = _excess(state, base)
+    followed = _is_seen(state, measurement, LEAST_FOLLOWED_SNR)
+    measurement, excess = with_misfit(state, measurement), _excess(state, base)
     # from here on the galaxy is held: its light must not hang on how deep the stars are fitted
     held, keep = Freedom(kernel=calibrate), Keep.beside_held_galaxy(config.psf.keep_snr)
     if positions != "free":
@@ -140,7 +142,7 @@ def fit_scaled_scene(
     if positions != "forced":
         state = _add_new(state, base, held, keep, _caution(state, base, covered, config), lower, positions)
     state = with_outside_light(with_faint_stars(state, base.faint_limits), weigh=False)
-    state, converged, place = _settled(state, held, keep, _is_seen(state, measurement, LEAST_FOLLOWED_SNR))
+    state, converged, place = _settled(state, held, keep, followed)
     return ScaledFit(
         state=state, measurement=measurement, converged=converged and measurement.quiet, own=own | place, excess=excess
     )

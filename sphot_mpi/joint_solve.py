@@ -259,6 +259,11 @@ def _next_damping(damping: Vector, reach: Vector) -> Vector:
     return np.maximum(damping * change, 1.0)
 
 
+def is_of_galaxy(name: str) -> bool:
+    """Whether a dense unknown is the galaxy's alone."""
+    return _stem(name) in GALAXY_NAMES
+
+
 def _stem(name: str) -> str:
     """Name of a dense unknown without its component."""
     return name.rpartition(".")[2]
@@ -273,7 +278,7 @@ def _longest(solution: _Solution, names: tuple[str, ...]) -> float:
     """Longest step of the galaxy's unknowns in their errors."""
     error = np.sqrt(np.diag(solution.covariance))
     error[[name in MOVE_NAMES for name in names]] += LEAST_PLACE_ERROR
-    known = [k for k, name in enumerate(names) if _stem(name) in GALAXY_NAMES and error[k] > 0.0]
+    known = [k for k, name in enumerate(names) if is_of_galaxy(name) and error[k] > 0.0]
     return max((abs(float(solution.dense[k])) / float(error[k]) for k in known), default=0.0)
 
 

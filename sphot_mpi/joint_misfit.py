@@ -1,0 +1,135 @@
+"""The errors of a galaxy that its model does not fit: arms, lumps and dust leave more than noise does.
+
+What they leave is no noise that the pixels' errors or the field's stars would tell of, but it pulls on the galaxy's
+parameters all the same. How much shows in how the pulls of parts of the image differ: where the model is right, by
+what noise does; where not, by more.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sphot_mpi.joint import State
+from sphot_mpi.joint_galaxy import galaxy_radius
+from sphot_mpi.joint_measure import Measurement
+from sphot_mpi.joint_render import render_columns
+from sphot_mpi.joint_scene import PAD, Galaxy
+from sphot_mpi.joint_solve import is_of_galaxy
+from sphot_mpi.records import Image
+
+#: Parts of the image that pull independently of each other, about as long as wide, for arms and lumps are as large as
+#: these: outer radii of rings, r_eff, and sectors in each and beyond. Sectors begin at the major axis, and again half a
+#: sector from it.
+RINGS, SECTORS = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0), (1, 4, 6, 8, 8, 8, 8)
+#: Pulls that differ by less than this x the variance that noise lets expect differ by chance.
+LEAST_MISFIT = 2.0
+#: Most of what is told of an unknown that one part may be taken to tell: what it tells alone leaves nothing in it.
+MOST_TOLD = 0.75
+#: Least eigenvalue of the columns' correlations.
+LEAST_VALUE = 1e-12
+
+
+def with_misfit(state: State, measurement: Measurement) -> Measurement:
+    """Widen the errors of a galaxy by what its model leaves.
+
+    Parameters
+    ----------
+    state : State
+        As it was measured.
+    measurement : Measurement
+        With errors by noise and confusion.
+
+    Returns
+    -------
+    Measurement
+        Of the galaxy's unknowns only.
+
+    Notes
+    -----
+    With the covariance C of the solve and the sum S over parts of the image of the products of their pulls, that of
+    the unknowns is C S C (Huber 1967; Liang & Zeger 1986, Biometrika 73, 13, for parts whose members depend on each
+    other). Pulls are the products of the weighted residual with the unknowns' columns; what stars take up of a column
+    needs no attention, for their own pulls are in balance. A part that has told much of an unknown has taken its pull
+    out of the residual: over 1 minus what it has told, it is the pull on a fit without that part (the jackknife; CR3 of
+    Bell & McCaffrey 2002, Survey Methodology 28, 169). The sum has noise of its own: where C S C is less than
+    `LEAST_MISFIT` x the covariance, along its principal axes relative to it, that stays.
+    """
+    galaxy, solved = state.scene.galaxy, measurement.solved
+    assert galaxy is not None
+    assert solved is not None
+    rows = np.array([k for k, name in enumerate(measurement.names) if is_of_galaxy(name)], np.int64)
+    names = tuple(measurement.names[k] for k in rows)
+    covariance = measurement.covariance[np.ix_(rows, rows)]
+    rendered = render_columns(state.scene, state.optics, solved.freedom)
+    frame = state.optics.frame
+    residual = frame.residual(rendered.stars + rendered.galaxy + rendered.sky)
+    columns = np.array(rendered.columns)
+    columns[list(rendered.told)] = rendered.tests
+    response = measurement.covariance[rows] / solved.unit
+    scatter = np.zeros_like(covariance)
+    radius = galaxy_radius(galaxy, frame.shape)
+    for start in (0.0, 0.5):
+        pulls = response @ _pulls(columns, residual, solved.weight, _parts(galaxy, radius, start))
+        scatter += 0.5 * pulls @ pulls.T
+    return replace(measurement, names=names, covariance=widened(covariance, scatter))
+
+
+def _pulls(columns: NDArray[np.float64], residual: Image, weight: Image, part: NDArray[np.int64]) -> Image:
+    """Pulls (m, parts) of an image's parts on m unknowns, were each left out of the fit; `part`: each pixel's."""
+    order = np.argsort(part, axis=None, kind="stable")
+    columns = (columns * np.sqrt(weight)).reshape(len(columns), -1)[:, order]
+    residual = (residual * np.sqrt(weight)).ravel()[order]
+    scale = np.sqrt(np.square(columns).sum(axis=1))
+    columns = np.divide(columns, scale[:, np.newaxis], out=columns, where=scale[:, np.newaxis] > 0.0)
+    values, axes = np.linalg.eigh(columns @ columns.T)
+    columns = (axes / np.sqrt(np.maximum(values, LEAST_VALUE))).T @ columns
+    pulls = []
+    for own in np.split(np.arange(residual.size), np.cumsum(np.bincount(part.ravel()))[:-1]):
+        told, turn = np.linalg.eigh(columns[:, own] @ columns[:, own].T)
+        pulls.append(turn / (1.0 - np.clip(told, 0.0, MOST_TOLD)) @ turn.T @ (columns[:, own] @ residual[own]))
+    return np.asarray(
+        scale[:, np.newaxis] * (axes * np.sqrt(np.maximum(values, LEAST_VALUE))) @ np.stack(pulls, axis=1)
+    )
+
+
+def _parts(galaxy: Galaxy, radius: Image, start: float) -> NDArray[np.int64]:
+    """Number of each pixel's part of the image; `start`: where sectors begin, in their width."""
+    x_0, y_0 = galaxy.centres[galaxy.main] + PAD
+    eta_1, eta_2 = galaxy.shapes[galaxy.main, 2:]
+    theta, ratio = 0.5 * np.arctan2(eta_2, eta_1), galaxy.axis_ratios()[galaxy.main]
+    y, x = np.indices(radius.shape)
+    along = (x - x_0) * np.cos(theta) + (y - y_0) * np.sin(theta)
+    across = ((y - y_0) * np.cos(theta) - (x - x_0) * np.sin(theta)) / ratio
+    ring = np.digitize(radius, RINGS)
+    count, first = np.array(SECTORS)[ring], np.cumsum((0, *SECTORS))[ring]
+    sector = np.floor(np.arctan2(across, along) / (2.0 * np.pi) * count + start).astype(np.int64) % count
+    return np.asarray(first + sector)
+
+
+def widened(covariance: Image, scatter: Image) -> Image:
+    """Return the larger of two covariances along each principal axis of the second relative to the first.
+
+    Parameters
+    ----------
+    covariance, scatter : (k, k) float64 ndarray
+        What noise lets expect, with no variance for what is not known, and what is seen.
+
+    Returns
+    -------
+    (k, k) float64 ndarray
+        The first one where the second is less than `LEAST_MISFIT` times as large.
+    """
+    known = np.flatnonzero(np.diag(covariance) > 0.0)
+    block = np.ix_(known, known)
+    unit = np.sqrt(np.outer(np.diag(covariance)[known], np.diag(covariance)[known]))
+    values, axes = np.linalg.eigh(covariance[block] / unit)
+    # axes along which the solve is singular have no error to be compared with
+    good = values > np.finfo(float).eps * values.size
+    root = axes[:, good] * np.sqrt(values[good])
+    back = axes[:, good] / np.sqrt(values[good])
+    ratios, turn = np.linalg.eigh(back.T @ (scatter[block] / unit) @ back)
+    more = root @ turn * np.sqrt(np.where(ratios > LEAST_MISFIT, ratios - 1.0, 0.0))
+    out = covariance.copy()
+    out[block] += more @ more.T * unit
+    return out
