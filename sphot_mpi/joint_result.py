@@ -272,7 +272,7 @@ class _Summary:
         """
         total, size = float(self.galaxy.fluxes.sum()), self.galaxy.size
         own = self.measurement.spread(["scale"]) ** 2
-        shape_share = (base.total_flux_err / base.total_flux) ** 2 if base.total_flux > 0.0 else 0.0
+        shape_share = base.model_variance if base.total_flux > base.excess.flux else 0.0
         turn = np.stack([params_jacobian(self.galaxy.vector(c), float(self.galaxy.fluxes[c])) for c in range(size)])
         # by the base filter's parameters, by one scale of all fluxes, and by the change of the profile
         of_base, of_scale = np.zeros((7 * size, 7 * size)), np.zeros(7 * size)

@@ -260,7 +260,7 @@ def _own_variance(fit: FilterFit, base: FilterFit) -> float:
 
     Where a covariance of the shape is given with the fit, its total's error contains the base filter's relative error.
     """
-    own = (fit.total_flux_err / fit.total_flux) ** 2 if fit.total_flux != 0.0 else NAN
-    if np.isfinite(np.diagonal(fit.covariance)[1]) and base.total_flux != 0.0:
-        own -= (base.total_flux_err / base.total_flux) ** 2
+    own = fit.model_variance
+    if np.isfinite(np.diagonal(fit.covariance)[1]) and np.isfinite(base.model_variance):
+        own -= base.model_variance
     return max(own, 0.0) if np.isfinite(own) else NAN

@@ -189,7 +189,7 @@ class StarExcess:
     ----------
     flux, error : float
         Light of the stars on the galaxy beyond what the field lets expect there, data unit * px, and its error by the
-        chance of the field's stars; 0 where there is nothing unusual.
+        chance of the field's stars; 0 where there is nothing unusual. Where it may be chance, there is an error only.
     limit : float
         Flux in the base filter of the faintest of these stars; inf = there are none.
     """
@@ -294,3 +294,9 @@ class FilterFit:
     flags: FitFlag = FitFlag(0)
     seconds: float = 0.0
     messages: tuple[str, ...] = field(default=())
+
+    @property
+    def model_variance(self) -> float:
+        """Variance of ln(flux) of the model galaxy, its light among the stars left out; NaN where it has no light."""
+        flux, variance = self.total_flux - self.excess.flux, self.total_flux_err**2 - self.excess.error**2
+        return max(variance, 0.0) / flux**2 if flux != 0.0 and np.isfinite(variance) else float("nan")

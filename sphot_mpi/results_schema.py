@@ -152,7 +152,9 @@ SERSIC = (
         "light a pixel expected of the stars beyond the data; their wings are part of psf_model",
     ),
     Column("excess_flux", "f8", FLUX, "light of the galaxy that stars on it hold: more and brighter than the field's"),
-    Column("excess_flux_err", "f8", FLUX, "its 1-sigma error, by the chance of the field's stars"),
+    Column(
+        "excess_flux_err", "f8", FLUX, "its 1-sigma error, by the chance of the field's stars; alone: it may be theirs"
+    ),
     Column("excess_limit", "f8", FLUX, "base filter's flux of the faintest of these stars; infinite: there are none"),
     Column(
         "position_scatter",

@@ -26,6 +26,8 @@ COMPLETE = 1.3
 #: Chance of as many bright stars, and the least part of the galaxy's light, above which stars on it are its light; and
 #: that chance where structure was seen by other means.
 CHANCE, LEAST_LIGHT, STRUCTURED_CHANCE = 1e-4, 0.02, 1e-2
+#: That chance below which it may be its light, or the field's: an error.
+DOUBTFUL = 1e-2
 #: Scatter of the colours of lumps about the galaxy's, as a part of their flux.
 LUMP_SCATTER = 0.5
 
@@ -115,7 +117,7 @@ def star_excess(state: State, chance: float = CHANCE) -> StarExcess:
     -------
     StarExcess
         That of the k brightest stars on the galaxy, k being such that most is left after taking off its error; 0 where
-        it is less than `LEAST_LIGHT` of the galaxy.
+        it is less than `LEAST_LIGHT` of the galaxy. Where it may be chance, but hardly is, it is an error.
 
     Notes
     -----
@@ -135,11 +137,14 @@ def star_excess(state: State, chance: float = CHANCE) -> StarExcess:
     by_chance = special.betainc(n_inside, n_outside + 1, ratio / (1.0 + ratio))
     sums, squares = (np.concatenate(([0.0], np.cumsum(outside**power)))[n_outside] for power in (1, 2))
     excess, error = np.cumsum(inside) - ratio * sums, np.sqrt(ratio * (1.0 + ratio) * squares)
-    told = (by_chance < chance) & (excess > LEAST_LIGHT * galaxy.fluxes.sum())
-    if not told.any():
-        return StarExcess()
-    k = int(np.argmax(np.where(told, excess - error, -np.inf)))
-    return StarExcess(flux=float(excess[k]), error=float(error[k]), limit=float(inside[k]))
+    for most, is_told in ((chance, True), (DOUBTFUL, False)):
+        unusual = (by_chance < most) & (excess > LEAST_LIGHT * galaxy.fluxes.sum())
+        if unusual.any():
+            k = int(np.argmax(np.where(unusual, excess - error, -np.inf)))
+            if is_told:
+                return StarExcess(flux=float(excess[k]), error=float(error[k]), limit=float(inside[k]))
+            return StarExcess(error=float(np.hypot(excess[k], error[k])))
+    return StarExcess()
 
 
 def excess_of_same_stars(state: State, base: StarExcess, ratio: float) -> StarExcess:
@@ -162,7 +167,8 @@ def excess_of_same_stars(state: State, base: StarExcess, ratio: float) -> StarEx
     """
     stars, areas = state.scene.stars, _galaxy_and_field(state)
     if areas is None or not np.isfinite(base.limit):
-        return StarExcess()
+        # doubt is doubt in all filters
+        return StarExcess(error=ratio * base.error)
     bright = stars.base_flux >= base.limit
     inside, outside = (stars.flux[bright & at(area, stars)] for area in areas)
     share = float(areas[0].sum() / areas[1].sum())

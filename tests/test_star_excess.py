@@ -71,3 +71,16 @@ def test_few_stars_that_are_too_bright_hold_the_galaxys_light_and_one_does_not()
     assert not holds_galaxy_light(heap(5, 0.003 * total_flux(GALAXY)))
     # a field's own stars are no excess: the chance of one in 30 fields is 0.003 or so
     assert not any(holds_galaxy_light(heap(0, 1.0, seed)) for seed in range(30))
+
+
+def test_light_that_is_hardly_chance_is_an_error_in_all_filters():
+    tenth = 0.1 * total_flux(GALAXY)
+    heaps = [heap(n, tenth) for n in (1, 2, 5)]
+    one, two, five = (star_excess(state) for state in heaps)
+    # one stands there now and then; of five there is no doubt that they are the galaxy's light, but for the field's
+    assert one == StarExcess()
+    assert (two.flux, two.limit) == (0.0, np.inf)
+    assert two.error == pytest.approx(2 * tenth, abs=6.0)
+    assert five.error < 0.2 * two.error
+    assert not holds_galaxy_light(heaps[1])
+    assert excess_of_same_stars(heaps[1], two, 0.3) == StarExcess(error=0.3 * two.error)
