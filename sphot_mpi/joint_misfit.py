@@ -67,33 +67,40 @@ def with_misfit(state: State, measurement: Measurement) -> Measurement:
     columns = np.array(rendered.columns)
     columns[list(rendered.told)] = rendered.tests
     response = measurement.covariance[rows] / solved.unit
-    scatter = np.zeros_like(covariance)
     radius = galaxy_radius(galaxy, frame.shape)
-    for start in (0.0, 0.5):
-        pulls = response @ _pulls(columns, residual, solved.weight, _parts(galaxy, radius, start))
-        scatter += 0.5 * pulls @ pulls.T
+    divisions = [_parts(galaxy, radius, start) for start in (0.0, 0.5)]
+    scatter = response @ _scatter(columns, residual, solved.weight, divisions) @ response.T
     return replace(measurement, names=names, covariance=widened(covariance, scatter))
 
 
-def _pulls(columns: NDArray[np.float64], residual: Image, weight: Image, part: NDArray[np.int64]) -> Image:
-    """Pulls (m, parts) of an image's parts on m unknowns, were each left out of the fit; `part`: each pixel's."""
-    order = np.argsort(part, axis=None, kind="stable")
-    columns = (columns * np.sqrt(weight)).reshape(len(columns), -1)[:, order]
-    residual = (residual * np.sqrt(weight)).ravel()[order]
-    scale = np.sqrt(np.square(columns).sum(axis=1))
-    columns = np.divide(columns, scale[:, np.newaxis], out=columns, where=scale[:, np.newaxis] > 0.0)
-    values, axes = np.linalg.eigh(columns @ columns.T)
-    columns = (axes / np.sqrt(np.maximum(values, LEAST_VALUE))).T @ columns
-    pulls = []
-    for own in np.split(np.arange(residual.size), np.cumsum(np.bincount(part.ravel()))[:-1]):
-        told, turn = np.linalg.eigh(columns[:, own] @ columns[:, own].T)
-        pulls.append(turn / (1.0 - np.clip(told, 0.0, MOST_TOLD)) @ turn.T @ (columns[:, own] @ residual[own]))
-    return np.asarray(
-        scale[:, np.newaxis] * (axes * np.sqrt(np.maximum(values, LEAST_VALUE))) @ np.stack(pulls, axis=1)
-    )
+def _scatter(columns: NDArray[np.float64], residual: Image, weight: Image, divisions: list[NDArray[np.uint8]]) -> Image:
+    """Sum over an image's parts of the products (m, m) of their pulls on m unknowns, were each left out of the fit.
+
+    The mean over several divisions, each a number of its part for every pixel.
+    """
+    used = np.flatnonzero(weight > 0.0)
+    root = np.sqrt(weight.ravel()[used])
+    vectors = (columns.reshape(len(columns), -1)[:, used] * root).T
+    left = residual.ravel()[used] * root
+    # in unknowns that all pixels together tell to 1, and independently of each other
+    gram = vectors.T @ vectors
+    scale = np.sqrt(np.maximum(np.diag(gram), np.finfo(float).tiny))
+    values, axes = np.linalg.eigh(gram / np.outer(scale, scale))
+    spread = np.sqrt(np.maximum(values, LEAST_VALUE))
+    vectors = np.ascontiguousarray(vectors @ (axes / spread / scale[:, np.newaxis]))
+    out = np.zeros_like(gram)
+    for division in divisions:
+        part = division.ravel()[used]
+        order = np.argsort(part, kind="stable")
+        for own in np.split(order, np.cumsum(np.bincount(part))[:-1]):
+            told, turn = np.linalg.eigh(vectors[own].T @ vectors[own])
+            pull = turn @ ((turn.T @ (left[own] @ vectors[own])) / (1.0 - np.clip(told, 0.0, MOST_TOLD)))
+            out += np.outer(pull, pull) / len(divisions)
+    back = scale[:, np.newaxis] * axes * spread
+    return np.asarray(back @ out @ back.T)
 
 
-def _parts(galaxy: Galaxy, radius: Image, start: float) -> NDArray[np.int64]:
+def _parts(galaxy: Galaxy, radius: Image, start: float) -> NDArray[np.uint8]:
     """Number of each pixel's part of the image; `start`: where sectors begin, in their width."""
     x_0, y_0 = galaxy.centres[galaxy.main] + PAD
     eta_1, eta_2 = galaxy.shapes[galaxy.main, 2:]
@@ -104,7 +111,7 @@ def _parts(galaxy: Galaxy, radius: Image, start: float) -> NDArray[np.int64]:
     ring = np.digitize(radius, RINGS)
     count, first = np.array(SECTORS)[ring], np.cumsum((0, *SECTORS))[ring]
     sector = np.floor(np.arctan2(across, along) / (2.0 * np.pi) * count + start).astype(np.int64) % count
-    return np.asarray(first + sector)
+    return np.asarray(first + sector, np.uint8)
 
 
 def widened(covariance: Image, scatter: Image) -> Image:
