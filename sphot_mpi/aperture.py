@@ -162,15 +162,20 @@ def _with_model(
     shape = (images.sersic.shape[0], images.sersic.shape[1])
     coverage, inner = cover(aperture, shape), np.zeros(shape)
     inner[images.inner] = 1.0
-    in_cutout, inside = light_inside(images.components, images.view.renderer, (inner, coverage))
-    total, excess = total_light(images.components), images.view.fit.excess
+    smooth = (*light_inside(images.components, images.view.renderer, (inner, coverage)), total_light(images.components))
+    in_cutout, inside, total = smooth
+    excess, growth = images.view.fit.excess, 1.0
+    if images.view.fit.modes:
+        fluxes = (float((images.sersic * inner).sum()), float((images.sersic * coverage).sum()), images.total)
+        in_cutout, inside, total = (light.of_flux(flux) for light, flux in zip(smooth, fluxes, strict=True))
+        growth = (inside.flux / total.flux) / (smooth[1].flux / smooth[2].flux)
     correction = psf_correction(images.view, reference, images.components, coverage, errors)
     total_flux, total_err = total.flux + excess.flux, float(np.hypot(errors.flux_err(total), excess.error))
     magnitude, magnitude_err = magnitude_of(record, total_flux, total_err)
     record = replace(
         record,
-        fraction=correction.fraction,
-        fraction_reference=correction.fraction_reference,
+        fraction=correction.fraction * growth,
+        fraction_reference=correction.fraction_reference * growth,
         correction=correction.value,
         correction_err=correction.error,
         total_flux=total_flux,

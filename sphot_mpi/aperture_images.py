@@ -10,7 +10,7 @@ from scipy import ndimage, signal
 from sphot_mpi.background import outlier_mask
 from sphot_mpi.config_sections import ApertureConfig, PsfConfig, Stage
 from sphot_mpi.ellipses import Ellipse, EllipseFamily
-from sphot_mpi.model_images import render_sources
+from sphot_mpi.model_images import render_modulated, render_sources
 from sphot_mpi.noise import error_map
 from sphot_mpi.psf_correction import View
 from sphot_mpi.records import Cutout, FilterFit, Image, Mask, SersicParams
@@ -35,6 +35,8 @@ class FilterImages:
         Pixels added on each side.
     components : tuple of SersicParams
         The galaxy in the canvas' pixel frame.
+    mode_light : float
+        Light that its modes add to the components.
     sersic : (my, mx) float64 ndarray
         The model galaxy.
     sources : (ny, nx) float64 ndarray
@@ -49,6 +51,7 @@ class FilterImages:
     cutout: Cutout
     margin: int
     components: tuple[SersicParams, ...]
+    mode_light: float
     sersic: Image
     sources: Image
     outside: Image
@@ -58,17 +61,25 @@ class FilterImages:
     def of(cls, view: View, cutout: Cutout, margin: int) -> "FilterImages":
         """Render what a fit has found."""
         components = on_canvas(view.fit.components, margin)
+        sersic = render_modulated(view.renderer, components, view.fit.modes)
+        modulated = float((sersic - view.renderer.render_params(components)).sum()) if view.fit.modes else 0.0
         return cls(
             view=view,
             cutout=cutout,
             margin=margin,
             components=components,
-            sersic=view.renderer.render_params(components),
+            mode_light=modulated,
+            sersic=sersic,
             sources=render_sources(view.fit, view.psf, cutout.shape),
             # the faint stars' light on the galaxy is told anew: see `faint_rings`
             outside=render_unseen(replace(view.fit.unseen, faint=()), (), cutout.usable, view.psf),
             rings=tuple(faint_rings(view.fit, cutout)),
         )
+
+    @property
+    def total(self) -> float:
+        """Flux of the galaxy's model, to infinity."""
+        return sum(total_flux(c) for c in self.components) + self.mode_light
 
     @property
     def faint(self) -> Image:

@@ -138,9 +138,8 @@ def _family(images: FilterImages, config: Config, reach: float) -> EllipseFamily
     if section.fit_isophot_to != "sersic_modelimg":
         stage = images.canvas(images.stage(section.fit_isophot_to, config.psf))
         image = np.where(np.isnan(stage), images.sersic, stage)
-    total = sum(total_flux(c) for c in images.components)
     levels = section.isophot_frac_min, section.isophot_frac_max
-    family = isophote_family(image, (main.x_0, main.y_0), total, levels, reach)
+    family = isophote_family(image, (main.x_0, main.y_0), images.total, levels, reach)
     if family is not None:
         return family
     vector = to_vector(main)
@@ -160,7 +159,7 @@ def _radius(
     ellipses = [family.at(float(radius)) for radius in radii]
     (model,) = growth_curves((images.sersic,), ellipses)
     if section.size == "fraction":
-        radius = model.radius_holding(section.fraction * sum(total_flux(c) for c in images.components))
+        radius = model.radius_holding(section.fraction * images.total)
         return (radius, ApertureFlag(0)) if np.isfinite(radius) else (float(radii[-1]), ApertureFlag.INDEX_NOT_REACHED)
     modelled = model.petrosian_radius(section.petro)
     # the sky is measured beside an aperture, which a first guess of its size must tell

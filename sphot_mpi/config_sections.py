@@ -97,6 +97,7 @@ class CoreConfig(Section):
     scale_positions: Annotated[Positions | dict[str, Positions], BeforeValidator(_positions)]
     max_components: Annotated[int, Field(ge=1, le=2)]
     profile_by_filter: bool
+    light_modes: bool
 
     def positions_for(self, filter_name: str) -> Positions:
         """How the sources of a scale fit of `filter_name` get their positions."""

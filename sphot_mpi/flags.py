@@ -27,6 +27,7 @@ class FitFlag(IntFlag):
     COMPANION = 262144
     WINGS_UNTOLD = 524288
     SHAPE_WEIGHED = 1048576
+    MODULATED = 2097152
 
 
 FIT_FLAG_DESCRIPTIONS: dict[FitFlag, str] = {
@@ -51,6 +52,7 @@ FIT_FLAG_DESCRIPTIONS: dict[FitFlag, str] = {
     FitFlag.COMPANION: "the second component is so far off that it may be another galaxy, whose light the total has",
     FitFlag.WINGS_UNTOLD: "another shape fits better, but its wings would be the field's light; the total may be off",
     FitFlag.SHAPE_WEIGHED: "r_eff and n lie between the base filter's and those that this filter's data hardly tell",
+    FitFlag.MODULATED: "the galaxy's light departs smoothly from its Sersic components, as the columns mode_* say",
 }
 
 

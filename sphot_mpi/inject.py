@@ -37,6 +37,7 @@ from sphot_mpi.model_images import render_model, working_psf
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import Cutout, FilterFit, Image
 from sphot_mpi.results_reader import ResultsReader, file_stem
+from sphot_mpi.sersic import total_flux
 from sphot_mpi.simulate_render import SersicScene, render_stars
 from sphot_mpi.stored_fit import StoredFit, StoredFits
 from sphot_mpi.stored_inputs import stored_config
@@ -264,7 +265,8 @@ def _galaxy_row(common: Row, fit: FilterFit, move: Move) -> Row:
     first = move.applied(fit.components[0])
     shape = {key: getattr(first, key) for key in _COMPONENT}
     return {
-        **common, "kind": "galaxy", "x": first.x_0, "y": first.y_0, "flux": fit.total_flux, "snr": float("nan"),
+        **common, "kind": "galaxy", "x": first.x_0, "y": first.y_0,
+        "flux": sum(total_flux(component) for component in fit.components), "snr": float("nan"),
         **shape,
     }  # fmt: skip
 

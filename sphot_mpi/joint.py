@@ -294,4 +294,6 @@ def between(first: Galaxy, second: Galaxy, part: float) -> Galaxy:
         centres=first.centres + part * (second.centres - first.centres),
         shapes=first.shapes + part * (second.shapes - first.shapes),
         fluxes=first.fluxes + part * (second.fluxes - first.fluxes),
+        # of the second one, which they belong to: they have a solve's own size at once
+        modes=second.modes,
     )

@@ -19,6 +19,7 @@ from sphot_mpi.joint_galaxy import (
 from sphot_mpi.joint_glare import start_state
 from sphot_mpi.joint_measure import Measurement, measure
 from sphot_mpi.joint_misfit import with_misfit
+from sphot_mpi.joint_modes import LEAST_ODDS, log_odds, with_modes
 from sphot_mpi.joint_offset import with_crowd_as_component, with_peak_as_component
 from sphot_mpi.joint_render import Freedom, render_stars
 from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Stars, at
@@ -117,6 +118,7 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
     state = state.with_frame(kernel_area(state.optics.frame, state.scene.galaxy, bright_stars))
     state = with_outside_light(state, weigh=True)
     state, structured = _find_galaxy(state, joint, keep, config)
+    state, joint = _with_modes(state, joint, keep, config)
     state = with_outside_light(state, weigh=False)
     limits = flux_limits(state, MEASURE_SNR)
     state = free_all(with_faint_stars(state, limits))
@@ -184,9 +186,19 @@ def _find_galaxy(state: State, joint: Freedom, keep: Keep, config: Config) -> tu
     return with_central_stars(state, joint, keep, radius), structured
 
 
+def _with_modes(state: State, joint: Freedom, keep: Keep, config: Config) -> tuple[State, Freedom]:
+    """Let the galaxy's light depart smoothly from its components, if that is likelier; returns what is free then."""
+    tried = with_modes(state, joint, keep) if config.core.light_modes else None
+    if tried is None:
+        return state, joint
+    # what were stars may be galaxy now
+    found = _descend_again(*tried, keep, config)
+    return (found, tried[1]) if log_odds(found, tried[1]) > LEAST_ODDS else (state, joint)
+
+
 def _descend_again(state: State, freedom: Freedom, keep: Keep, config: Config) -> State:
     """Forget the faint stars and find them again around the galaxy as it is now known."""
-    state = purge(state, freedom, keep)
+    state = purge(state, freedom, keep, centre_caution(state, config))
     for _ in range(MEASURE_PASSES):
         caution = centre_caution(state, config)
         state = descend(
@@ -273,10 +285,13 @@ def _choose_components(state: State, joint: Freedom, keep: Keep, config: Config)
     return state if two is None else with_smooth(state, two)
 
 
-def purge(state: State, freedom: Freedom, keep: Keep) -> State:
-    """Forget faint stars that were made while the galaxy was wrong, and settle twice."""
+def purge(state: State, freedom: Freedom, keep: Keep, caution: Image) -> State:
+    """Forget faint stars that were made while the galaxy was wrong, and settle twice.
+
+    Those that detection, under `caution`, would not find again stay.
+    """
     stars = state.scene.stars
-    bright = (stars.snr(state.optics.frame.correlation) > PURGE_SNR) | stars.anchored
+    bright = (stars.snr(state.optics.frame.correlation) > PURGE_SNR) | stars.anchored | np.isinf(at(caution, stars))
     state = replace(state, scene=state.scene.with_stars(stars.take(bright)))
     for _ in range(2):
         state = prune(solve(state, freedom), keep)

@@ -9,10 +9,19 @@ from scipy import ndimage
 from sphot_mpi.errors import FitError
 from sphot_mpi.isophotes import first_guess
 from sphot_mpi.joint_render import render_galaxy, render_sky
-from sphot_mpi.joint_scene import LARGEST_COMPONENT, PAD, Frame, Galaxy, Optics, Stars, pixels_of
+from sphot_mpi.joint_scene import (
+    LARGEST_COMPONENT,
+    PAD,
+    Frame,
+    Galaxy,
+    Optics,
+    Stars,
+    components_of,
+    galaxy_of,
+    pixels_of,
+)
 from sphot_mpi.records import Image, SersicParams, SkyPlane, Vector
 from sphot_mpi.robust import robust_sigma
-from sphot_mpi.sersic import from_vector, to_vector, total_flux
 from sphot_mpi.sersic_fit import fit_sersic
 from sphot_mpi.sersic_problem import SersicBounds
 from sphot_mpi.unseen_light import LEAST_FIELD, half_light_distance
@@ -52,16 +61,6 @@ class Smooth:
     galaxy: Galaxy
     sky: Vector
     chi2: float
-
-
-def galaxy_of(components: tuple[SersicParams, ...]) -> Galaxy:
-    """Galaxy of Sersic components."""
-    vectors = [to_vector(c) for c in components]
-    return Galaxy(
-        centres=np.array([v[:2] for v in vectors]),
-        shapes=np.array([v[2:] for v in vectors]),
-        fluxes=np.array([total_flux(c) for c in components]),
-    )
 
 
 def no_stars() -> Stars:
@@ -111,11 +110,6 @@ def sky_vector(plane: SkyPlane, shape: tuple[int, int]) -> Vector:
     x_c, y_c = (nx - 1) / 2 - PAD, (ny - 1) / 2 - PAD
     level = plane.level + plane.slope_x * (x_c - plane.x_ref) + plane.slope_y * (y_c - plane.y_ref)
     return np.array([level, plane.slope_x * nx / 2, plane.slope_y * ny / 2])
-
-
-def components_of(galaxy: Galaxy) -> tuple[SersicParams, ...]:
-    """Sersic parameters of a galaxy's components, in the cutout's coordinates."""
-    return tuple(from_vector(galaxy.vector(c), float(galaxy.fluxes[c])) for c in range(galaxy.size))
 
 
 def smooth_residual(frame: Frame, optics: Optics, smooth: Smooth) -> Image:

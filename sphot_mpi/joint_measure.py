@@ -5,7 +5,7 @@ correlated over a PSF. Without it in the weights the outskirts, where confusion 
 parts, where it does not matter; and the galaxy's errors would be those of an empty field.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from sphot_mpi.joint import Keep, State, residual_of, settle
 from sphot_mpi.joint_galaxy import galaxy_radius, outside
 from sphot_mpi.joint_kernel import KERNEL_NAMES
-from sphot_mpi.joint_render import Freedom
+from sphot_mpi.joint_mode_prior import MODE_NAMES
+from sphot_mpi.joint_render import Freedom, light_of_modes
 from sphot_mpi.records import Image
 from sphot_mpi.robust import robust_sigma
 
@@ -93,6 +94,8 @@ class Measurement:
         By how much a shape that was held may differ.
     solved : Solved, optional
         Where it comes from.
+    mode_light : (k,) float64 ndarray
+        Light that each mode of amplitude 1 adds to the galaxy.
     """
 
     names: tuple[str, ...]
@@ -100,15 +103,16 @@ class Measurement:
     quiet: bool
     change: ShapeChange | None = None
     solved: Solved | None = None
-
-    def spread(self, names: list[str]) -> float:
-        """Error of the sum of some unknowns."""
-        return float(np.sqrt(self.block(names).sum()))
+    mode_light: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     @property
     def flux_error(self) -> float:
         """Error of the galaxy's flux, its shape as free as it was."""
-        return self.spread([name for name in self.names if name == "scale" or name.endswith(".flux")])
+        light = dict(zip(MODE_NAMES, self.mode_light, strict=False))
+        light |= {name: 1.0 for name in self.names if name == "scale" or name.endswith(".flux")}
+        names = [name for name in light if name in self.names]
+        slopes = np.array([light[name] for name in names])
+        return float(np.sqrt(slopes @ self.block(names) @ slopes))
 
     def block(self, names: list[str]) -> Image:
         """Covariance of some unknowns, in their order."""
@@ -175,7 +179,14 @@ def measure(state: State, freedom: Freedom, keep: Keep, *, most: int, weigh: boo
     unit = correlated_unit(state, noise.share) if weigh else chance(state)
     names = settled.step.names
     solved = Solved(freedom=replace(freedom, kernel=KERNEL_NAMES[0] in names), weight=weight, unit=unit)
-    measurement = Measurement(names=names, covariance=settled.step.covariance * unit, quiet=quiet, solved=solved)
+    galaxy = settled.scene.galaxy
+    measurement = Measurement(
+        names=names,
+        covariance=settled.step.covariance * unit,
+        quiet=quiet,
+        solved=solved,
+        mode_light=np.zeros(0) if galaxy is None else light_of_modes(galaxy, settled.optics),
+    )
     return settled.with_frame(replace(settled.optics.frame, weight=frame.weight)), measurement
 
 

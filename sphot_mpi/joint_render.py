@@ -1,13 +1,15 @@
 """Renders a scene, and the derivatives of its model by the dense unknowns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sphot_mpi.galaxy_modes import Disc, mode_images, modulation
 from sphot_mpi.joint_kernel import KERNEL_NAMES
+from sphot_mpi.joint_mode_prior import MODE_NAMES, ModePrior
 from sphot_mpi.joint_neighbours import hidden_broadening
-from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Scene, Stars, at, sky_axes, sky_basis
+from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Scene, Stars, at, components_of, sky_axes, sky_basis
 from sphot_mpi.psf_kernel import FAMILIES
 from sphot_mpi.records import Image, Vector
 
@@ -42,6 +44,8 @@ class Freedom:
         A displacement of all components, the stars staying where they are; contained in `galaxy_shape`.
     galaxy_scale : bool
         One factor on all components' fluxes, in place of `galaxy_flux`.
+    modes : ModePrior, optional
+        The amplitudes of the galaxy's modes, which it has to have, under this prior.
     """
 
     kernel: bool = False
@@ -52,6 +56,7 @@ class Freedom:
     galaxy_ellipse: bool = False
     galaxy_move: bool = False
     galaxy_scale: bool = False
+    modes: ModePrior | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -100,7 +105,26 @@ def render_galaxy(galaxy: Galaxy | None, optics: Optics) -> Image:
         inside = optics.frame.interior(out)
         for c in range(galaxy.size):
             inside += galaxy.fluxes[c] * optics.renderer.render(galaxy.vector(c))
+        inside *= modulation_of(galaxy, inside.shape)
     return out
+
+
+def modulation_of(galaxy: Galaxy, shape: tuple[int, ...]) -> Image | float:
+    """Factor on the light of a galaxy's components by its modes, on a cutout of `shape` (ny, nx)."""
+    return modulation(galaxy.modes, _disc(galaxy), shape) if galaxy.modes.size else 1.0
+
+
+def light_of_modes(galaxy: Galaxy, optics: Optics) -> Vector:
+    """Light that each mode of amplitude 1 adds to the galaxy (N_MODES,), or none where it has no modes."""
+    if galaxy.modes.size == 0:
+        return np.zeros(0)
+    smooth = optics.frame.interior(render_galaxy(replace(galaxy, modes=np.zeros(0)), optics))
+    return np.asarray(np.tensordot(mode_images(_disc(galaxy), smooth.shape), smooth, 2))
+
+
+def _disc(galaxy: Galaxy) -> Disc:
+    """Where a galaxy's modes are on the cutout."""
+    return Disc.of(components_of(galaxy))
 
 
 def render_stars(stars: Stars, optics: Optics) -> Image:
@@ -209,13 +233,19 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
     # kernel and shift change it even where stars tell them: solved without its part, a bright galaxy would swing
     shaped = freedom.galaxy_shape or freedom.galaxy_profile or freedom.galaxy_ellipse
     needs_derivatives = shaped or freedom.kernel or freedom.galaxy_move or freedom.shift
-    if not needs_derivatives and not freedom.galaxy_flux and not freedom.galaxy_scale:
+    if not (needs_derivatives or freedom.galaxy_flux or freedom.galaxy_scale or freedom.modes):
         return render_galaxy(galaxy, optics)
     vectors, renderer = [galaxy.vector(c) for c in range(galaxy.size)], optics.renderer
     if needs_derivatives:
         unit = [renderer.jacobian(vector, shape=shaped) for vector in vectors]
     else:
         unit = [renderer.render(vector)[np.newaxis] for vector in vectors]
+    if freedom.modes is not None:
+        smooth = sum(flux * images[0] for flux, images in zip(galaxy.fluxes, unit, strict=True))
+        modes = mode_images(_disc(galaxy), optics.renderer.shape) * smooth
+        columns |= {name: np.pad(image, PAD) for name, image in zip(MODE_NAMES, modes, strict=True)}
+    if galaxy.modes.size:
+        unit = [images * modulation_of(galaxy, optics.renderer.shape) for images in unit]
 
     def summed(k: int) -> Image:
         # of all components, which have shift and kernel in common

@@ -10,12 +10,21 @@ from sphot_mpi.flags import FitFlag, SourceFlag
 from sphot_mpi.joint import State
 from sphot_mpi.joint_base import KERNEL_STAR_SNR, LEAST_KERNEL_STARS, BaseFit
 from sphot_mpi.joint_bounds import ETA_MAX, shape_ranges
-from sphot_mpi.joint_galaxy import components_of, radius_at
+from sphot_mpi.joint_galaxy import radius_at
 from sphot_mpi.joint_kernel_error import kernel_errors
 from sphot_mpi.joint_measure import Measurement
-from sphot_mpi.joint_render import CENTRE_NAMES, MOVE_NAMES, SHAPE_NAMES, render_galaxy, render_sky, render_stars
+from sphot_mpi.joint_mode_prior import MODE_NAMES
+from sphot_mpi.joint_render import (
+    CENTRE_NAMES,
+    MOVE_NAMES,
+    SHAPE_NAMES,
+    light_of_modes,
+    render_galaxy,
+    render_sky,
+    render_stars,
+)
 from sphot_mpi.joint_scaled import ScaledFit
-from sphot_mpi.joint_scene import PAD, Galaxy, Stars, at
+from sphot_mpi.joint_scene import PAD, Galaxy, Stars, at, components_of
 from sphot_mpi.kernels import joint as kernels
 from sphot_mpi.records import (
     SERSIC_PARAMETERS,
@@ -131,7 +140,7 @@ class _Summary:
             covariance, total_err = self._free_covariance()
         else:
             covariance, total_err = self._pinned_covariance(base)
-        total = float(self.galaxy.fluxes.sum())
+        total = float(self.galaxy.fluxes.sum() + light_of_modes(self.galaxy, self.state.optics) @ self.galaxy.modes)
         sources = self._sources()
         report = self._report(sources)
         density = star_density(self.state, self.config.psf.report_snr)
@@ -159,6 +168,7 @@ class _Summary:
             star_density_ratio=density.ratio,
             faint_limits=faint_limits,
             unseen=self.frame.unseen,
+            modes=tuple(float(amplitude) for amplitude in self.galaxy.modes),
             passes=self.state.passes,
             converged=converged,
             flags=flags | self._flags(converged, report, density, kernel),
@@ -167,7 +177,7 @@ class _Summary:
 
     def _flags(self, converged: bool, report: NDArray[np.bool_], density: StarDensity, kernel: KernelFit) -> FitFlag:
         """Flags that follow from the numbers."""
-        flags = FitFlag(0)
+        flags = FitFlag.MODULATED if self.galaxy.modes.size else FitFlag(0)
         if not converged:
             flags |= FitFlag.NOT_CONVERGED
         if self._at_bound():
@@ -227,8 +237,14 @@ class _Summary:
         size = self.galaxy.size
         names = [[f"{c}.{name}" for name in ("flux", *CENTRE_NAMES, *SHAPE_NAMES)] for c in range(size)]
         turn = [params_jacobian(self.galaxy.vector(c), float(self.galaxy.fluxes[c])) for c in range(size)]
+        if MODE_NAMES[0] in self.measurement.names:
+            # what modes and components trade is no error of the light: each component's flux has its share of theirs
+            shares = self.measurement.mode_light / self.galaxy.fluxes.sum()
+            slopes = np.outer(self.galaxy.fluxes, shares)
+            turn = [np.hstack((block, np.outer(block[:, 0], own))) for block, own in zip(turn, slopes, strict=True)]
+            names = [[*one, *MODE_NAMES] for one in names]
         covariance = self._turned(names, turn)
-        return covariance, self.measurement.spread([f"{c}.flux" for c in range(size)])
+        return covariance, self.measurement.flux_error
 
     def _turned(self, names: list[list[str]], turn: list[Image]) -> Image:
         """Covariance of all components' parameters from that of some unknowns; `turn` has the derivatives by them."""
@@ -262,7 +278,7 @@ class _Summary:
             back = np.linalg.inv(params_jacobian(to_vector(one), total_flux(one)))
             moved[rows, rows] = block[:, pinned] @ back[pinned]
         covariance += moved @ base.covariance @ moved.T
-        return covariance, self.measurement.spread([one[0] for one in names])
+        return covariance, self.measurement.flux_error
 
     def _scaled_covariance(self, base: FilterFit) -> tuple[Image, float]:
         """As `_pinned_covariance`, where one scale was free.
@@ -271,7 +287,7 @@ class _Summary:
         the base filter's with the same relative error, since the same shape scales both; and the shape may differ.
         """
         total, size = float(self.galaxy.fluxes.sum()), self.galaxy.size
-        own = self.measurement.spread(["scale"]) ** 2
+        own = self.measurement.flux_error**2
         shape_share = base.model_variance if base.total_flux > base.excess.flux else 0.0
         turn = np.stack([params_jacobian(self.galaxy.vector(c), float(self.galaxy.fluxes[c])) for c in range(size)])
         # by the base filter's parameters, by one scale of all fluxes, and by the change of the profile

@@ -28,15 +28,16 @@ from sphot_mpi.joint_base import (
     kernel_area,
 )
 from sphot_mpi.joint_core import with_central_stars
-from sphot_mpi.joint_galaxy import galaxy_of, no_stars
+from sphot_mpi.joint_galaxy import no_stars
 from sphot_mpi.joint_measure import Measurement, measure
 from sphot_mpi.joint_misfit import with_misfit
 from sphot_mpi.joint_profile import MOST_DISPLACED, displaced, with_last_place, with_own_shape
 from sphot_mpi.joint_render import Freedom
-from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
+from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars, galaxy_of
 from sphot_mpi.outside_light import with_outside_light
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import FilterFit, Image, StarExcess
+from sphot_mpi.sersic import total_flux
 from sphot_mpi.star_excess import excess_of_same_stars
 from sphot_mpi.structure import structure_factor
 
@@ -125,6 +126,7 @@ def fit_scaled_scene(
         positions != "forced"
         and _is_seen(state, measurement, LEAST_SEEN_SNR)
         and not held_to_colour(state.scene.stars).any()
+        and not base.modes
     ):
         # a star that only this filter shows before the centre
         radius = config.psf.center_mask_r_in_fwhm * state.optics.fwhm
@@ -171,7 +173,7 @@ def _settled(state: State, held: Freedom, keep: Keep, seen: bool) -> tuple[State
 def _excess(state: State, base: FilterFit) -> StarExcess:
     """The galaxy's light among the stars that it was measured with."""
     assert state.scene.galaxy is not None
-    flux = base.total_flux - base.excess.flux
+    flux = sum(total_flux(c) for c in base.components)
     ratio = float(state.scene.galaxy.fluxes.sum()) / flux if flux > 0.0 else 0.0
     return excess_of_same_stars(state, base.excess, max(ratio, 0.0))
 
@@ -319,6 +321,6 @@ def _ladders(config: Config, positions: Positions) -> tuple[tuple[float, ...], t
 
 def _first_scene(frame: Frame, base: FilterFit) -> Scene:
     """The base filter's galaxy on the median as sky, without stars."""
-    galaxy = galaxy_of(base.components)
+    galaxy = galaxy_of(base.components, base.modes)
     sky = float(np.median(frame.data[frame.good]))
     return Scene(stars=no_stars(), galaxy=galaxy, sky=np.array([sky, 0.0, 0.0]))

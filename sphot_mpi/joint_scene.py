@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from sphot_mpi.detection import MatchedFilter
 from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.psf_kernel import Kernel
-from sphot_mpi.records import Image, UnseenLight, Vector
-from sphot_mpi.sersic import SersicRenderer
+from sphot_mpi.records import Image, SersicParams, UnseenLight, Vector
+from sphot_mpi.sersic import SersicRenderer, from_vector, to_vector, total_flux
 from sphot_mpi.star_renderer import StarRenderer
 
 Pixel = TypeVar("Pixel", bound=np.generic)
@@ -304,11 +304,14 @@ class Galaxy:
         ln r_circ, ln n, eta_1, eta_2 of each component.
     fluxes : (c,) float64 ndarray
         Total fluxes.
+    modes : (k,) float64 ndarray
+        Amplitudes of `galaxy_modes`, in all components alike; none: k = 0.
     """
 
     centres: NDArray[np.float64]
     shapes: NDArray[np.float64]
     fluxes: Vector
+    modes: Vector = field(default_factory=lambda: np.zeros(0))
 
     @property
     def size(self) -> int:
@@ -344,6 +347,22 @@ class Galaxy:
     def axis_ratios(self) -> Vector:
         """b/a of each component."""
         return np.exp(-np.hypot(self.shapes[:, 2], self.shapes[:, 3]))
+
+
+def galaxy_of(components: tuple[SersicParams, ...], modes: tuple[float, ...] = ()) -> Galaxy:
+    """Galaxy of Sersic components and modes."""
+    vectors = [to_vector(c) for c in components]
+    return Galaxy(
+        centres=np.array([v[:2] for v in vectors]),
+        shapes=np.array([v[2:] for v in vectors]),
+        fluxes=np.array([total_flux(c) for c in components]),
+        modes=np.array(modes),
+    )
+
+
+def components_of(galaxy: Galaxy) -> tuple[SersicParams, ...]:
+    """Sersic parameters of a galaxy's components, in the cutout's coordinates."""
+    return tuple(from_vector(galaxy.vector(c), float(galaxy.fluxes[c])) for c in range(galaxy.size))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sphot_mpi.errors import FitError
 from sphot_mpi.joint_bounds import ETA_MAX, bounded_step, invert, largest_r, shape_ranges
 from sphot_mpi.joint_kernel import prior_terms, shape_limit, stepped
+from sphot_mpi.joint_mode_prior import MODE_NAMES, ModePrior
 from sphot_mpi.joint_render import CENTRE_NAMES, MOVE_NAMES, SHAPE_NAMES, Freedom, Rendered, render_columns
 from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Scene, Stars
 from sphot_mpi.joint_stars import STAR_STEP, StarSystem, star_system
@@ -117,7 +118,7 @@ def solve_step(scene: Scene, optics: Optics, freedom: Freedom) -> Step:
     residual = frame.residual(rendered.stars + rendered.galaxy + rendered.sky)
     system = star_system(scene.stars, optics, residual, rendered.images)
     names = rendered.names
-    dense = _dense_normal(rendered, frame, residual, optics.kernel, scene.galaxy)
+    dense = _dense_normal(rendered, frame, residual, optics.kernel, scene.galaxy, freedom.modes)
     solution = _solve_dense(system, dense)
     new_stars = _move_stars(scene.stars, system, solution)
     steps = dict(zip(names, solution.dense, strict=True))
@@ -187,8 +188,10 @@ def _solve_dense(system: StarSystem, dense: _Dense) -> _Solution:
     return _Solution(alone - response @ step, step, covariance, response)
 
 
-def _dense_normal(rendered: Rendered, frame: Frame, residual: Image, kernel: Kernel, galaxy: Galaxy | None) -> _Dense:
-    """Products of the dense columns and tests over all usable pixels, with the kernel's prior."""
+def _dense_normal(
+    rendered: Rendered, frame: Frame, residual: Image, kernel: Kernel, galaxy: Galaxy | None, modes: ModePrior | None
+) -> _Dense:
+    """Products of the dense columns and tests over all usable pixels, with the priors of kernel and modes."""
     if not frame.good.any():
         msg = "the image has no usable pixel; give data that are finite and not zero"
         raise FitError(msg)
@@ -199,6 +202,9 @@ def _dense_normal(rendered: Rendered, frame: Frame, residual: Image, kernel: Ker
     rows = np.arange(m)
     rows[list(rendered.told)] = m + np.arange(t)
     prior, pull = prior_terms(names, kernel)
+    if galaxy is not None and modes is not None:
+        weight, more = modes.terms(names, galaxy.modes)
+        prior, pull = prior + np.diag(weight), pull + more
     rhs = (weighted @ residual.ravel())[rows] + pull
     low, high = _step_ranges(names, galaxy, frame.shape)
     return _Dense(weighted @ columns.T, rhs, rows, prior, _dense_damping(names), names, kernel, m + t, low, high)
@@ -261,7 +267,7 @@ def _next_damping(damping: Vector, reach: Vector) -> Vector:
 
 def is_of_galaxy(name: str) -> bool:
     """Whether a dense unknown is the galaxy's alone."""
-    return _stem(name) in GALAXY_NAMES
+    return _stem(name) in GALAXY_NAMES or name in MODE_NAMES
 
 
 def _stem(name: str) -> str:
@@ -326,6 +332,7 @@ def _step_galaxy(galaxy: Galaxy, step: dict[str, float], shift: Vector, shape: t
         centres=_tied(centres, galaxy),
         shapes=shapes,
         fluxes=_step_fluxes(galaxy.fluxes, step),
+        modes=galaxy.modes + [step.get(name, 0.0) for name in MODE_NAMES[: galaxy.modes.size]],
     )
 
 

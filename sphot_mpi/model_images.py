@@ -1,12 +1,14 @@
 """The images of a fit's three components, rendered from its record."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from sphot_mpi.galaxy_modes import Disc, modulation
 from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.psf_kernel import Kernel
-from sphot_mpi.records import Cutout, FilterFit, Image
+from sphot_mpi.records import Cutout, FilterFit, Image, SersicParams
 from sphot_mpi.sersic import SersicRenderer
 from sphot_mpi.star_renderer import StarRenderer
 from sphot_mpi.unseen_light import render_unseen
@@ -19,7 +21,7 @@ class ModelImages:
     Parameters
     ----------
     sersic : (ny, nx) float64 ndarray
-        All Sersic components, convolved with the working PSF.
+        All Sersic components, convolved with the working PSF, and their modes.
     sources : (ny, nx) float64 ndarray
         All point sources of the model, reported or not, and the mean light of those that are too faint or beyond
         the data, so that they are in no table.
@@ -71,10 +73,18 @@ def render_model(fit: FilterFit, cutout: Cutout, library: LibraryPSF) -> ModelIm
     """
     psf, shape = working_psf(fit, library), cutout.shape
     return ModelImages(
-        sersic=SersicRenderer(psf, shape).render_params(fit.components),
+        sersic=render_modulated(SersicRenderer(psf, shape), fit.components, fit.modes),
         sources=render_sources(fit, psf, shape) + render_unseen(fit.unseen, fit.components, cutout.usable, psf),
         sky=fit.sky.render(shape),
     )
+
+
+def render_modulated(renderer: SersicRenderer, components: Sequence[SersicParams], modes: Sequence[float]) -> Image:
+    """Render Sersic components with their modes, if there are any: (ny, nx) float64, data unit."""
+    image = renderer.render_params(components)
+    if len(modes):
+        image *= modulation(modes, Disc.of(components), image.shape)
+    return image
 
 
 def working_psf(fit: FilterFit, library: LibraryPSF) -> PSF:

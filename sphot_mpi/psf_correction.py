@@ -42,6 +42,10 @@ class Light:
         """Gradient of ln(flux); NaN where there is no light."""
         return self.gradient / (self.flux if self.flux != 0.0 else NAN)
 
+    def of_flux(self, flux: float) -> "Light":
+        """Return the same light with another flux, known as well: what modes make of it."""
+        return Light(flux=flux, gradient=flux * self.relative)
+
 
 def light_inside(
     components: Sequence[SersicParams], renderer: SersicRenderer, weights: Sequence[Image]

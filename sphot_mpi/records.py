@@ -217,8 +217,8 @@ class FilterFit:
         marginal over sources, sky and kernel. NaN where a parameter was pinned
         without an error.
     total_flux, total_flux_err : float
-        Analytic total of all components (to infinity) and the stars' excess, data unit * px; the error
-        contains that of the shape.
+        Analytic total of all components (to infinity), what the modes add and the stars' excess, data unit * px; the
+        error contains that of the shape.
     flux_in_cutout : float
         The model galaxy's light inside the cutout.
     sky : SkyPlane
@@ -256,6 +256,8 @@ class FilterFit:
         Expected light of stars that are not among the sources.
     excess : StarExcess
         The galaxy's light among the sources.
+    modes : tuple of float
+        Amplitudes of the smooth departures of the galaxy's light from its components (`galaxy_modes`); none: empty.
     passes : int
         Passes of the main loop.
     converged : bool
@@ -289,6 +291,7 @@ class FilterFit:
     position_scatter: float = float("nan")
     unseen: UnseenLight = UnseenLight()
     excess: StarExcess = StarExcess()
+    modes: tuple[float, ...] = ()
     passes: int = 0
     converged: bool = False
     flags: FitFlag = FitFlag(0)

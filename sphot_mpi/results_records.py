@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.flags import ApertureFlag, FitFlag
+from sphot_mpi.galaxy_modes import N_MODES
 from sphot_mpi.outcomes import Failure, Frame
 from sphot_mpi.photometry_record import AperturePhotometry
 from sphot_mpi.psf_kernel import FAMILIES
@@ -104,12 +105,20 @@ def fit_of(
         excess=StarExcess(
             flux=float(row["excess_flux"]), error=float(row["excess_flux_err"]), limit=float(row["excess_limit"])
         ),
+        modes=_modes(row),
         passes=int(row["passes"]),
         converged=bool(row["converged"]),
         flags=FitFlag(int(row["flags"])),
         messages=tuple(text.split(SEPARATOR)) if text else (),
         **{name: float(row[name]) for name in numbers},
     )
+
+
+def _modes(row: np.void) -> tuple[float, ...]:
+    """Return the amplitudes of a galaxy's modes; files of format 1.1 and before know none."""
+    if "mode_1" not in (row.dtype.names or ()) or np.isnan(row["mode_1"]):
+        return ()
+    return tuple(float(row[f"mode_{k + 1}"]) for k in range(N_MODES))
 
 
 def _annuli(row: np.void, name: str) -> tuple[float, ...]:

@@ -9,12 +9,13 @@ from astropy.units import Unit
 from numpy.typing import NDArray
 
 from sphot_mpi.flags import APERTURE_FLAG_DESCRIPTIONS, FIT_FLAG_DESCRIPTIONS, SOURCE_FLAG_DESCRIPTIONS
+from sphot_mpi.galaxy_modes import ORDERS, REACH
 from sphot_mpi.photometry_record import CURVE_ROWS
 from sphot_mpi.records import SERSIC_PARAMETERS, SOURCE_DTYPE
 from sphot_mpi.storable import N_ANNULI
 
 FORMAT = "sphot-mpi"
-FORMAT_VERSION = "1.1"
+FORMAT_VERSION = "1.2"
 
 #: Stand for the unit of the data, of a flux and of a slope, until the unit of a campaign is known.
 DATA, FLUX, SLOPE, MOMENT = "<data>", "<data> pix", "<data> / pix", "<data> pix2"
@@ -22,7 +23,7 @@ DATA, FLUX, SLOPE, MOMENT = "<data>", "<data> pix", "<data> / pix", "<data> pix2
 #: Images that ``--images`` may store, with what they show.
 IMAGES = {
     "data": "the data that were fitted",
-    "sersic_model": "all Sersic components, convolved with the PSF",
+    "sersic_model": "all Sersic components, convolved with the PSF, and their modes",
     "psf_model": "all point sources of the model, reported or not, and the expected light of unseen ones",
     "psf_sub_data": "data - psf_model: what the galaxy and the sky leave",
     "residual": "data - sersic_model - psf_model - sky plane",
@@ -97,11 +98,11 @@ SERSIC = (
     Column("n_components", "i4", "", "Sersic components; 0: nothing was fitted"),
     *_component("", ""),
     *_component("_2", ", of the second component"),
-    Column("total_flux", "f8", FLUX, "flux of all components, to infinity, and excess_flux"),
+    Column("total_flux", "f8", FLUX, "flux of all components, to infinity, what their modes add, and excess_flux"),
     Column("total_flux_err", "f8", FLUX, "its 1-sigma error, that of the shape included"),
     Column("mag", "f8", "mag(AB)", "magnitude of total_flux; NaN where it is not positive or the unit is unknown"),
     Column("mag_err", "f8", "mag", "its 1-sigma error"),
-    Column("flux_in_cutout", "f8", FLUX, "flux of all components inside the cutout"),
+    Column("flux_in_cutout", "f8", FLUX, "flux of all components and modes inside the cutout"),
     Column("ra", "f8", "deg", "right ascension (ICRS) of the centre; NaN without a WCS"),
     Column("dec", "f8", "deg", "declination (ICRS) of the centre"),
     Column("pa", "f8", "deg", "position angle of the major axis, east of north"),
@@ -156,6 +157,16 @@ SERSIC = (
         "excess_flux_err", "f8", FLUX, "its 1-sigma error, by the chance of the field's stars; alone: it may be theirs"
     ),
     Column("excess_limit", "f8", FLUX, "base filter's flux of the faintest of these stars; infinite: there are none"),
+    *(
+        Column(
+            f"mode_{k + 1}",
+            "f8",
+            "",
+            f"relative change of the components' light by the Zernike polynomial of degree {n} and order {m} within "
+            f"{REACH} r_eff; NaN where there is none",
+        )
+        for k, (n, m) in enumerate(ORDERS)
+    ),
     Column(
         "position_scatter",
         "f8",

@@ -79,13 +79,18 @@ def half_light_distance(
     (ny, nx) or (n,) float64 ndarray
         In units of that r_eff.
     """
+    ellipse = half_light_ellipse(components)
+    ellipse = replace(ellipse, x_0=ellipse.x_0 + margin, y_0=ellipse.y_0 + margin)
+    radius = elliptical_radius(shape, ellipse) if points is None else elliptical_distance(*points, ellipse)
+    return radius / min(ellipse.r_eff, LARGEST_PART * (min(shape) - 2 * margin))
+
+
+def half_light_ellipse(components: Sequence[SersicParams]) -> SersicParams:
+    """Return the brightest component with the r_eff that is the components' mean, weighted by light."""
     fluxes = np.array([max(total_flux(c), 0.0) for c in components])
     axes = np.array([c.r_eff for c in components])
     half_light = float(np.average(axes, weights=fluxes)) if fluxes.sum() > 0.0 else float(axes[0])
-    main = components[int(np.argmax(fluxes))]
-    main = replace(main, x_0=main.x_0 + margin, y_0=main.y_0 + margin)
-    radius = elliptical_radius(shape, main) if points is None else elliptical_distance(*points, main)
-    return radius / min(half_light, LARGEST_PART * (min(shape) - 2 * margin))
+    return replace(components[int(np.argmax(fluxes))], r_eff=half_light)
 
 
 def outside_share(usable: Mask, psf: PSF) -> Image:

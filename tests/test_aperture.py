@@ -11,6 +11,7 @@ from aperture_scenes import RoundProfile, galaxy, measured, scene
 from sphot_mpi.config import load_config
 from sphot_mpi.errors import ConfigError, FitError
 from sphot_mpi.flags import APERTURE_FLAG_DESCRIPTIONS, ApertureFlag, FitFlag
+from sphot_mpi.galaxy_modes import N_MODES, Disc, modulation
 from sphot_mpi.pipeline import no_data, photometry
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import SOURCE_DTYPE, SkyPlane
@@ -95,6 +96,25 @@ def test_totals_are_the_models():
     assert record.cutout_flux == pytest.approx(scene(galaxy(1.5, 9.0, 0.3, 0.7), LIBRARY)[0].flux_in_cutout, rel=1e-5)
     assert record.model_flux == pytest.approx(record.flux, rel=1e-4)
     assert record.model_flux < record.cutout_flux < record.total_flux
+
+
+@pytest.mark.parametrize("amplitude", [0.0, 0.2])
+def test_modes_are_light_of_the_model(amplitude):
+    """A galaxy with a bright ring: its model's light is that of the image everywhere."""
+    fit, cutout, psf = scene(galaxy(1.5, 9.0, 0.3, 0.7), LIBRARY)
+    modes = np.zeros(N_MODES)
+    modes[0], modes[12] = amplitude, -0.7 * amplitude
+    smooth = cutout.data.sum()
+    image = cutout.data * modulation(modes, Disc.of(fit.components), cutout.shape)
+    more = image.sum() - smooth
+    assert (more != 0.0) == (amplitude != 0.0)
+    fit = replace(fit, modes=tuple(modes.tolist()), total_flux=fit.total_flux + more)
+    record = measured([(fit, replace(cutout, data=image), psf)], config())["F150W"]
+    # the components' light to the edge is known to 1e-5 of their total
+    assert record.total_flux == pytest.approx(fit.total_flux, rel=2e-5)
+    assert record.cutout_flux == pytest.approx(image.sum(), rel=2e-5)
+    assert record.model_flux == pytest.approx(record.flux, rel=1e-4)
+    assert record.fraction == pytest.approx(record.flux / fit.total_flux, rel=1e-4)
 
 
 # --- many filters

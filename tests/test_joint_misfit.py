@@ -79,7 +79,7 @@ def test_errors_of_a_lumpy_galaxy_are_those_that_its_lumps_make(freedom):
         pulls.append(error / after.flux_error)
         before_pulls.append(error / before.flux_error)
         if freedom is FREE:
-            places.append((state.scene.galaxy.centres[0, 0] - GALAXY.x_0) / after.spread(["0.x_0"]))
+            places.append((state.scene.galaxy.centres[0, 0] - GALAXY.x_0) / np.sqrt(after.block(["0.x_0"])[0, 0]))
     # 60 pulls tell their rms to 9 %; a lump on the centre, across parts or beside many others pulls more than its part
     assert 0.7 < np.sqrt(np.mean(np.square(pulls))) < 1.7
     assert np.sqrt(np.mean(np.square(before_pulls))) > 5.0

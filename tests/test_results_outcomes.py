@@ -1,9 +1,11 @@
 """A results file gives back every outcome, bit for bit."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
+import numpy.lib.recfunctions as rfn
 import pytest
 from random_outcomes import difference, random_outcome
 
@@ -137,3 +139,23 @@ def test_tables_that_do_not_belong_together_are_noticed(tmp_path):
     row = next(row for row, one in enumerate(kept.values()) if one.outcome.fit is not None)
     with StoredOutcomes(path) as stored, pytest.raises(OutputError, match="damaged"):
         stored.load(row)
+
+
+def test_a_file_from_before_modes_is_read_without_them(tmp_path):
+    galaxies, kept = random_campaign(1)
+    path = write(tmp_path / "r.h5", galaxies, kept)
+    with h5py.File(path, "r+") as file:
+        table = file["sersic"][()]
+        old = [name for name in table.dtype.names if not name.startswith("mode_")]
+        assert len(old) < len(table.dtype.names)
+        attributes = dict(file["sersic"].attrs)
+        del file["sersic"]
+        file["sersic"] = rfn.repack_fields(table[old])
+        file["sersic"].attrs.update(attributes)
+        file.attrs["format_version"] = "1.1"
+    with StoredOutcomes(path) as stored:
+        rows = {key: row for row, key in enumerate(stored.keys())}
+        for task, expected in kept.items():
+            back = stored.load(rows[TaskKey(galaxies[task.galaxy].name, task.kind, task.filter)])
+            if expected.outcome.fit is not None:
+                assert difference(back.outcome.fit, replace(expected.outcome.fit, modes=())) == ""

@@ -1,0 +1,69 @@
+"""Modes of a galaxy's light: Zernike polynomials on its ellipse."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sphot_mpi.galaxy_modes import N_MODES, ORDERS, REACH, Disc, mode_images, modulation
+from sphot_mpi.records import SersicParams
+
+SHAPE = (90, 110)
+DISC = Disc(x=52.3, y=41.8, theta=0.6, major=33.0, minor=20.0)
+DISK = SersicParams(amplitude=0.1, r_eff=12.0, n=1.0, x_0=50.0, y_0=40.0, ellip=0.4, theta=0.5)
+
+
+def window(disc, shape):
+    """(1 - rho^2)^2 on the disc, written out."""
+    y, x = np.indices(shape)
+    along = (x - disc.x) * np.cos(disc.theta) + (y - disc.y) * np.sin(disc.theta)
+    across = (y - disc.y) * np.cos(disc.theta) - (x - disc.x) * np.sin(disc.theta)
+    square = (along / disc.major) ** 2 + (across / disc.minor) ** 2
+    return np.where(square < 1.0, (1.0 - square) ** 2, 0.0)
+
+
+def test_modes_are_orthogonal_zernike_polynomials_under_a_window():
+    """Products over the disc are pi / (n + 1), half of that for m != 0 (Noll 1976, before his normalisation)."""
+    disc = Disc(x=300.2, y=299.7, theta=0.4, major=290.0, minor=230.0)
+    shade = window(disc, (600, 600))
+    inside = shade > 1e-6
+    values = mode_images(disc, (600, 600))[:, inside] / shade[inside]
+    products = values @ values.T / (disc.major * disc.minor)
+    expected = np.diag([np.pi / (n + 1) * (0.5 if m else 1.0) for n, m in ORDERS])
+    # the disc has 2e5 pixels; those along its edge are cut through
+    np.testing.assert_allclose(products, expected, atol=0.02)
+
+
+def test_modes_follow_the_ellipse():
+    images = mode_images(Disc(x=50.0, y=40.0, theta=np.pi / 2.0, major=20.0, minor=10.0), SHAPE)
+    tilt = images[ORDERS.index((1, 1))]
+    # cos(phi) rho along the major axis, which points up; nothing along the minor one
+    assert tilt[50, 50] == pytest.approx(0.5 * (1.0 - 0.25) ** 2, rel=1e-12)
+    assert tilt[40, 55] == pytest.approx(0.0, abs=1e-12)
+    across = images[ORDERS.index((1, -1))]
+    assert across[40, 45] == pytest.approx(0.5 * (1.0 - 0.25) ** 2, rel=1e-12)
+
+
+def test_a_modulation_is_the_sum_of_its_modes_and_leaves_what_is_beyond():
+    amplitudes = np.random.default_rng(2).normal(0.0, 0.2, N_MODES)
+    images = mode_images(DISC, SHAPE)
+    np.testing.assert_allclose(
+        modulation(amplitudes, DISC, SHAPE), 1.0 + np.tensordot(amplitudes, images, 1), atol=1e-13
+    )
+    beyond = window(DISC, SHAPE) == 0.0
+    assert (modulation(amplitudes, DISC, SHAPE)[beyond] == 1.0).all()
+
+
+@pytest.mark.parametrize("x", [-15.0, 4.0, 107.0, 160.0])
+def test_a_disc_may_lie_off_the_image(x):
+    disc, padded = replace(DISC, x=x), (SHAPE[0], SHAPE[1] + 120)
+    there = mode_images(replace(disc, x=x + 60.0), padded)[:, :, 60:-60]
+    np.testing.assert_allclose(mode_images(disc, SHAPE), there, atol=1e-13)
+
+
+def test_the_disc_is_that_of_the_half_light_ellipse():
+    bulge = replace(DISK, r_eff=3.0, amplitude=1e-6)
+    disc = Disc.of((DISK, bulge))
+    assert (disc.x, disc.y, disc.theta) == (DISK.x_0, DISK.y_0, DISK.theta)
+    assert disc.major == pytest.approx(REACH * DISK.r_eff, rel=1e-4)
+    assert disc.minor == pytest.approx(0.6 * disc.major, rel=1e-12)
