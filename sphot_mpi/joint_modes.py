@@ -41,7 +41,8 @@ def with_modes(state: State, freedom: Freedom, keep: Keep) -> tuple[State, Freed
         With them free. None instead of both: the galaxy is likelier without, and will remain so.
     """
     galaxy = state.scene.galaxy
-    if galaxy is None:
+    # modes have one centre: beside two they would only trade light with the components
+    if galaxy is None or galaxy.apart:
         return None
     none = np.zeros(N_MODES)
     freer = replace(freedom, modes=ModePrior(mean=none, spread=SPREAD, unit=chance(state)))

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 from analytic import telescope_psfs
-from joint_states import GALAXY, SHAPE, SKY, galaxy_image, image_of, noise, stars_at, state_of
+from joint_states import BULGE, GALAXY, SHAPE, SKY, galaxy_image, image_of, noise, stars_at, state_of
 from scipy import stats
 from test_joint_fit import BASE, CONFIG, GALAXY_COLOUR, KERNEL, OTHER, library, make_cutout, make_field
 from test_joint_fit import SHAPE as IMAGE
@@ -81,6 +81,14 @@ def test_a_galaxy_of_sersics_has_no_modes_and_one_that_is_none_has():
         light = modulated(draw(np.random.default_rng(seed)))
         other = state_of(SKY + light + image_of(stars) + noise(seed), stars, galaxy_of((GALAXY,)))
         assert with_modes(other, FREE, KEEP) is not None
+
+
+def test_components_that_share_no_centre_have_no_modes():
+    apart = replace(BULGE, x_0=GALAXY.x_0 + 3.0)
+    light = modulated(draw(np.random.default_rng(0)))
+    for bulge, expected in ((BULGE, True), (apart, False)):
+        state = state_of(SKY + light + galaxy_image(bulge) + noise(), galaxy=galaxy_of((GALAXY, bulge)))
+        assert (with_modes(state, FREE, KEEP) is not None) == expected
 
 
 def test_amplitudes_and_total_scatter_as_their_errors_say():
