@@ -13,7 +13,8 @@ from sphot_mpi.interrupts import STOP_SIGNALS, Interrupts, TaskDropped, TaskTime
 def spin(seconds):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        pass
+        # a signal that another thread took is seen where Python lets go of its lock, as kernels and MPI do
+        time.sleep(1e-4)
 
 
 def kill_and_spin(number, seconds):
