@@ -3,8 +3,8 @@
 The light of the components is multiplied by ``1 + sum_k a_k Z_k``, with Zernike polynomials Z_k (Zernike 1934; Noll
 1976, J. Opt. Soc. Am. 66, 207) on the disc within `REACH` half-light radii, which is stretched to the galaxy's ellipse,
 times a window that falls to 0 at its edge. So an amplitude a_k is a relative change of brightness, the wings stay those
-of the Sersics, and the model is linear in all amplitudes. What the PSF has smoothed is multiplied: modes are wider than
-the PSF, or their amplitudes are as good as any others'.
+of the Sersics, and the model is linear in all amplitudes. It is the image that is multiplied, as the PSF has made it:
+of a galaxy much larger than the PSF that is its light, of a compact one the amplitudes describe its image.
 """
 
 from collections.abc import Sequence
