@@ -4,7 +4,8 @@ The light of the components is multiplied by ``1 + sum_k a_k Z_k``, with Zernike
 1976, J. Opt. Soc. Am. 66, 207) on the disc within `REACH` half-light radii, which is stretched to the galaxy's ellipse,
 times a window that falls to 0 at its edge. So an amplitude a_k is a relative change of brightness, the wings stay those
 of the Sersics, and the model is linear in all amplitudes. It is the image that is multiplied, as the PSF has made it:
-of a galaxy much larger than the PSF that is its light, of a compact one the amplitudes describe its image.
+of a galaxy much larger than the PSF that is its light, of a compact one the amplitudes describe its image. A galaxy of
+two components has a second set of modes on the ellipse of the smaller one: a core is lost in modes as wide as its disk.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,10 @@ REACH = 1.5
 DEGREE = 6
 #: Degree n and azimuthal order m of each mode; cos(m phi), for m < 0 sin(-m phi).
 ORDERS = tuple((n, m) for n in range(DEGREE + 1) for m in range(-n, n + 1, 2))
+#: Modes of one disc.
 N_MODES = len(ORDERS)
+#: Most discs of a galaxy: that of all of its light, and the core's.
+MOST_DISCS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,29 @@ class Disc:
         ellipse = half_light_ellipse(components)
         major = REACH * ellipse.r_eff
         return cls(ellipse.x_0, ellipse.y_0, ellipse.theta, major, major * (1.0 - ellipse.ellip))
+
+
+def discs_of(components: Sequence[SersicParams]) -> tuple[Disc, ...]:
+    """Return a galaxy's disc, and that of its core if it has two components; its modes are in this order."""
+    if len(components) == 1:
+        return (Disc.of(components),)
+    return Disc.of(components), Disc.of((min(components, key=lambda c: c.r_eff),))
+
+
+def whole_modes(modes: Sequence[float]) -> tuple[float, ...]:
+    """Return those of a galaxy's amplitudes that are about all of its light; none if only its core has any."""
+    whole = tuple(modes[:N_MODES])
+    return whole if any(whole) else ()
+
+
+def galaxy_modulation(
+    modes: Sequence[float] | Vector, components: Sequence[SersicParams], shape: tuple[int, ...]
+) -> Image:
+    """Factor (ny, nx) on the components' light by the modes of a galaxy's discs, those of the first disc first."""
+    factor = np.ones(shape)
+    for k, disc in enumerate(discs_of(components)[: len(modes) // N_MODES]):
+        factor += modulation(modes[k * N_MODES : (k + 1) * N_MODES], disc, shape) - 1.0
+    return factor
 
 
 def mode_images(disc: Disc, shape: tuple[int, ...]) -> Image:

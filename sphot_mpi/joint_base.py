@@ -19,7 +19,7 @@ from sphot_mpi.joint_galaxy import (
 from sphot_mpi.joint_glare import start_state
 from sphot_mpi.joint_measure import Measurement, measure
 from sphot_mpi.joint_misfit import with_misfit
-from sphot_mpi.joint_modes import LEAST_ODDS, log_odds, with_modes
+from sphot_mpi.joint_modes import LEAST_ODDS, log_odds, with_modes, with_own_modes
 from sphot_mpi.joint_offset import with_crowd_as_component, with_peak_as_component
 from sphot_mpi.joint_render import Freedom, render_stars
 from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Stars, at
@@ -133,6 +133,8 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
         state = hold_settled(with_faint_stars(state, limits))
         state = descend(state, (threshold,), held, keep, centre_caution(state, config), first_blend=LAST_BLEND)
     state = with_outside_light(free_all(with_faint_stars(state, limits)), weigh=False)
+    if config.core.light_modes:
+        state = with_own_modes(state, measurement, keep, core_only=True)
     state, converged = settle(state, held, keep, most=SETTLE_PASSES)
     return BaseFit(
         state=state,
@@ -193,7 +195,7 @@ def _with_modes(state: State, joint: Freedom, keep: Keep, config: Config) -> tup
         return state, joint
     # what were stars may be galaxy now
     found = _descend_again(*tried, keep, config)
-    return (found, tried[1]) if log_odds(found, tried[1]) > LEAST_ODDS else (state, joint)
+    return (found, tried[1]) if log_odds(found, tried[1].modes) > LEAST_ODDS else (state, joint)
 
 
 def _descend_again(state: State, freedom: Freedom, keep: Keep, config: Config) -> State:

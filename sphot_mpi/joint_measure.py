@@ -172,13 +172,13 @@ def measure(state: State, freedom: Freedom, keep: Keep, *, most: int, weigh: boo
         Covariance of the dense unknowns.
     """
     frame = state.optics.frame
-    noise = confusion(state)
-    weight = np.divide(frame.weight, 1.0 + frame.weight * noise.variance) if weigh else frame.weight
-    settled, quiet = settle(state.with_frame(replace(frame, weight=weight)), freedom, keep, most=most)
+    weighed, unit = with_confusion(state) if weigh else (state, chance(state))
+    settled, quiet = settle(weighed, freedom, keep, most=most)
     assert settled.step is not None
-    unit = correlated_unit(state, noise.share) if weigh else chance(state)
     names = settled.step.names
-    solved = Solved(freedom=replace(freedom, kernel=KERNEL_NAMES[0] in names), weight=weight, unit=unit)
+    solved = Solved(
+        freedom=replace(freedom, kernel=KERNEL_NAMES[0] in names), weight=weighed.optics.frame.weight, unit=unit
+    )
     galaxy = settled.scene.galaxy
     measurement = Measurement(
         names=names,
@@ -188,6 +188,13 @@ def measure(state: State, freedom: Freedom, keep: Keep, *, most: int, weigh: boo
         mode_light=np.zeros(0) if galaxy is None else light_of_modes(galaxy, settled.optics),
     )
     return settled.with_frame(replace(settled.optics.frame, weight=frame.weight)), measurement
+
+
+def with_confusion(state: State) -> tuple[State, float]:
+    """Return the state with errors that contain the confusion, and the chi2 of a degree of freedom under them."""
+    frame, noise = state.optics.frame, confusion(state)
+    weight = np.divide(frame.weight, 1.0 + frame.weight * noise.variance)
+    return state.with_frame(replace(frame, weight=weight)), correlated_unit(state, noise.share)
 
 
 def chance(state: State) -> float:

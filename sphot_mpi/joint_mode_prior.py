@@ -4,13 +4,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sphot_mpi.galaxy_modes import N_MODES, ORDERS
+from sphot_mpi.galaxy_modes import MOST_DISCS, N_MODES, ORDERS
 from sphot_mpi.records import Image, Vector
 
-#: Dense unknowns: amplitudes of the modes, in the order of `galaxy_modes`.
-MODE_NAMES = tuple(f"mode_{k + 1}" for k in range(N_MODES))
+#: Dense unknowns: amplitudes of the modes, in the order of `galaxy_modes`; those of the first disc, and the core's.
+MODE_NAMES = tuple(f"mode_{k + 1}" for k in range(MOST_DISCS * N_MODES))
+WHOLE_NAMES, CORE_NAMES = MODE_NAMES[:N_MODES], MODE_NAMES[N_MODES:]
 #: Standard deviation of an amplitude over that of degree 0: galaxies have less structure on smaller scales.
-FALL = np.array([(1.0 + n) ** -0.5 for n, _ in ORDERS])
+FALL = np.tile([(1.0 + n) ** -0.5 for n, _ in ORDERS], MOST_DISCS)
+#: A sum of light that is to stay is known by so much more than any amplitude.
+HELD = 1e10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,29 +22,44 @@ class ModePrior:
 
     Parameters
     ----------
-    mean : (N_MODES,) float64 ndarray
+    names : tuple of str
+        The k modes that it is about.
+    mean : (k,) float64 ndarray
         Expected amplitudes.
     spread : float
         Standard deviation of that of degree 0; of the others it falls with the root of degree + 1.
     unit : float
         Chi2 of a solve that stands for one degree of freedom.
+    light : (k,) float64 ndarray, optional
+        Light of each mode of amplitude 1, where their sum is to stay what the mean makes of it.
     """
 
+    names: tuple[str, ...]
     mean: Vector
     spread: float
     unit: float
+    light: Vector | None = None
 
     @property
-    def precision(self) -> Vector:
-        """Of each amplitude (N_MODES,), in the solve's chi2."""
-        return np.asarray(self.unit / (self.spread * FALL) ** 2)
+    def numbers(self) -> list[int]:
+        """Where they are among a galaxy's modes."""
+        return [MODE_NAMES.index(name) for name in self.names]
 
-    def terms(self, names: tuple[str, ...], modes: Vector) -> tuple[Vector, Vector]:
-        """Diagonal of the normal matrix and right-hand side (m,) that it adds to those of dense unknowns."""
-        weight, pull = np.zeros(len(names)), np.zeros(len(names))
-        rows = _rows(names)
-        weight[rows] = self.precision
-        pull[rows] = self.precision * (self.mean - modes)
+    @property
+    def precision(self) -> Image:
+        """Of the amplitudes (k, k), in the solve's chi2."""
+        precision = np.diag(self.unit / (self.spread * FALL[self.numbers]) ** 2)
+        if self.light is not None:
+            held = self.light / np.linalg.norm(self.light)
+            precision += HELD * precision.max() * np.outer(held, held)
+        return precision
+
+    def terms(self, names: tuple[str, ...], modes: Vector) -> tuple[Image, Vector]:
+        """Parts of the normal matrix (m, m) and of the right-hand side (m,) that it adds to those of dense unknowns."""
+        weight, pull = np.zeros((len(names), len(names))), np.zeros(len(names))
+        rows = self._rows(names)
+        weight[np.ix_(rows, rows)] = self.precision
+        pull[rows] = self.precision @ (self.mean - modes[self.numbers])
         return weight, pull
 
     def log_odds(self, names: tuple[str, ...], covariance: Image, modes: Vector) -> float:
@@ -53,20 +71,19 @@ class ModePrior:
             Dense unknowns of a solve under this prior.
         covariance : (m, m) float64 ndarray
             Their covariance in its chi2.
-        modes : (N_MODES,) float64 ndarray
-            What it found.
+        modes : (m,) float64 ndarray
+            The galaxy's amplitudes after it.
 
         Notes
         -----
         The ratio of the prior's density to that after the data, both at the prior's mean (Savage & Dickey; Dickey
         1971, Ann. Math. Stat. 42, 204).
         """
-        rows = _rows(names)
-        own, change = covariance[np.ix_(rows, rows)], modes - self.mean
-        _, narrowing = np.linalg.slogdet(own * self.precision)
+        rows = self._rows(names)
+        own, change = covariance[np.ix_(rows, rows)], modes[self.numbers] - self.mean
+        _, narrowing = np.linalg.slogdet(own @ self.precision)
         return 0.5 * float(change @ np.linalg.solve(own, change) / self.unit + narrowing)
 
-
-def _rows(names: tuple[str, ...]) -> list[int]:
-    """Where the modes are among the dense unknowns."""
-    return [names.index(name) for name in MODE_NAMES]
+    def _rows(self, names: tuple[str, ...]) -> list[int]:
+        """Where they are among the dense unknowns."""
+        return [names.index(name) for name in self.names]

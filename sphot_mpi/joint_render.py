@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sphot_mpi.galaxy_modes import Disc, mode_images, modulation
+from sphot_mpi.galaxy_modes import N_MODES, discs_of, galaxy_modulation, mode_images
 from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_mode_prior import MODE_NAMES, ModePrior
 from sphot_mpi.joint_neighbours import hidden_broadening
@@ -45,7 +45,7 @@ class Freedom:
     galaxy_scale : bool
         One factor on all components' fluxes, in place of `galaxy_flux`.
     modes : ModePrior, optional
-        The amplitudes of the galaxy's modes, which it has to have, under this prior.
+        Those amplitudes of the galaxy's modes, which it has to have, that this prior is about.
     """
 
     kernel: bool = False
@@ -111,20 +111,21 @@ def render_galaxy(galaxy: Galaxy | None, optics: Optics) -> Image:
 
 def modulation_of(galaxy: Galaxy, shape: tuple[int, ...]) -> Image | float:
     """Factor on the light of a galaxy's components by its modes, on a cutout of `shape` (ny, nx)."""
-    return modulation(galaxy.modes, _disc(galaxy), shape) if galaxy.modes.size else 1.0
+    return galaxy_modulation(galaxy.modes, components_of(galaxy), shape) if galaxy.modes.size else 1.0
 
 
 def light_of_modes(galaxy: Galaxy, optics: Optics) -> Vector:
-    """Light that each mode of amplitude 1 adds to the galaxy (N_MODES,), or none where it has no modes."""
+    """Light that each mode of amplitude 1 adds to the galaxy (k,), none where it has no modes."""
     if galaxy.modes.size == 0:
         return np.zeros(0)
     smooth = optics.frame.interior(render_galaxy(replace(galaxy, modes=np.zeros(0)), optics))
-    return np.asarray(np.tensordot(mode_images(_disc(galaxy), smooth.shape), smooth, 2))
+    return np.concatenate([np.tensordot(modes, smooth, 2) for modes in _disc_modes(galaxy, smooth.shape)])
 
 
-def _disc(galaxy: Galaxy) -> Disc:
-    """Where a galaxy's modes are on the cutout."""
-    return Disc.of(components_of(galaxy))
+def _disc_modes(galaxy: Galaxy, shape: tuple[int, ...]) -> list[Image]:
+    """Modes (N_MODES, ny, nx) of amplitude 1 of each disc on which a galaxy has any."""
+    discs = discs_of(components_of(galaxy))
+    return [mode_images(disc, shape) for disc in discs[: galaxy.modes.size // N_MODES]]
 
 
 def render_stars(stars: Stars, optics: Optics) -> Image:
@@ -242,8 +243,9 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
         unit = [renderer.render(vector)[np.newaxis] for vector in vectors]
     if freedom.modes is not None:
         smooth = sum(flux * images[0] for flux, images in zip(galaxy.fluxes, unit, strict=True))
-        modes = mode_images(_disc(galaxy), optics.renderer.shape) * smooth
-        columns |= {name: np.pad(image, PAD) for name, image in zip(MODE_NAMES, modes, strict=True)}
+        for k, modes in enumerate(_disc_modes(galaxy, optics.renderer.shape)):
+            own = zip(MODE_NAMES[k * N_MODES : (k + 1) * N_MODES], modes, strict=True)
+            columns |= {name: np.pad(image * smooth, PAD) for name, image in own if name in freedom.modes.names}
     if galaxy.modes.size:
         unit = [images * modulation_of(galaxy, optics.renderer.shape) for images in unit]
 

@@ -13,7 +13,7 @@ from sphot_mpi.joint_bounds import ETA_MAX, shape_ranges
 from sphot_mpi.joint_galaxy import radius_at
 from sphot_mpi.joint_kernel_error import kernel_errors
 from sphot_mpi.joint_measure import Measurement
-from sphot_mpi.joint_mode_prior import MODE_NAMES
+from sphot_mpi.joint_mode_prior import WHOLE_NAMES
 from sphot_mpi.joint_render import (
     CENTRE_NAMES,
     MOVE_NAMES,
@@ -237,12 +237,12 @@ class _Summary:
         size = self.galaxy.size
         names = [[f"{c}.{name}" for name in ("flux", *CENTRE_NAMES, *SHAPE_NAMES)] for c in range(size)]
         turn = [params_jacobian(self.galaxy.vector(c), float(self.galaxy.fluxes[c])) for c in range(size)]
-        if MODE_NAMES[0] in self.measurement.names:
+        if WHOLE_NAMES[0] in self.measurement.names:
             # what modes and components trade is no error of the light: each component's flux has its share of theirs
             shares = self.measurement.mode_light / self.galaxy.fluxes.sum()
             slopes = np.outer(self.galaxy.fluxes, shares)
             turn = [np.hstack((block, np.outer(block[:, 0], own))) for block, own in zip(turn, slopes, strict=True)]
-            names = [[*one, *MODE_NAMES] for one in names]
+            names = [[*one, *WHOLE_NAMES] for one in names]
         covariance = self._turned(names, turn)
         return covariance, self.measurement.flux_error
 

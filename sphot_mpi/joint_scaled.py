@@ -9,6 +9,7 @@ from sphot_mpi.config import Config
 from sphot_mpi.config_sections import Positions
 from sphot_mpi.faint_stars import with_faint_stars
 from sphot_mpi.flags import FitFlag
+from sphot_mpi.galaxy_modes import whole_modes
 from sphot_mpi.joint import BLEND_LADDER, LAST_BLEND, Keep, State, add_stars, descend, prune, settle, solve
 from sphot_mpi.joint_anchors import (
     drop_dark,
@@ -31,6 +32,7 @@ from sphot_mpi.joint_core import with_central_stars
 from sphot_mpi.joint_galaxy import no_stars
 from sphot_mpi.joint_measure import Measurement, measure
 from sphot_mpi.joint_misfit import with_misfit
+from sphot_mpi.joint_modes import with_own_modes
 from sphot_mpi.joint_profile import MOST_DISPLACED, displaced, with_last_place, with_own_shape
 from sphot_mpi.joint_render import Freedom
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars, galaxy_of
@@ -126,7 +128,7 @@ def fit_scaled_scene(
         positions != "forced"
         and _is_seen(state, measurement, LEAST_SEEN_SNR)
         and not held_to_colour(state.scene.stars).any()
-        and not base.modes
+        and not whole_modes(base.modes)
     ):
         # a star that only this filter shows before the centre
         radius = config.psf.center_mask_r_in_fwhm * state.optics.fwhm
@@ -144,30 +146,31 @@ def fit_scaled_scene(
     if positions != "forced":
         state = _add_new(state, base, held, keep, _caution(state, base, covered, config), lower, positions)
     state = with_outside_light(with_faint_stars(state, base.faint_limits), weigh=False)
-    state, converged, place = _settled(state, held, keep, followed)
+    placed, converged, place = _placed(state, held, keep) if followed else (state, None, FitFlag(0))
+    state = with_own_modes(placed, measurement, keep, core_only=False) if config.core.light_modes else placed
+    if converged is None or state is not placed:
+        state, converged = settle(state, held, keep, most=SETTLE_PASSES)
     return ScaledFit(
         state=state, measurement=measurement, converged=converged and measurement.quiet, own=own | place, excess=excess
     )
 
 
-def _settled(state: State, held: Freedom, keep: Keep, seen: bool) -> tuple[State, bool, FitFlag]:
-    """Settle with all stars beside the held light of the galaxy, whose place may follow what they leave if it is seen.
+def _placed(state: State, held: Freedom, keep: Keep) -> tuple[State, bool | None, FitFlag]:
+    """Let the galaxy's place follow what all stars leave beside its held light, no farther than the same one would.
 
-    Returns whether it became quiet, and `DISPLACED` if the galaxy has moved; not farther than the same one would.
+    Returns whether it became quiet, None where it is still to be settled, and `DISPLACED` if the galaxy has moved.
     """
     galaxy = state.scene.galaxy
     assert galaxy is not None
-    if seen:
-        moved, freer = with_last_place(state, held)
-        if freer.galaxy_move:
-            settled, quiet = settle(moved, freer, keep, most=PLACE_PASSES)
-            assert settled.scene.galaxy is not None
-            change = (settled.scene.galaxy.centres - galaxy.centres)[galaxy.main]
-            if np.hypot(*change) < MOST_DISPLACED * galaxy.half_light_radius():
-                return settled, quiet, displaced(change)
-        else:
-            state = moved
-    return *settle(state, held, keep, most=SETTLE_PASSES), FitFlag(0)
+    moved, freer = with_last_place(state, held)
+    if not freer.galaxy_move:
+        return moved, None, FitFlag(0)
+    settled, quiet = settle(moved, freer, keep, most=PLACE_PASSES)
+    assert settled.scene.galaxy is not None
+    change = (settled.scene.galaxy.centres - galaxy.centres)[galaxy.main]
+    if np.hypot(*change) < MOST_DISPLACED * galaxy.half_light_radius():
+        return settled, quiet, displaced(change)
+    return state, None, FitFlag(0)
 
 
 def _excess(state: State, base: FilterFit) -> StarExcess:
@@ -321,6 +324,6 @@ def _ladders(config: Config, positions: Positions) -> tuple[tuple[float, ...], t
 
 def _first_scene(frame: Frame, base: FilterFit) -> Scene:
     """The base filter's galaxy on the median as sky, without stars."""
-    galaxy = galaxy_of(base.components, base.modes)
+    galaxy = galaxy_of(base.components, whole_modes(base.modes))
     sky = float(np.median(frame.data[frame.good]))
     return Scene(stars=no_stars(), galaxy=galaxy, sky=np.array([sky, 0.0, 0.0]))

@@ -305,7 +305,7 @@ class Galaxy:
     fluxes : (c,) float64 ndarray
         Total fluxes.
     modes : (k,) float64 ndarray
-        Amplitudes of `galaxy_modes`, in all components alike; none: k = 0.
+        Amplitudes of `galaxy_modes`, of the first disc or of all; none: k = 0.
     """
 
     centres: NDArray[np.float64]

@@ -204,7 +204,7 @@ def _dense_normal(
     prior, pull = prior_terms(names, kernel)
     if galaxy is not None and modes is not None:
         weight, more = modes.terms(names, galaxy.modes)
-        prior, pull = prior + np.diag(weight), pull + more
+        prior, pull = prior + weight, pull + more
     rhs = (weighted @ residual.ravel())[rows] + pull
     low, high = _step_ranges(names, galaxy, frame.shape)
     return _Dense(weighted @ columns.T, rhs, rows, prior, _dense_damping(names), names, kernel, m + t, low, high)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sphot_mpi.galaxy_modes import Disc, modulation
+from sphot_mpi.galaxy_modes import galaxy_modulation
 from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import Cutout, FilterFit, Image, SersicParams
@@ -83,7 +83,7 @@ def render_modulated(renderer: SersicRenderer, components: Sequence[SersicParams
     """Render Sersic components with their modes, if there are any: (ny, nx) float64, data unit."""
     image = renderer.render_params(components)
     if len(modes):
-        image *= modulation(modes, Disc.of(components), image.shape)
+        image *= galaxy_modulation(modes, components, image.shape)
     return image
 
 

@@ -257,7 +257,8 @@ class FilterFit:
     excess : StarExcess
         The galaxy's light among the sources.
     modes : tuple of float
-        Amplitudes of the smooth departures of the galaxy's light from its components (`galaxy_modes`); none: empty.
+        Amplitudes of the smooth departures of the galaxy's light from its components (`galaxy_modes`) in this filter;
+        none: empty.
     passes : int
         Passes of the main loop.
     converged : bool

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.flags import ApertureFlag, FitFlag
-from sphot_mpi.galaxy_modes import N_MODES
+from sphot_mpi.galaxy_modes import MOST_DISCS, N_MODES
 from sphot_mpi.outcomes import Failure, Frame
 from sphot_mpi.photometry_record import AperturePhotometry
 from sphot_mpi.psf_kernel import FAMILIES
@@ -115,10 +115,10 @@ def fit_of(
 
 
 def _modes(row: np.void) -> tuple[float, ...]:
-    """Return the amplitudes of a galaxy's modes; files of format 1.1 and before know none."""
-    if "mode_1" not in (row.dtype.names or ()) or np.isnan(row["mode_1"]):
-        return ()
-    return tuple(float(row[f"mode_{k + 1}"]) for k in range(N_MODES))
+    """Return the amplitudes of a galaxy's modes; files before format 1.2 know none, before 1.3 not the core's."""
+    names = (f"mode_{k + 1}" for k in range(MOST_DISCS * N_MODES))
+    values = (float(row[name]) for name in names if name in (row.dtype.names or ()))
+    return tuple(value for value in values if np.isfinite(value))
 
 
 def _annuli(row: np.void, name: str) -> tuple[float, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from sphot_mpi.records import SERSIC_PARAMETERS, SOURCE_DTYPE
 from sphot_mpi.storable import N_ANNULI
 
 FORMAT = "sphot-mpi"
-FORMAT_VERSION = "1.2"
+FORMAT_VERSION = "1.3"
 
 #: Stand for the unit of the data, of a flux and of a slope, until the unit of a campaign is known.
 DATA, FLUX, SLOPE, MOMENT = "<data>", "<data> pix", "<data> / pix", "<data> pix2"
@@ -163,9 +164,9 @@ SERSIC = (
             "f8",
             "",
             f"relative change of the components' light by the Zernike polynomial of degree {n} and order {m} within "
-            f"{REACH} r_eff; NaN where there is none",
+            f"{REACH} r_eff {of}; NaN where there is none",
         )
-        for k, (n, m) in enumerate(ORDERS)
+        for k, (of, (n, m)) in enumerate(product(("of all", "of the smaller component"), ORDERS))
     ),
     Column(
         "position_scatter",

@@ -5,7 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sphot_mpi.galaxy_modes import N_MODES, ORDERS, REACH, Disc, mode_images, modulation
+from sphot_mpi.galaxy_modes import (
+    N_MODES,
+    ORDERS,
+    REACH,
+    Disc,
+    discs_of,
+    galaxy_modulation,
+    mode_images,
+    modulation,
+    whole_modes,
+)
 from sphot_mpi.records import SersicParams
 
 SHAPE = (90, 110)
@@ -52,6 +62,26 @@ def test_a_modulation_is_the_sum_of_its_modes_and_leaves_what_is_beyond():
     )
     beyond = window(DISC, SHAPE) == 0.0
     assert (modulation(amplitudes, DISC, SHAPE)[beyond] == 1.0).all()
+
+
+def test_two_components_have_modes_on_the_smaller_ones_ellipse_as_well():
+    bulge = replace(DISK, r_eff=4.0, amplitude=2.0, ellip=0.1, theta=1.2, x_0=51.0)
+    amplitudes = np.random.default_rng(3).normal(0.0, 0.2, 2 * N_MODES)
+    for pair in ((DISK, bulge), (bulge, DISK)):
+        whole, core = discs_of(pair)
+        assert whole == Disc.of(pair)
+        assert core == Disc.of((bulge,))
+        both = modulation(amplitudes[:N_MODES], whole, SHAPE) + modulation(amplitudes[N_MODES:], core, SHAPE) - 1.0
+        np.testing.assert_allclose(galaxy_modulation(amplitudes, pair, SHAPE), both, atol=1e-14)
+        first = galaxy_modulation(amplitudes[:N_MODES], pair, SHAPE)
+        np.testing.assert_allclose(first, modulation(amplitudes[:N_MODES], whole, SHAPE), atol=1e-14)
+    assert discs_of((DISK,)) == (Disc.of((DISK,)),)
+
+
+def test_amplitudes_of_a_core_alone_are_none_of_the_whole_galaxy():
+    whole, core = tuple(np.linspace(0.0, 1.0, N_MODES)), (0.5,) * N_MODES
+    assert whole_modes(()) == whole_modes((0.0,) * N_MODES + core) == ()
+    assert whole_modes(whole) == whole_modes(whole + core) == whole
 
 
 @pytest.mark.parametrize("x", [-15.0, 4.0, 107.0, 160.0])

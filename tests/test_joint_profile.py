@@ -64,10 +64,11 @@ def test_a_colour_gradient_gets_a_profile_of_its_own():
     true = 10.0 ** (-0.4 * 0.43) * total_flux(compact)
     assert abs(own.total_flux - true) < abs(pinned.total_flux - true)
     assert own.chi2_reduced < pinned.chi2_reduced
-    # the parameters' covariance tells the total's error, too: what the pinned geometry does not know leaves it as it is
+    # the parameters' covariance tells the total's error, too: what the pinned geometry does not know leaves it as it
+    # is, and what modes add to it, which is held to 0 under the kernel that they were found with, is some 1e-5 of it
     for fit in (base_fit(), own, pinned):
         error = ShapeErrors(fit, base_fit()).flux_err(total_light(fit.components))
-        assert error == pytest.approx(fit.total_flux_err, rel=1e-6)
+        assert error == pytest.approx(fit.total_flux_err, rel=1e-4)
     # and the ellipse is not known better than by the base filter
     for k in (5, 6):
         assert own.covariance[k, k] == pytest.approx(base_fit().covariance[k, k], rel=1e-6)
