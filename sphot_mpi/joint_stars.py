@@ -22,6 +22,8 @@ Vector = NDArray[np.float64]
 STAR_STEP, STAR_DAMPING = 0.7, 0.5
 #: Most neighbours whose parameters are free in a star's error, and how far away they may be, FWHM.
 ERROR_NEIGHBOURS, ERROR_REACH = 12, 2.5
+#: By so much the matrix's diagonal grows, as a part of it: far more than rounding, far less than any data tell.
+RIDGE = 1e-10
 #: Dense images are filled up to a multiple of this: so many are multiplied at once.
 TOGETHER = 3
 
@@ -112,6 +114,8 @@ def star_system(stars: Stars, optics: Optics, residual: Image, columns: NDArray[
         products[rows, m] += pull[has, axis]
     # a source without any usable pixel has an empty column; it stays as it is
     band[band[:, -1] <= 0.0, -1] = 1.0
+    # nor may stars that have come to stand on one place, whose sum is all that is told, make it singular
+    band[:, -1] *= 1.0 + RIDGE
     variance = np.empty((stars.size, 3))
     neighbours = kernels.nearest_neighbours(stars.x[order], stars.y[order], ERROR_REACH * optics.fwhm, ERROR_NEIGHBOURS)
     variance[order] = bands.band_variances(band, sorted_first, sorted_width, neighbours, damping[order])

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from analytic import telescope_psfs
+from joint_states import SKY, image_of, noise, stars_at, state_of
 
 from sphot_mpi.joint import State, solve
 from sphot_mpi.joint_blends import split_blends
@@ -105,3 +106,17 @@ def test_a_star_that_runs_up_a_brighter_ones_wing_stays_single():
         placed = replace(state.scene.stars, x=there.x, y=there.y, flux=there.flux)
         split = split_blends(replace(state, scene=state.scene.with_stars(placed)))
         assert np.isfinite(split.scene.stars.flux).all()
+
+
+@pytest.mark.parametrize("apart", [0.0, 1e-9, 1e-6, 1e-3])
+def test_two_stars_that_have_come_to_stand_on_one_place_share_its_light(apart):
+    there = stars_at(6)
+    twice = there.join(Stars.new(there.x[:1] + apart, there.y[:1], 0.5 * there.flux[:1]))
+    state = state_of(SKY + image_of(there) + noise(), twice)
+    for _ in range(5):
+        state = solve(state, Freedom())
+    found = state.scene.stars
+    assert np.isfinite([found.flux, found.x, found.y]).all()
+    # of the error of a star that stands alone
+    error = np.sqrt(found.variance[1, 0])
+    assert found.flux[0] + found.flux[6] == pytest.approx(there.flux[0], abs=5.0 * error)
