@@ -7,9 +7,10 @@ import numpy as np
 from sphot_mpi.galaxy_modes import MOST_DISCS, N_MODES, ORDERS
 from sphot_mpi.records import Image, Vector
 
-#: Dense unknowns: amplitudes of the modes, in the order of `galaxy_modes`; those of the first disc, and the core's.
+#: Dense unknowns: amplitudes of the modes, in the order of `galaxy_modes`: the first disc's, and the core's.
 MODE_NAMES = tuple(f"mode_{k + 1}" for k in range(MOST_DISCS * N_MODES))
-WHOLE_NAMES, CORE_NAMES = MODE_NAMES[:N_MODES], MODE_NAMES[N_MODES:]
+#: Those of the first disc.
+WHOLE_NAMES = MODE_NAMES[:N_MODES]
 #: Standard deviation of an amplitude over that of degree 0: galaxies have less structure on smaller scales.
 FALL = np.tile([(1.0 + n) ** -0.5 for n, _ in ORDERS], MOST_DISCS)
 #: A sum of light that is to stay is known by so much more than any amplitude.
