@@ -8,7 +8,7 @@ from sphot_mpi.joint import GALAXY_KEEP_SNR, State, field_of
 from sphot_mpi.joint_galaxy import galaxy_radius
 from sphot_mpi.joint_scene import at
 from sphot_mpi.star_excess import COMPLETE
-from sphot_mpi.unseen_light import EDGES
+from sphot_mpi.unseen_light import EDGES, faint_light
 
 
 def flux_limits(state: State, snr: float) -> tuple[float, ...]:
@@ -72,7 +72,7 @@ def with_faint_stars(state: State, limits: tuple[float, ...]) -> State:
     # as bright as where they were found
     found = np.where(stars.base_flux > 0.0, stars.base_flux, stars.flux)
     in_field = at(field, stars)
-    faint, means = np.zeros(frame.shape), [0.0] * (len(EDGES) - 1)
+    means = [0.0] * (len(EDGES) - 1)
     for index, (low, high, limit) in enumerate(zip(EDGES[:-1], EDGES[1:], limits, strict=True)):
         ring = (radius >= low) & (radius < high)
         if not ring.any():
@@ -83,6 +83,6 @@ def with_faint_stars(state: State, limits: tuple[float, ...]) -> State:
         # by how much the light of as many stars as expected there varies by chance
         chance = (few**2).sum() / (field.sum() * ring.sum())
         means[index] = missing * max(1.0 - chance / missing**2, 0.0) if missing > 0.0 else 0.0
-        faint[ring] = means[index]
+    faint = faint_light(means, radius)
     frame = replace(frame, faint=faint, unseen=replace(frame.unseen, faint=tuple(means)))
     return replace(state, optics=state.optics.on(frame))

@@ -49,10 +49,29 @@ def render_unseen(unseen: UnseenLight, components: Sequence[SersicParams], usabl
     if unseen.outside > 0.0:
         image += unseen.outside * outside_share(usable, psf)
     if components and any(unseen.faint):
-        radius = half_light_distance(components, usable.shape)
-        for low, high, light in zip(EDGES[:-1], EDGES[1:], unseen.faint, strict=True):
-            image[(radius >= low) & (radius < high)] += light
+        image += faint_light(unseen.faint, half_light_distance(components, usable.shape))
     return image
+
+
+def faint_light(means: Sequence[float], radius: Image) -> Image:
+    """Light of faint stars at each pixel: no step between annuli, for nothing in the data has one there.
+
+    Parameters
+    ----------
+    means : sequence of float
+        Mean light in each annulus of `EDGES`, data unit.
+    radius : (ny, nx) float64 ndarray
+        As of `half_light_distance`.
+
+    Returns
+    -------
+    (ny, nx) float64 ndarray
+        Linear in radius between the annuli's middles, and to 0 where the middle of one more would be. So an annulus
+        spreads all of its light, but the innermost, which is flat to its middle and gives 8 % more.
+    """
+    middles = 0.5 * (np.array(EDGES[:-1]) + np.array(EDGES[1:]))
+    beyond = 2.0 * EDGES[-1] - middles[-1]
+    return np.interp(radius, [*middles, beyond], [*means, 0.0])
 
 
 def half_light_distance(

@@ -9,6 +9,7 @@ from joint_states import GALAXY, NEVER, SKY, noise, state_of
 from sphot_mpi.faint_stars import with_faint_stars
 from sphot_mpi.joint_galaxy import galaxy_of, galaxy_radius
 from sphot_mpi.joint_scene import Stars
+from sphot_mpi.unseen_light import faint_light
 
 
 def field_with_hole(n_inside, seed=0):
@@ -30,11 +31,24 @@ def test_the_light_of_stars_that_only_the_field_shows_is_expected_on_the_galaxy_
     state, radius = field_with_hole(0)
     faint = with_faint_stars(state, (np.inf,) * 5).optics.frame.faint
     # all of it, but for the part that chance could have made: one over the number of stars expected
-    assert faint[radius < 2.5].mean() == pytest.approx(0.1, rel=0.1)
-    assert faint[radius < 2.5].mean() < 0.1
-    assert not faint[radius > 2.5].any()
+    expected = 0.1 * (radius < 2.5).sum()
+    assert faint.sum() == pytest.approx(expected, rel=0.1)
+    assert faint.sum() < expected
+    # the outermost annulus' light falls to 0 as far beyond its edge as its middle is before it
+    assert not faint[radius > 2.75].any()
     # stars that would be found even on the galaxy are not missing there, but absent
     assert not with_faint_stars(state, (0.5,) * 5).optics.frame.faint.any()
+
+
+def test_faint_light_has_no_step_and_an_annulus_spreads_all_of_its_light():
+    radius = np.hypot(*np.mgrid[-150:151, -150:151]) / 50.0
+    for k in range(1, 5):
+        image = faint_light(np.eye(5)[k], radius)
+        annulus = (radius >= 0.5 * k) & (radius < 0.5 * (k + 1))
+        # linear to both sides of its middle, so symmetric about it: pixels on the edges are all that differs
+        assert image.sum() == pytest.approx(annulus.sum(), rel=0.01)
+        # a pixel is 1/50 of r_eff, and half of one lies between two middles
+        assert np.abs(np.diff(image, axis=0)).max() <= 0.04 + 1e-12
 
 
 def test_chance_takes_no_light_off_the_galaxy():
