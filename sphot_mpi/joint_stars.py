@@ -24,7 +24,7 @@ STAR_STEP, STAR_DAMPING = 0.7, 0.5
 ERROR_NEIGHBOURS, ERROR_REACH = 12, 2.5
 #: By so much the matrix's diagonal grows, as a part of it: far more than rounding, far less than any data tell.
 RIDGE = 1e-10
-#: Dense images are filled up to a multiple of this: so many are multiplied at once.
+#: So many dense images are multiplied at once; the last batch is filled up.
 TOGETHER = 3
 
 
@@ -92,14 +92,25 @@ def star_system(stars: Stars, optics: Optics, residual: Image, columns: NDArray[
     sorted_first, sorted_width, place = first[order], width[order], place[order]
     size = int(width.sum())
     stamps = optics.stars.columns(stars.x[order], stars.y[order], stars.flux[order], sorted_first, sorted_width, radius)
-    # the residual is one more dense image
+    # the residual is one more dense image, in the last batch
     m = columns.shape[0]
-    dense = np.zeros((-(-(m + 1) // TOGETHER) * TOGETHER, *frame.shape))
-    dense[:m], dense[m] = columns, residual
+    whole = m - m % TOGETHER
+    rest = np.zeros((TOGETHER, *frame.shape))
+    rest[: m - whole], rest[m - whole] = columns[whole:], residual
     band = np.empty((size, bands.band_width(place, sorted_first, sorted_width, 2 * radius + 1) + 1))
-    products = np.empty((size, dense.shape[0]))
+    products = np.empty((size, whole + TOGETHER))
     bands.band_normal(
-        band, products, stamps, sorted_first, sorted_width, corner_y[order], corner_x[order], place, frame.weight, dense
+        band,
+        products,
+        stamps,
+        sorted_first,
+        sorted_width,
+        corner_y[order],
+        corner_x[order],
+        place,
+        frame.weight,
+        columns[:whole],
+        rest,
     )
     diagonal, pull = _priors(stars)
     damping = np.zeros((stars.size, 2))

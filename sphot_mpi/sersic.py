@@ -166,7 +166,9 @@ class SersicRenderer:
             image += total_flux(component) * self.render(to_vector(component))
         return image
 
-    def jacobian(self, vector: Array, *, shape: bool = True, kernel_slopes: bool | None = None) -> Array:
+    def jacobian(
+        self, vector: Array, *, shape: bool = True, place: bool = True, kernel_slopes: bool | None = None
+    ) -> Array:
         """Image of unit total flux with its derivatives.
 
         Parameters
@@ -175,18 +177,20 @@ class SersicRenderer:
             (x_0, y_0, ln r_circ, ln n, eta_1, eta_2).
         shape : bool
             Whether the derivatives by the last four are wanted, which are half of the cost.
+        place : bool
+            Whether those by the first two are; with the last four they always come.
         kernel_slopes : bool, optional
             Whether those by the kernel are wanted; default: the renderer's.
 
         Returns
         -------
-        (7 + n_slopes or 3 + n_slopes, ny, nx) float64 ndarray
+        (7, 3 or 1 + n_slopes, ny, nx) float64 ndarray
             The image, its derivatives by the components of `vector`, then those by the kernel's coordinates,
             if `kernel_slopes`. In single precision inside: 1e-6 of each one's maximum.
         """
         wanted = self.kernel_slopes if kernel_slopes is None else self.kernel_slopes and kernel_slopes
         n_slopes = len(self.psf.kernel.coordinates) if wanted else 0
-        count = 7 if shape else 3
+        count = 7 if shape else 3 if place else 1
         spectra, grid = self._spectra(vector, count, n_slopes)
         return self._finish(spectra, vector, grid, count)
 
@@ -223,7 +227,7 @@ class SersicRenderer:
         rows, columns = box.psf.shape
         fy, fx = (np.arange(rows) - rows // 2) / grid[0], np.arange(columns) / grid[1]
         used = min(columns, int(grid[1] * f_cut) + 1, grid[1] // 2 + 1)
-        spectra = np.zeros((count + n_slopes, grid[0], used), np.complex128 if count == 1 else np.complex64)
+        spectra = np.zeros((count + n_slopes, grid[0], used), np.complex128 if count + n_slopes == 1 else np.complex64)
         kernels.fill_spectra(
             spectra, box.psf, box.slopes[:n_slopes], cells, table.edges, table.first, table.shift, forms,
             np.exp(-2j * np.pi * fy * vector[1]), np.exp(-2j * np.pi * fx * vector[0]), grid[0], grid[1], f_cut,

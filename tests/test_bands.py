@@ -49,7 +49,7 @@ def test_the_band_is_the_dense_normal_matrix(widths):
     dense = np.random.default_rng(1).normal(size=(6, *SHAPE))
     b = bands.band_width(corner_y, first, width, SIDE)
     band, cross = np.full((columns.shape[0], b + 1), np.nan), np.full((columns.shape[0], 6), np.nan)
-    bands.band_normal(band, cross, columns, first, width, corner_y, corner_x, corner_y, weight, dense)
+    bands.band_normal(band, cross, columns, first, width, corner_y, corner_x, corner_y, weight, dense[:3], dense[3:])
     star = np.repeat(np.arange(width.size), width)
     images = np.array(
         [stamp_on(SHAPE, column, corner_y[s], corner_x[s]) for column, s in zip(columns, star, strict=True)]
@@ -67,7 +67,17 @@ def test_no_star_is_an_empty_band():
     assert bands.band_width(none, none, none, SIDE) == 0
     band, cross = np.zeros((0, 1)), np.zeros((0, 3))
     bands.band_normal(
-        band, cross, np.zeros((0, SIDE, SIDE)), none, none, none, none, none, np.ones(SHAPE), np.ones((3, *SHAPE))
+        band,
+        cross,
+        np.zeros((0, SIDE, SIDE)),
+        none,
+        none,
+        none,
+        none,
+        none,
+        np.ones(SHAPE),
+        np.ones((0, *SHAPE)),
+        np.ones((3, *SHAPE)),
     )
     bands.band_solve(band, cross.T)
 

@@ -294,6 +294,9 @@ def test_last_image_is_the_derivative_by_the_kernel_variance():
     slope = (high - low) / (2 * h)
     # the central difference's own error is 1e-6 of it
     assert np.abs(images[7] - slope).max() < 1e-5 * np.abs(slope).max()
+    # fewer derivatives are the same ones
+    np.testing.assert_array_equal(renderer.jacobian(vector, shape=False), images[[0, 1, 2, 7]])
+    np.testing.assert_array_equal(renderer.jacobian(vector, shape=False, place=False), images[[0, 7]])
 
 
 @pytest.mark.parametrize("size", [242, 301, 384])

@@ -176,15 +176,15 @@ def overlap_products(block, a, b, dy, dx):
 
 
 @jit
-def band_normal(band, cross, columns, first, width, corner_y, corner_x, place, weight, dense):
+def band_normal(band, cross, columns, first, width, corner_y, corner_x, place, weight, dense, rest):
     """Normal equations of all stars, and their products with the dense images.
 
     Parameters
     ----------
     band : (n columns, b + 1) float64 ndarray
         Overwritten with the matrix.
-    cross : (n columns, m) float64 ndarray
-        Overwritten with ``sum_p column[p] weight[p] dense[m, p]``.
+    cross : (n columns, m + 3) float64 ndarray
+        Overwritten with ``sum_p column[p] weight[p] image[p]`` for the images of `dense`, then of `rest`.
     columns : (n columns, k, k) float64 ndarray
         As `star_columns` gives them.
     first, width : (n,) int64 ndarray
@@ -197,6 +197,8 @@ def band_normal(band, cross, columns, first, width, corner_y, corner_x, place, w
         1 / variance, 0 = masked.
     dense : (m, ny, nx) float64 ndarray
         Images; m a multiple of three.
+    rest : (3, ny, nx) float64 ndarray
+        Three more.
     """
     ny, nx = weight.shape
     k = columns.shape[1]
@@ -215,6 +217,8 @@ def band_normal(band, cross, columns, first, width, corner_y, corner_x, place, w
         for d in range(0, dense.shape[0], 3):
             window_products(block, a, dense[d : d + 3], y, x, y + oy, x + ox, high, wide)
             cross[first[s] : first[s] + width[s], d : d + 3] = block[: width[s]]
+        window_products(block, a, rest, y, x, y + oy, x + ox, high, wide)
+        cross[first[s] : first[s] + width[s], dense.shape[0] :] = block[: width[s]]
         while place[s] - place[near] >= k:
             near += 1
         for t in range(near, s + 1):
