@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.detection import detect
-from sphot_mpi.joint_galaxy import radius_at
 from sphot_mpi.joint_kernel import KERNEL_NAMES
+from sphot_mpi.joint_regions import radius_at
 from sphot_mpi.joint_render import CENTRE_NAMES, SHAPE_NAMES, Freedom, render_galaxy, render_sky, render_stars
 from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Scene, Stars, at
 from sphot_mpi.joint_solve import GALAXY_STEP, Step, solve_step

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.joint import State
-from sphot_mpi.joint_galaxy import galaxy_radius
+from sphot_mpi.joint_regions import galaxy_radius
 from sphot_mpi.joint_scene import PAD, Stars, at
 from sphot_mpi.records import FilterFit
 from sphot_mpi.robust import robust_sigma

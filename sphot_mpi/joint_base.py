@@ -9,18 +9,13 @@ from sphot_mpi.faint_stars import flux_limits, with_faint_stars
 from sphot_mpi.joint import LAST_BLEND, Keep, State, descend, prune, settle, solve
 from sphot_mpi.joint_blends import split_blends
 from sphot_mpi.joint_core import with_central_stars, without_needless_component, without_stars_at_centres
-from sphot_mpi.joint_galaxy import (
-    Smooth,
-    centre_distance,
-    galaxy_radius,
-    refit,
-    second_component,
-)
+from sphot_mpi.joint_galaxy import Smooth, refit, second_component
 from sphot_mpi.joint_glare import start_state
 from sphot_mpi.joint_measure import Measurement, measure
 from sphot_mpi.joint_misfit import with_misfit
 from sphot_mpi.joint_modes import LEAST_ODDS, log_odds, with_modes, with_own_modes
 from sphot_mpi.joint_offset import with_crowd_as_component, with_peak_as_component
+from sphot_mpi.joint_regions import centre_distance, galaxy_radius
 from sphot_mpi.joint_render import Freedom, render_stars
 from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Stars, at
 from sphot_mpi.outside_light import with_outside_light

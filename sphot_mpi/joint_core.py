@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.joint import Keep, State, prune, residual_of, solve
-from sphot_mpi.joint_galaxy import SECOND_COMPONENT_GAIN, centre_distance
+from sphot_mpi.joint_galaxy import SECOND_COMPONENT_GAIN
 from sphot_mpi.joint_measure import chance
+from sphot_mpi.joint_regions import centre_distance
 from sphot_mpi.joint_render import Freedom
 from sphot_mpi.joint_scene import Galaxy, Stars, at
 

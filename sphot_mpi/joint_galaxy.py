@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from sphot_mpi.errors import FitError
 from sphot_mpi.isophotes import first_guess
+from sphot_mpi.joint_regions import centre_distance, galaxy_radius, outside
 from sphot_mpi.joint_render import render_galaxy, render_sky
 from sphot_mpi.joint_scene import (
     LARGEST_COMPONENT,
@@ -18,13 +19,11 @@ from sphot_mpi.joint_scene import (
     Stars,
     components_of,
     galaxy_of,
-    pixels_of,
 )
 from sphot_mpi.records import Image, SersicParams, SkyPlane, Vector
 from sphot_mpi.robust import robust_sigma
 from sphot_mpi.sersic_fit import fit_sersic
 from sphot_mpi.sersic_problem import SersicBounds
-from sphot_mpi.unseen_light import LEAST_FIELD, half_light_distance
 
 #: Chi2, in units of what the residual's own scatter makes of one degree of freedom, that a second component must gain.
 SECOND_COMPONENT_GAIN = 40.0
@@ -158,12 +157,6 @@ def local_median(image: Image, good: NDArray[np.bool_], block: int = BLOCK) -> I
     return np.asarray(ndimage.map_coordinates(medians, np.meshgrid(y, x, indexing="ij"), order=1, mode="nearest"))
 
 
-def centre_distance(galaxy: Galaxy, shape: tuple[int, int]) -> Image:
-    """Distance, px, of every frame pixel from the nearest centre of a component."""
-    y, x = np.ogrid[: shape[0], : shape[1]]
-    return np.asarray(np.min([np.hypot(x - PAD - x_0, y - PAD - y_0) for x_0, y_0 in galaxy.centres], axis=0))
-
-
 def start_galaxy(frame: Frame, optics: Optics, *, rounds: int = 3) -> Smooth:
     """First fit of galaxy and sky to an image full of stars.
 
@@ -248,31 +241,14 @@ def core_scatter(frame: Frame, optics: Optics, smooth: Smooth) -> float:
     core = frame.good & (radius < 0.5)
     if not core.any():
         return 0.0
-    return float(np.sqrt((residual[core] ** 2).mean())) / robust_sigma(residual[outside(frame, radius)])
-
-
-def galaxy_radius(galaxy: Galaxy, shape: tuple[int, int]) -> Image:
-    """`half_light_distance` of every frame pixel."""
-    return half_light_distance(components_of(galaxy), shape, PAD)
-
-
-def radius_at(galaxy: Galaxy, shape: tuple[int, int], stars: Stars) -> Vector:
-    """`galaxy_radius` of the pixels nearest to the stars."""
-    x, y = pixels_of(stars, shape)
-    return half_light_distance(components_of(galaxy), shape, PAD, (x.astype(float), y.astype(float)))
-
-
-def outside(frame: Frame, radius: Image) -> NDArray[np.bool_]:
-    """Usable pixels beyond 2 r_eff; all of them where there are hardly any."""
-    beyond = frame.good & (radius > 2.0)
-    return beyond if beyond.sum() >= LEAST_FIELD else frame.good
+    return float(np.sqrt((residual[core] ** 2).mean())) / robust_sigma(residual[outside(frame.good, radius)])
 
 
 def confusion_unit(frame: Frame, optics: Optics, smooth: Smooth) -> float:
     """Chi2 that one degree of freedom gains by chance: residual variance over noise, times the PSF's area in px."""
     residual = smooth_residual(frame, optics, smooth) * np.sqrt(frame.weight)
     radius = galaxy_radius(smooth.galaxy, frame.shape)
-    ratio = max(robust_sigma(residual[outside(frame, radius)]), 1.0) ** 2
+    ratio = max(robust_sigma(residual[outside(frame.good, radius)]), 1.0) ** 2
     if ratio < 1.5:
         return ratio * frame.correlation**2
     # what exceeds the noise is stars: correlated over the effective area 1 / sum P^2

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.joint import State
+from sphot_mpi.joint_confusion import told_by
 from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_render import kernel_stars
 from sphot_mpi.joint_scene import at
@@ -28,8 +29,8 @@ def kernel_errors(state: State, residual: Image) -> tuple[float, ...]:
 
     Notes
     -----
-    With the covariance C of the kernel's coordinates by noise alone, and the sums S over the stars of the products of
-    their pulls on them about the mean pull, the covariance by scatter is C S C (the sandwich estimate, Huber 1967).
+    With the inverse B of the equations of the kernel's coordinates, and the sums S over the stars of the products of
+    their pulls on them about the mean pull, the covariance by scatter is B S B^T (the sandwich estimate, Huber 1967).
     """
     step, kernel, frame = state.step, state.optics.kernel, state.optics.frame
     assert step is not None
@@ -38,13 +39,14 @@ def kernel_errors(state: State, residual: Image) -> tuple[float, ...]:
         return (float("nan"),) * len(kernel.values)
     rows = [step.names.index(name) for name in names]
     covariance = step.covariance[np.ix_(rows, rows)]
+    inverse = step.inverse[np.ix_(rows, rows)]
     by_noise, pulls = kernel.errors(covariance * frame.correlation**2), star_pulls(state, residual)
     n = pulls.shape[0]
     if n < FEWEST:
         return by_noise
     # what they have in common is what hidden neighbours pull, and what else tells the kernel
     pulls = pulls - pulls.mean(axis=0)
-    by_scatter = kernel.errors(covariance @ (n / (n - 1.0) * pulls.T @ pulls) @ covariance)
+    by_scatter = kernel.errors(inverse @ (n / (n - 1.0) * pulls.T @ pulls) @ inverse.T)
     return tuple(max(pair) for pair in zip(by_noise, by_scatter, strict=True))
 
 
@@ -73,5 +75,5 @@ def star_pulls(state: State, residual: Image) -> NDArray[np.float64]:
         x, y = round(float(chosen.x[index])), round(float(chosen.y[index]))
         owner[max(y - radius, 0) : y + radius + 1, max(x - radius, 0) : x + radius + 1] = index
     owned = (owner >= 0) & frame.anchored_area
-    products = (frame.weight * residual * slopes)[:, owned]
+    products = (told_by(frame, state.scene.galaxy, residual) * frame.weight * residual * slopes)[:, owned]
     return np.stack([np.bincount(owner[owned], weights=row, minlength=chosen.size) for row in products], axis=1)

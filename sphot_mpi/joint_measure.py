@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.joint import Keep, State, residual_of, settle
-from sphot_mpi.joint_galaxy import galaxy_radius, outside
+from sphot_mpi.joint_confusion import Confusion, confusion
 from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_mode_prior import MODE_NAMES
 from sphot_mpi.joint_render import Freedom, light_of_modes
 from sphot_mpi.records import Image
-from sphot_mpi.robust import robust_sigma
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,33 +119,6 @@ class Measurement:
         return self.covariance[np.ix_(rows, rows)]
 
 
-@dataclass(frozen=True, slots=True)
-class Confusion:
-    """What the residual of the field shows beyond the pixels' noise.
-
-    Parameters
-    ----------
-    variance : float
-        Of the unfitted stars' light, data unit squared.
-    share : float
-        Its share in the whole variance of the field.
-    """
-
-    variance: float
-    share: float
-
-
-def confusion(state: State) -> Confusion:
-    """Measure the unfitted stars' scatter on the residual off the galaxy."""
-    frame, galaxy = state.optics.frame, state.scene.galaxy
-    field = frame.good if galaxy is None else outside(frame, galaxy_radius(galaxy, frame.shape))
-    total = robust_sigma(residual_of(state)[field]) ** 2
-    # the weights' own level where half of the field lies; bright stars have larger errors
-    known = 1.0 / float(np.median(frame.weight[field]))
-    excess = max(total - known, 0.0)
-    return Confusion(excess, excess / max(total, known))
-
-
 def measure(state: State, freedom: Freedom, keep: Keep, *, most: int, weigh: bool = True) -> tuple[State, Measurement]:
     """Settle a state with errors that contain the field's confusion.
 
@@ -192,14 +164,19 @@ def measure(state: State, freedom: Freedom, keep: Keep, *, most: int, weigh: boo
 
 def with_confusion(state: State) -> tuple[State, float]:
     """Return the state with errors that contain the confusion, and the chi2 of a degree of freedom under them."""
-    frame, noise = state.optics.frame, confusion(state)
-    weight = np.divide(frame.weight, 1.0 + frame.weight * noise.variance)
+    frame, noise = state.optics.frame, confusion_of(state)
+    weight = frame.weight * noise.part_of_pixels(frame)
     return state.with_frame(replace(frame, weight=weight)), correlated_unit(state, noise.share)
+
+
+def confusion_of(state: State) -> Confusion:
+    """Measure the confusion on a state's residual."""
+    return confusion(state.optics.frame, state.scene.galaxy, residual_of(state))
 
 
 def chance(state: State) -> float:
     """Chi2 that one degree of freedom gains by chance under weights that do not know of the confusion."""
-    share = confusion(state).share
+    share = confusion_of(state).share
     return correlated_unit(state, share) / (1.0 - share)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.joint import State
-from sphot_mpi.joint_galaxy import galaxy_radius
 from sphot_mpi.joint_measure import Measurement
+from sphot_mpi.joint_regions import galaxy_radius
 from sphot_mpi.joint_render import render_columns
 from sphot_mpi.joint_scene import PAD, Galaxy
 from sphot_mpi.joint_solve import is_of_galaxy

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from sphot_mpi.joint import Keep, State
 from sphot_mpi.joint_core import PEAK_SNR, chi2_of, find_peak, solve_repeatedly
-from sphot_mpi.joint_galaxy import LEAST_SHARE, SECOND_COMPONENT_GAIN, galaxy_radius, radius_at
+from sphot_mpi.joint_galaxy import LEAST_SHARE, SECOND_COMPONENT_GAIN
 from sphot_mpi.joint_measure import chance
+from sphot_mpi.joint_regions import galaxy_radius, radius_at
 from sphot_mpi.joint_render import Freedom
 from sphot_mpi.joint_scene import PAD, Galaxy, Stars
 

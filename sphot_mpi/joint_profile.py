@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.joint import Keep, State, residual_of, solve
-from sphot_mpi.joint_galaxy import SECOND_COMPONENT_GAIN, galaxy_radius
+from sphot_mpi.joint_galaxy import SECOND_COMPONENT_GAIN
 from sphot_mpi.joint_measure import Measurement, ShapeChange, chance, measure
+from sphot_mpi.joint_regions import galaxy_radius
 from sphot_mpi.joint_render import CENTRE_NAMES, MOVE_NAMES, SHAPE_NAMES, Freedom, render_galaxy
 from sphot_mpi.joint_scene import PAD, Galaxy
 from sphot_mpi.joint_shape_prior import shape_change, untold_change, with_change

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.galaxy_modes import N_MODES, discs_of, galaxy_modulation, mode_images
+from sphot_mpi.joint_confusion import told_by
 from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_mode_prior import MODE_NAMES, ModePrior
 from sphot_mpi.joint_neighbours import hidden_broadening
@@ -203,15 +204,20 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
     if scene.galaxy is not None:
         galaxy_image = _galaxy_columns(scene.galaxy, optics, freedom, columns)
     names, told = tuple(columns), () if optics.frame.anchored_area.all() else tuple(of_stars)
+    sky_image = render_sky(scene.sky, shape)
     # off its centre, a small error of a pinned profile would be taken for one of the kernel
     pinned = not freedom.galaxy_shape and not freedom.galaxy_profile and not _centre_tells(optics.frame, scene.galaxy)
     tests = [of_stars[name] if pinned and name in KERNEL_NAMES else columns[name] for name in told]
     # where the base filter has no data, the stars are not known well enough to tell the PSF
-    tests = [test * optics.frame.anchored_area for test in tests]
+    areas = {name: np.asarray(optics.frame.anchored_area, float) for name in told}
+    if told and freedom.kernel:
+        residual = optics.frame.residual(star_image + galaxy_image + sky_image)
+        areas |= dict.fromkeys(KERNEL_NAMES, told_by(optics.frame, scene.galaxy, residual))
+    tests = [test * areas[name] for name, test in zip(told, tests, strict=True)]
     return Rendered(
         stars=star_image,
         galaxy=galaxy_image,
-        sky=render_sky(scene.sky, shape),
+        sky=sky_image,
         names=names,
         told=tuple(names.index(name) for name in told),
         images=np.stack([*columns.values(), *tests, *hidden]),
@@ -233,12 +239,13 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
     """Add the galaxy's derivatives to `columns`; returns its image."""
     # kernel and shift change it even where stars tell them: solved without its part, a bright galaxy would swing
     shaped = freedom.galaxy_shape or freedom.galaxy_profile or freedom.galaxy_ellipse
-    needs_derivatives = shaped or freedom.kernel or freedom.galaxy_move or freedom.shift
+    placed = shaped or freedom.galaxy_move or freedom.shift
+    needs_derivatives = placed or freedom.kernel
     if not (needs_derivatives or freedom.galaxy_flux or freedom.galaxy_scale or freedom.modes):
         return render_galaxy(galaxy, optics)
     vectors, renderer = [galaxy.vector(c) for c in range(galaxy.size)], optics.renderer
     if needs_derivatives:
-        unit = [renderer.jacobian(vector, shape=shaped) for vector in vectors]
+        unit = [renderer.jacobian(vector, shape=shaped, place=placed) for vector in vectors]
     else:
         unit = [renderer.render(vector)[np.newaxis] for vector in vectors]
     if freedom.modes is not None:
@@ -257,8 +264,10 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
     image = summed(0)
     if needs_derivatives:
         if freedom.kernel:
-            for k, name in enumerate(name for name in KERNEL_NAMES if name in columns):
-                columns[name] = columns[name] + summed((7 if shaped else 3) + k)
+            # the kernel's derivatives come last
+            names = [name for name in KERNEL_NAMES if name in columns]
+            for k, name in enumerate(names):
+                columns[name] = columns[name] + summed(k - len(names))
         if freedom.shift:
             columns["shift_x"] = columns["shift_x"] + summed(1)
             columns["shift_y"] = columns["shift_y"] + summed(2)

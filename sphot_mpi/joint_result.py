@@ -10,10 +10,10 @@ from sphot_mpi.flags import FitFlag, SourceFlag
 from sphot_mpi.joint import State
 from sphot_mpi.joint_base import KERNEL_STAR_SNR, LEAST_KERNEL_STARS, BaseFit
 from sphot_mpi.joint_bounds import ETA_MAX, shape_ranges
-from sphot_mpi.joint_galaxy import radius_at
 from sphot_mpi.joint_kernel_error import kernel_errors
 from sphot_mpi.joint_measure import Measurement
 from sphot_mpi.joint_mode_prior import WHOLE_NAMES
+from sphot_mpi.joint_regions import radius_at
 from sphot_mpi.joint_render import (
     CENTRE_NAMES,
     MOVE_NAMES,

@@ -79,6 +79,8 @@ class Step:
         and for component c "c.flux", "c.x_0", "c.y_0", "c.ln_r" ...
     covariance : (m, m) float64 ndarray
         Of the dense unknowns, marginal over all stars.
+    inverse : (m, m) float64 ndarray
+        Change of the dense unknowns with the right-hand sides of their equations.
     moved : float
         Longest step of the galaxy's unknowns, in their errors; 0 where it is held.
     """
@@ -88,6 +90,7 @@ class Step:
     chi2: float
     names: tuple[str, ...]
     covariance: NDArray[np.float64]
+    inverse: NDArray[np.float64]
     moved: float
 
 
@@ -128,6 +131,7 @@ def solve_step(scene: Scene, optics: Optics, freedom: Freedom) -> Step:
         chi2=float((frame.weight * residual**2).sum()),
         names=names,
         covariance=solution.covariance,
+        inverse=solution.inverse,
         moved=_longest(solution, names),
     )
 
@@ -154,11 +158,12 @@ class _Dense:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Solution:
-    """Steps of stars and dense unknowns, the latter's covariance, and the stars' response to them."""
+    """Steps of stars and dense unknowns; of the latter `Step.covariance`, `Step.inverse`, and the stars' response."""
 
     stars: Vector
     dense: Vector
     covariance: NDArray[np.float64]
+    inverse: NDArray[np.float64]
     response: NDArray[np.float64]
 
 
@@ -182,10 +187,10 @@ def _solve_dense(system: StarSystem, dense: _Dense) -> _Solution:
         high[k] = low[k]
         step = bounded_step(matrix, reduced, low, high)
     step *= _galaxy_limit(step, dense.names)
-    covariance = invert(schur)
+    covariance = inverse = invert(schur)
     if (rows != np.arange(m)).any():
-        covariance = covariance @ (free[np.ix_(rows, rows)] + dense.prior) @ covariance.T
-    return _Solution(alone - response @ step, step, covariance, response)
+        covariance = inverse @ (free[np.ix_(rows, rows)] + dense.prior) @ inverse.T
+    return _Solution(alone - response @ step, step, covariance, inverse, response)
 
 
 def _dense_normal(

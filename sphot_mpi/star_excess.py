@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from sphot_mpi.joint import State, field_of, usable_of
-from sphot_mpi.joint_galaxy import galaxy_radius
+from sphot_mpi.joint_regions import galaxy_radius
 from sphot_mpi.joint_scene import at
 from sphot_mpi.records import StarExcess
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.joint import State, field_of, residual_of, usable_of
-from sphot_mpi.joint_galaxy import galaxy_radius
+from sphot_mpi.joint_regions import galaxy_radius
 from sphot_mpi.records import Image
 from sphot_mpi.star_excess import COUNT_INSIDE
 from sphot_mpi.unseen_light import EDGES

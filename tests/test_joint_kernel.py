@@ -8,9 +8,10 @@ from analytic import gaussian_library
 
 from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS, FitFlag
 from sphot_mpi.joint import KERNEL_TOLERANCE, State, kernel_is_told, residual_of, solve
-from sphot_mpi.joint_galaxy import galaxy_of, galaxy_radius
+from sphot_mpi.joint_galaxy import galaxy_of
 from sphot_mpi.joint_kernel import KERNEL_NAMES, prior_terms, shape_limit, stepped
 from sphot_mpi.joint_kernel_error import kernel_errors, star_pulls
+from sphot_mpi.joint_regions import galaxy_radius
 from sphot_mpi.joint_render import KERNEL_STARS, Freedom, kernel_stars, render_columns, render_galaxy, render_stars
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars, at
 from sphot_mpi.joint_solve import solve_step

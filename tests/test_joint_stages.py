@@ -26,17 +26,16 @@ from joint_states import (
 from sphot_mpi.joint import Keep, add_stars, merge_dark, prune, residual_of, settle, solve
 from sphot_mpi.joint_core import without_needless_component, without_stars_at_centres
 from sphot_mpi.joint_galaxy import (
-    centre_distance,
     clipped,
     components_of,
     fit_smooth,
     galaxy_of,
-    galaxy_radius,
     local_median,
     second_component,
     sky_vector,
     start_galaxy,
 )
+from sphot_mpi.joint_regions import centre_distance, galaxy_radius
 from sphot_mpi.joint_render import Freedom, render_sky
 from sphot_mpi.joint_scene import PAD, Stars, at
 from sphot_mpi.records import SersicParams, SkyPlane

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from joint_states import GALAXY, SHAPE, SKY, galaxy_image, image_of, noise, stars_at, state_of
 
-from sphot_mpi.joint_galaxy import galaxy_of, galaxy_radius
+from sphot_mpi.joint_galaxy import galaxy_of
+from sphot_mpi.joint_regions import galaxy_radius
 from sphot_mpi.joint_scene import PAD
 from sphot_mpi.structure import negative_tail, structure_factor, with_structure_noise
 

@@ -1,0 +1,30 @@
+"""Where on the frame things are, as seen from the galaxy."""
+
+import numpy as np
+
+from sphot_mpi.joint_scene import PAD, Galaxy, Stars, components_of, pixels_of
+from sphot_mpi.records import Image, Mask, Vector
+from sphot_mpi.unseen_light import LEAST_FIELD, half_light_distance
+
+
+def galaxy_radius(galaxy: Galaxy, shape: tuple[int, int]) -> Image:
+    """`half_light_distance` of every frame pixel."""
+    return half_light_distance(components_of(galaxy), shape, PAD)
+
+
+def radius_at(galaxy: Galaxy, shape: tuple[int, int], stars: Stars) -> Vector:
+    """`galaxy_radius` of the pixels nearest to the stars."""
+    x, y = pixels_of(stars, shape)
+    return half_light_distance(components_of(galaxy), shape, PAD, (x.astype(float), y.astype(float)))
+
+
+def centre_distance(galaxy: Galaxy, shape: tuple[int, int]) -> Image:
+    """Distance, px, of every frame pixel from the nearest centre of a component."""
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    return np.asarray(np.min([np.hypot(x - PAD - x_0, y - PAD - y_0) for x_0, y_0 in galaxy.centres], axis=0))
+
+
+def outside(good: Mask, radius: Image) -> Mask:
+    """Usable pixels beyond 2 r_eff; all usable ones where there are hardly any."""
+    beyond = good & (radius > 2.0)
+    return beyond if beyond.sum() >= LEAST_FIELD else good
