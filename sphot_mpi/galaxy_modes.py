@@ -10,7 +10,7 @@ two components has a second set of modes on the ellipse of the smaller one: a co
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from math import comb
 
 import numpy as np
@@ -75,10 +75,19 @@ def whole_modes(modes: Sequence[float]) -> tuple[float, ...]:
 def galaxy_modulation(
     modes: Sequence[float] | Vector, components: Sequence[SersicParams], shape: tuple[int, ...]
 ) -> Image:
-    """Factor (ny, nx) on the components' light by the modes of a galaxy's discs, those of the first disc first."""
+    """Factor (ny, nx), read-only, on the components' light by the modes of a galaxy's discs, in their order."""
+    discs = discs_of(components)[: len(modes) // N_MODES]
+    return _factor(tuple(map(float, modes)), discs, (shape[0], shape[1]))
+
+
+# a held galaxy is asked for in every solve
+@lru_cache(maxsize=2)
+def _factor(modes: tuple[float, ...], discs: tuple[Disc, ...], shape: tuple[int, int]) -> Image:
+    """As `galaxy_modulation`, of hashable arguments."""
     factor = np.ones(shape)
-    for k, disc in enumerate(discs_of(components)[: len(modes) // N_MODES]):
+    for k, disc in enumerate(discs):
         factor += modulation(modes[k * N_MODES : (k + 1) * N_MODES], disc, shape) - 1.0
+    factor.setflags(write=False)
     return factor
 
 
