@@ -84,7 +84,7 @@ class FilterImages:
     @property
     def faint(self) -> Image:
         """Mean light of the stars too faint to be found on the galaxy, on the cutout."""
-        return faint_light(self.rings, self.cutout.shape)
+        return light_of_rings(self.rings, self.cutout.shape)
 
     @property
     def inner(self) -> tuple[slice, slice]:
@@ -250,7 +250,7 @@ def typical_colour(flux: NDArray[np.float64], base_flux: NDArray[np.float64]) ->
     return ratio if ratio > 0.0 else 1.0
 
 
-def faint_light(rings: Sequence[FaintRing], shape: tuple[int, int]) -> Image:
+def light_of_rings(rings: Sequence[FaintRing], shape: tuple[int, int]) -> Image:
     """Return the mean light of the stars on the galaxy that only the field shows, (ny, nx), data unit."""
     image = np.zeros(shape)
     for ring in rings:

@@ -56,7 +56,7 @@ def told_by(frame: Frame, galaxy: Galaxy | None, residual: Image) -> Image:
     """Factor (ny, nx) on the pixels' weights in what tells the kernel; 0 where it is not measured.
 
     Stars that nobody fits are noise to it: one in the dark knows it hardly better than one in the light. Where it is
-    measured everywhere, the galaxy is still being found, and so are these stars.
+    measured everywhere, the galaxy is still being found, and so are these stars; or bright stars are few, and count.
     """
     if frame.anchored_area.all():
         return np.ones(frame.shape)

@@ -91,11 +91,11 @@ def half_light_distance(
     margin : int
         Its pixels, on each side, beyond the cutout in which the components are and of which a part is counted.
     points : (Vector, Vector), optional
-        x and y (n,) on that image: the radius is wanted of these, not of its pixels.
+        x and y, of one shape, on that image: the radius is wanted of these, not of its pixels.
 
     Returns
     -------
-    (ny, nx) or (n,) float64 ndarray
+    (ny, nx) float64 ndarray, or of the points' shape
         In units of that r_eff.
     """
     ellipse = half_light_ellipse(components)
