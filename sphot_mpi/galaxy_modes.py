@@ -6,6 +6,7 @@ times a window that falls to 0 at its edge. So an amplitude a_k is a relative ch
 of the Sersics, and the model is linear in all amplitudes. It is the image that is multiplied, as the PSF has made it:
 of a galaxy much larger than the PSF that is its light, of a compact one the amplitudes describe its image. A galaxy of
 two components has a second set of modes on the ellipse of the smaller one: a core is lost in modes as wide as its disk.
+A third set reaches beyond the first one, for arms and rings that are wider.
 """
 
 from collections.abc import Sequence
@@ -19,16 +20,27 @@ from numpy.typing import NDArray
 from sphot_mpi.records import Image, SersicParams, Vector
 from sphot_mpi.unseen_light import half_light_ellipse
 
-#: Radius of the disc, half-light radii.
-REACH = 1.5
-#: Highest degree of the polynomials.
-DEGREE = 6
-#: Degree n and azimuthal order m of each mode; cos(m phi), for m < 0 sin(-m phi).
-ORDERS = tuple((n, m) for n in range(DEGREE + 1) for m in range(-n, n + 1, 2))
-#: Modes of one disc.
-N_MODES = len(ORDERS)
-#: Most discs of a galaxy: that of all of its light, and the core's.
-MOST_DISCS = 2
+#: Radius of the disc, half-light radii, and highest degree of the polynomials on it.
+REACH, DEGREE = 1.5, 6
+#: Those of the wider disc, whose modes are as narrow.
+WIDE_REACH, WIDE_DEGREE = 2.5, 10
+
+
+def orders_to(degree: int) -> tuple[tuple[int, int], ...]:
+    """Degree n and azimuthal order m of the modes to a degree; cos(m phi), for m < 0 sin(-m phi)."""
+    return tuple((n, m) for n in range(degree + 1) for m in range(-n, n + 1, 2))
+
+
+#: Modes of the first disc, and of the core's.
+N_MODES = len(orders_to(DEGREE))
+#: Where the amplitudes of all of a galaxy's light, of its core and of the wider disc are among them.
+WHOLE, CORE, WIDE = (
+    slice(0, N_MODES),
+    slice(N_MODES, 2 * N_MODES),
+    slice(2 * N_MODES, 2 * N_MODES + len(orders_to(WIDE_DEGREE))),
+)
+#: Most modes of a galaxy.
+MOST_MODES = WIDE.stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +55,8 @@ class Disc:
         Angle of the major axis, rad.
     major, minor : float
         Semi-axes of the edge, px.
+    degree : int
+        Highest degree of the polynomials.
     """
 
     x: float
@@ -50,20 +64,28 @@ class Disc:
     theta: float
     major: float
     minor: float
+    degree: int = DEGREE
 
     @classmethod
-    def of(cls, components: Sequence[SersicParams]) -> "Disc":
-        """Return the disc of a galaxy."""
+    def of(cls, components: Sequence[SersicParams], reach: float = REACH, degree: int = DEGREE) -> "Disc":
+        """Return the disc of a galaxy within some half-light radii."""
         ellipse = half_light_ellipse(components)
-        major = REACH * ellipse.r_eff
-        return cls(ellipse.x_0, ellipse.y_0, ellipse.theta, major, major * (1.0 - ellipse.ellip))
+        major = reach * ellipse.r_eff
+        return cls(ellipse.x_0, ellipse.y_0, ellipse.theta, major, major * (1.0 - ellipse.ellip), degree)
+
+    @property
+    def orders(self) -> tuple[tuple[int, int], ...]:
+        """Degree and azimuthal order of its modes."""
+        return orders_to(self.degree)
 
 
-def discs_of(components: Sequence[SersicParams]) -> tuple[Disc, ...]:
-    """Return a galaxy's disc, and that of its core if it has two components; its modes are in this order."""
-    if len(components) == 1:
-        return (Disc.of(components),)
-    return Disc.of(components), Disc.of((min(components, key=lambda c: c.r_eff),))
+def discs_of(components: Sequence[SersicParams], n_modes: int = MOST_MODES) -> list[tuple[slice, Disc]]:
+    """Return the discs of a galaxy with so many amplitudes, and where theirs are; one component has no core."""
+    discs = [(WHOLE, Disc.of(components))]
+    if len(components) > 1:
+        discs.append((CORE, Disc.of((min(components, key=lambda c: c.r_eff),))))
+    discs.append((WIDE, Disc.of(components, WIDE_REACH, WIDE_DEGREE)))
+    return [(own, disc) for own, disc in discs if own.stop <= n_modes]
 
 
 def whole_modes(modes: Sequence[float]) -> tuple[float, ...]:
@@ -76,17 +98,18 @@ def galaxy_modulation(
     modes: Sequence[float] | Vector, components: Sequence[SersicParams], shape: tuple[int, ...]
 ) -> Image:
     """Factor (ny, nx), read-only, on the components' light by the modes of a galaxy's discs, in their order."""
-    discs = discs_of(components)[: len(modes) // N_MODES]
-    return _factor(tuple(map(float, modes)), discs, (shape[0], shape[1]))
+    discs = tuple((tuple(map(float, modes[own])), disc) for own, disc in discs_of(components, len(modes)))
+    return _factor(discs, (shape[0], shape[1]))
 
 
 # a held galaxy is asked for in every solve
 @lru_cache(maxsize=2)
-def _factor(modes: tuple[float, ...], discs: tuple[Disc, ...], shape: tuple[int, int]) -> Image:
-    """As `galaxy_modulation`, of hashable arguments."""
+def _factor(discs: tuple[tuple[tuple[float, ...], Disc], ...], shape: tuple[int, int]) -> Image:
+    """As `galaxy_modulation`, of each disc's amplitudes."""
     factor = np.ones(shape)
-    for k, disc in enumerate(discs):
-        factor += modulation(modes[k * N_MODES : (k + 1) * N_MODES], disc, shape) - 1.0
+    for modes, disc in discs:
+        if any(modes):
+            factor += modulation(modes, disc, shape) - 1.0
     factor.setflags(write=False)
     return factor
 
@@ -103,30 +126,43 @@ def mode_images(disc: Disc, shape: tuple[int, ...]) -> Image:
 
     Returns
     -------
-    (N_MODES, ny, nx) float64 ndarray
+    (k, ny, nx) float64 ndarray
         0 beyond the disc.
     """
-    images = np.zeros((N_MODES, *shape))
-    box, square, turns = _turns(disc, shape)
-    for image, (n, m) in zip(images, ORDERS, strict=True):
-        turn = turns[abs(m)]
-        image[box] = np.polyval(_radial(n, abs(m)), square) * (turn.real if m >= 0 else turn.imag)
+    images = np.zeros((len(disc.orders), *shape))
+    box, values = _values(disc, shape)
+    for image, value in zip(images, values, strict=True):
+        image[box] = value
     return images
 
 
+def mode_light(disc: Disc, image: Image) -> Vector:
+    """Sum (k,) of an image (ny, nx) times each mode of amplitude 1."""
+    box, values = _values(disc, image.shape)
+    return np.array([(value * image[box]).sum() for value in values])
+
+
 def modulation(modes: Sequence[float] | Vector, disc: Disc, shape: tuple[int, ...]) -> Image:
-    """Factor (ny, nx) on the components' light by modes of some amplitudes (N_MODES,)."""
+    """Factor (ny, nx) on the components' light by a disc's modes of some amplitudes (k,)."""
     factor = np.ones(shape)
     box, square, turns = _turns(disc, shape)
     # modes of one order differ by a polynomial in rho^2 alone
     for m, turn in enumerate(turns):
         for signed, part in ((m, turn.real), (-m, turn.imag))[: 2 if m else 1]:
             radial = np.zeros(1)
-            for amplitude, order in zip(modes, ORDERS, strict=True):
+            for amplitude, order in zip(modes, disc.orders, strict=True):
                 if order[1] == signed:
                     radial = np.polyadd(radial, amplitude * np.array(_radial(order[0], m)))
             factor[box] += np.polyval(radial, square) * part
     return factor
+
+
+def _values(disc: Disc, shape: tuple[int, ...]) -> tuple[tuple[slice, slice], list[Image]]:
+    """Square around the disc on an image, and the modes in it."""
+    box, square, turns = _turns(disc, shape)
+    parts = ((turns[abs(m)].real if m >= 0 else turns[abs(m)].imag) for _, m in disc.orders)
+    radial = (np.polyval(_radial(n, abs(m)), square) for n, m in disc.orders)
+    return box, [np.asarray(r * part) for r, part in zip(radial, parts, strict=True)]
 
 
 def _turns(disc: Disc, shape: tuple[int, ...]) -> tuple[tuple[slice, slice], Image, list[NDArray[np.complex128]]]:
@@ -141,7 +177,7 @@ def _turns(disc: Disc, shape: tuple[int, ...]) -> tuple[tuple[slice, slice], Ima
     place = along / disc.major + 1j * (across / disc.minor)
     square = np.minimum(place.real**2 + place.imag**2, 1.0)
     turns = [(1.0 - square) ** 2 + 0j]
-    for _ in range(DEGREE):
+    for _ in range(disc.degree):
         turns.append(turns[-1] * place)
     return (rows, columns), square, turns
 

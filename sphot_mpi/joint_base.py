@@ -13,7 +13,7 @@ from sphot_mpi.joint_galaxy import Smooth, refit, second_component
 from sphot_mpi.joint_glare import start_state
 from sphot_mpi.joint_measure import Measurement, measure
 from sphot_mpi.joint_misfit import with_misfit
-from sphot_mpi.joint_modes import LEAST_ODDS, log_odds, with_modes, with_own_modes
+from sphot_mpi.joint_modes import LEAST_ODDS, light_left, log_odds, with_modes, with_own_modes
 from sphot_mpi.joint_offset import with_crowd_as_component, with_peak_as_component
 from sphot_mpi.joint_regions import centre_distance, galaxy_radius
 from sphot_mpi.joint_render import Freedom, render_stars
@@ -118,7 +118,7 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
     limits = flux_limits(state, MEASURE_SNR)
     state = free_all(with_faint_stars(state, limits))
     state, measurement = measure(state, joint, keep, most=SETTLE_PASSES, weigh=False)
-    measurement = with_misfit(state, measurement)
+    measurement, lacking = with_misfit(state, measurement), light_left(state)
     state = with_measured_stars(state)
     scatter = position_scatter(state)
     excess = star_excess(state, STRUCTURED_CHANCE if structured else CHANCE)
@@ -129,7 +129,7 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
         state = descend(state, (threshold,), held, keep, centre_caution(state, config), first_blend=LAST_BLEND)
     state = with_outside_light(free_all(with_faint_stars(state, limits)), weigh=False)
     if config.core.light_modes:
-        state = with_own_modes(state, measurement, keep, core_only=True)
+        state = with_own_modes(state, measurement, keep, lacking=lacking, core_only=True)
     state, converged = settle(state, held, keep, most=SETTLE_PASSES)
     return BaseFit(
         state=state,

@@ -4,17 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sphot_mpi.galaxy_modes import MOST_DISCS, N_MODES, ORDERS
+from sphot_mpi.galaxy_modes import DEGREE, MOST_MODES, N_MODES, WIDE_DEGREE, orders_to
 from sphot_mpi.records import Image, Vector
 
-#: Dense unknowns: amplitudes of the modes, in the order of `galaxy_modes`: the first disc's, and the core's.
-MODE_NAMES = tuple(f"mode_{k + 1}" for k in range(MOST_DISCS * N_MODES))
+#: Dense unknowns: amplitudes of the modes, in the order of `galaxy_modes`: all light's, the core's, the wider disc's.
+MODE_NAMES = tuple(f"mode_{k + 1}" for k in range(MOST_MODES))
 #: Those of the first disc.
 WHOLE_NAMES = MODE_NAMES[:N_MODES]
 #: Standard deviation of an amplitude over that of degree 0: galaxies have less structure on smaller scales.
-FALL = np.tile([(1.0 + n) ** -0.5 for n, _ in ORDERS], MOST_DISCS)
-#: A sum of light that is to stay is known by so much more than any amplitude.
-HELD = 1e10
+FALL = np.array([(1.0 + n) ** -0.5 for degree in (DEGREE, DEGREE, WIDE_DEGREE) for n, _ in orders_to(degree)])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +30,7 @@ class ModePrior:
     unit : float
         Chi2 of a solve that stands for one degree of freedom.
     light : (k,) float64 ndarray, optional
-        Light of each mode of amplitude 1, where their sum is to stay what the mean makes of it.
+        Light of each mode of amplitude 1, over the standard deviation of how their sum may differ from the mean's.
     """
 
     names: tuple[str, ...]
@@ -46,13 +44,16 @@ class ModePrior:
         """Where they are among a galaxy's modes."""
         return [MODE_NAMES.index(name) for name in self.names]
 
+    def are_free(self, part: slice) -> bool:
+        """Whether it is about the modes of a disc."""
+        return MODE_NAMES[part.start] in self.names
+
     @property
     def precision(self) -> Image:
         """Of the amplitudes (k, k), in the solve's chi2."""
         precision = np.diag(self.unit / (self.spread * FALL[self.numbers]) ** 2)
         if self.light is not None:
-            held = self.light / np.linalg.norm(self.light)
-            precision += HELD * precision.max() * np.outer(held, held)
+            precision += self.unit * np.outer(self.light, self.light)
         return precision
 
     def terms(self, names: tuple[str, ...], modes: Vector) -> tuple[Image, Vector]:

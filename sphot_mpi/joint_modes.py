@@ -14,15 +14,22 @@ from dataclasses import replace
 
 import numpy as np
 
-from sphot_mpi.galaxy_modes import MOST_DISCS, N_MODES
-from sphot_mpi.joint import Keep, State, prune, solve
+from sphot_mpi.galaxy_modes import CORE, N_MODES, WHOLE, WIDE
+from sphot_mpi.joint import Keep, State, prune, residual_of, solve
 from sphot_mpi.joint_measure import Measurement, chance, with_confusion
-from sphot_mpi.joint_mode_prior import MODE_NAMES, WHOLE_NAMES, ModePrior
+from sphot_mpi.joint_mode_prior import FALL, MODE_NAMES, WHOLE_NAMES, ModePrior
+from sphot_mpi.joint_regions import galaxy_radius
 from sphot_mpi.joint_render import Freedom, light_of_modes
 from sphot_mpi.joint_scene import components_of
+from sphot_mpi.records import Vector
 
 #: Standard deviation of an amplitude of degree 0, and of how it differs from that of the base filter.
 SPREAD = 0.2
+#: Standard deviation of light that is held, as a part of the galaxy's.
+HELD = 1e-6
+#: Within so many half-light radii, a mean chi2 of a pixel as large as this is not left by noise and confusion, nor is
+#: light of so many of its errors.
+LEFT_WITHIN, LEAST_LEFT, SIGNIFICANT = 2.0, 3.0, 3.0
 #: Least log odds for modes, and those after one solve that may become as much.
 LEAST_ODDS, PROMISING_ODDS = 0.0, -5.0
 #: Least S/N of a galaxy in which they are looked for once more when it is measured.
@@ -61,44 +68,95 @@ def with_modes(state: State, freedom: Freedom, keep: Keep) -> tuple[State, Freed
     return (tried, freer) if log_odds(tried, freer.modes) > PROMISING_ODDS else None
 
 
-def with_own_modes(state: State, measurement: Measurement, keep: Keep, *, core_only: bool) -> State:
-    """Let a measured galaxy's light depart from its components as this filter's image has it, if that is likelier.
+def light_left(state: State) -> tuple[float, float]:
+    """Light that a galaxy lacks as it was measured, and its error: none where what is left may be noise or confusion.
+
+    Parameters
+    ----------
+    state : State
+        With the stars that the galaxy was measured with.
+    """
+    weight, left, unit = _left_on(state)
+    error = float(np.sqrt(unit * (1.0 / weight).sum()))
+    light = float(left.sum())
+    return (light, error) if _stands_out(weight, left) and abs(light) > SIGNIFICANT * error else (0.0, 0.0)
+
+
+def with_own_modes(
+    state: State, measurement: Measurement, keep: Keep, *, lacking: tuple[float, float], core_only: bool
+) -> State:
+    """Let a measured galaxy's light depart from its components as this filter's image has it, where that is likelier.
 
     One solve finds how: the model is linear in modes, and stars follow when it is settled.
 
     Parameters
     ----------
     state : State
-        With a galaxy whose light is held: what its modes add in all, and so its total, stays.
+        With a galaxy whose light is held: what its modes add in all changes by no more than it lacks.
     measurement : Measurement
         Of that galaxy.
     keep : Keep
         Which stars stay.
+    lacking : (float, float)
+        Light and error, as `light_left` told, which must not hang on how deep the stars are fitted.
     core_only : bool
-        Whether only the core's modes are free.
+        Whether those of the first disc are not free.
     """
     galaxy = state.scene.galaxy
     if galaxy is None or galaxy.fluxes.sum() < LEAST_SNR * measurement.flux_error:
         return state
-    core = min(component.r_eff for component in components_of(galaxy))
+    parts = [] if core_only else [WHOLE]
     # what the PSF does not resolve has no structure
-    discs = MOST_DISCS if galaxy.size > 1 and core > LEAST_CORE * state.optics.fwhm else 1
-    modes = np.zeros(discs * N_MODES)
+    if galaxy.size > 1 and min(c.r_eff for c in components_of(galaxy)) > LEAST_CORE * state.optics.fwhm:
+        parts.append(CORE)
+    found, odds = _freed(state, parts, keep, (0.0, 0.0)) if parts else (state, LEAST_ODDS)
+    if odds <= LEAST_ODDS:
+        found = state
+    weight, left, _ = _left_on(found)
+    if not _stands_out(weight, left):
+        return found
+    wider, odds = _freed(state, [*parts, WIDE], keep, lacking)
+    return wider if odds > LEAST_ODDS else found
+
+
+def _left_on(state: State) -> tuple[Vector, Vector, float]:
+    """Weights by noise and confusion of a galaxy's pixels, what is left in them, and chi2 of a degree of freedom."""
+    assert state.scene.galaxy is not None
+    weighed, unit = with_confusion(state)
+    frame = weighed.optics.frame
+    there = frame.good & (galaxy_radius(state.scene.galaxy, frame.shape) < LEFT_WITHIN)
+    return frame.weight[there], residual_of(weighed)[there], unit
+
+
+def _stands_out(weight: Vector, left: Vector) -> bool:
+    """Whether noise and confusion leave less than that."""
+    return bool((weight * left**2).sum() > LEAST_LEFT * weight.size)
+
+
+def _freed(state: State, parts: list[slice], keep: Keep, more: tuple[float, float]) -> tuple[State, float]:
+    """Solve once with the modes of some discs free, which add some light within its error; returns log odds as well."""
+    galaxy, frame = state.scene.galaxy, state.optics.frame
+    assert galaxy is not None
+    modes = np.zeros(max(parts[-1].stop, galaxy.modes.size))
     modes[: galaxy.modes.size] = galaxy.modes
-    galaxy, frame = replace(galaxy, modes=modes), state.optics.frame
-    free, light = np.arange(N_MODES if core_only else 0, modes.size), light_of_modes(galaxy, state.optics)
-    if not light[free].any():
-        return state
+    galaxy = replace(galaxy, modes=modes)
+    free, light = np.concatenate([np.arange(modes.size)[own] for own in parts]), light_of_modes(galaxy, state.optics)
+    light = light[free]
+    if not light.any():
+        return state, -np.inf
     tried, unit = with_confusion(replace(state, scene=replace(state.scene, galaxy=galaxy)))
+    # amplitudes that are likeliest to add it
+    variance = (SPREAD * FALL[free]) ** 2
+    mean = modes[free] + variance * light * (more[0] / (variance @ light**2))
     prior = ModePrior(
         names=tuple(MODE_NAMES[k] for k in free),
-        mean=modes[free],
+        mean=mean,
         spread=SPREAD,
         unit=unit,
-        light=light[free],
+        light=light / max(more[1], HELD * float(galaxy.fluxes.sum())),
     )
     tried = prune(solve(tried, Freedom(modes=prior)), keep, merge=False)
-    return tried.with_frame(frame) if log_odds(tried, prior) > LEAST_ODDS else state
+    return tried.with_frame(frame), log_odds(tried, prior)
 
 
 def log_odds(state: State, prior: ModePrior | None) -> float:

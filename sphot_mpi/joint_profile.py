@@ -35,6 +35,10 @@ CORE, MOST_IN_WINGS, MOST_BY_SHARES = 1.5, 0.05, 0.15
 #: as a galaxy's do that is larger in this filter: light that was only in the far wings would please none of them. They
 #: ask if they gain so many times what one degree of freedom does by chance.
 WINGS, WINGS_GAIN = 3.0, 8.0
+#: Radii, r_eff, between which no profile of its own may lose as much.
+OUTSKIRTS = (2.5, 6.0)
+#: So many FWHM beyond these wings a star's place tells nothing of them.
+FAR = 1.5
 #: Most solves of a trial after its first, of one that moves places far, and the part of a chi2 asked for that the first
 #: must promise.
 TRIAL_PASSES, PLACE_PASSES, PROMISING = 4, 24, 0.5
@@ -120,6 +124,8 @@ class _Trial:
         most_in_wings : float
             Share of the galaxy's light by which they may grow; more if pixels by themselves ask for it.
         """
+        if not self.outskirts_hold():
+            return False
         if self.growth() < most_in_wings * float(self.galaxies[0].fluxes.sum()):
             return True
         # far more than chance, in pixels that no wings far out can please
@@ -161,6 +167,15 @@ class _Trial:
         """As `core_gain`, of the pixels around the expected galaxy's core where its wings can be seen."""
         radius = galaxy_radius(self.galaxies[0], self.state.optics.frame.shape)
         return self._gain(before, (radius > CORE) & (radius < WINGS))
+
+    def outskirts_hold(self) -> bool:
+        """Whether the pixels farther out fit no worse, which only the wings' slope pleases.
+
+        Where arms or dust pull at a profile, they pay for it, and stars take what it leaves there.
+        """
+        radius = galaxy_radius(self.galaxies[0], self.state.optics.frame.shape)
+        gain = self._gain(self.expected, (radius > OUTSKIRTS[0]) & (radius < OUTSKIRTS[1]))
+        return gain > -WINGS_GAIN * chance(self.expected)
 
     def _gain(self, before: State, pixels: NDArray[np.bool_]) -> float:
         left, now = (
@@ -226,9 +241,30 @@ class _Trial:
         return displaced(self._displacement()) if self.is_displaced() else FitFlag(0)
 
 
-def with_own_shape(
-    state: State, measurement: Measurement, freedom: Freedom, keep: Keep
-) -> tuple[State, Measurement, FitFlag]:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Shaped:
+    """A galaxy measured with the shape that it has in a filter.
+
+    Parameters
+    ----------
+    state : State
+        With that shape.
+    measurement : Measurement
+        Its covariance.
+    own : FitFlag
+        What is this filter's own: `OWN_PROFILE`, `DISPLACED`; `WINGS_UNTOLD` if it may have another profile;
+        `SHAPE_WEIGHED` if it was moved as far as expectation goes.
+    refused : State, optional
+        With a profile that was refused because the outskirts pay for it.
+    """
+
+    state: State
+    measurement: Measurement
+    own: FitFlag = FitFlag(0)
+    refused: State | None = None
+
+
+def with_own_shape(state: State, measurement: Measurement, freedom: Freedom, keep: Keep) -> Shaped:
     """Free of the galaxy's shape what the base filter's does not fit of this filter's data.
 
     Real galaxies have colour gradients, dust and young stars on one side. What the base filter's shape leaves of them
@@ -245,34 +281,34 @@ def with_own_shape(
 
     Returns
     -------
-    state : State
+    Shaped
         With the shape that is to be used.
-    measurement : Measurement
-        Its covariance.
-    flags : FitFlag
-        What is this filter's own: `OWN_PROFILE`, `DISPLACED`; `WINGS_UNTOLD` if it may have another profile;
-        `SHAPE_WEIGHED` if it was moved as far as expectation goes.
     """
     galaxy = state.scene.galaxy
     if galaxy is None or not galaxy.fluxes.sum() > 0.0:
-        return state, measurement, FitFlag(0)
+        return Shaped(state=state, measurement=measurement)
+    # no star tells its shape by a place that is far off
+    reach = WINGS + FAR * state.optics.fwhm / galaxy.half_light_radius()
+    near = galaxy_radius(galaxy, state.optics.frame.shape) < reach
     # the stars have told the shift; by how much the galaxy's place differs from theirs is its own
-    moved = replace(freedom, shift=False, galaxy_move=True)
+    moved = replace(freedom, shift=False, galaxy_move=True, places=near)
     tried = _try_profiles(state, galaxy, moved, keep)
-    if tried.own is not None:
-        return tried.own.state, tried.own.measurement, FitFlag.OWN_PROFILE | tried.own.place_flag()
+    if (own := tried.own) is not None:
+        flags = FitFlag.OWN_PROFILE | own.place_flag()
+        return Shaped(state=own.state, measurement=own.measurement, own=flags, refused=tried.refused)
     flags = FitFlag.WINGS_UNTOLD if tried.untold else FitFlag(0)
     # what components that share no centre promise shows in no first step
     if tried.promises_place or galaxy.apart:
         alone = _Trial.of(state, moved, keep, TRIAL_PASSES if galaxy.apart else 1)
         if alone.is_promising_place() and (alone := alone.settled(moved, keep, PLACE_PASSES)).is_displaced():
             state, measurement, freedom, flags = alone.state, alone.measurement, moved, flags | alone.place_flag()
-    if (change := tried.change) is None:
-        return state, measurement, flags
-    if abs(change.flux) < NEGLIGIBLE * measurement.flux_error:
-        return state, replace(measurement, change=change.left_out()), flags
-    state, measurement = measure(with_change(state, change), freedom, keep, most=TRIAL_PASSES)
-    return state, replace(measurement, change=change.done()), flags | FitFlag.SHAPE_WEIGHED
+    if (change := tried.change) is not None:
+        if abs(change.flux) < NEGLIGIBLE * measurement.flux_error:
+            measurement = replace(measurement, change=change.left_out())
+        else:
+            state, measurement = measure(with_change(state, change), freedom, keep, most=TRIAL_PASSES)
+            measurement, flags = replace(measurement, change=change.done()), flags | FitFlag.SHAPE_WEIGHED
+    return Shaped(state=state, measurement=measurement, own=flags, refused=tried.refused)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -289,12 +325,15 @@ class _Tried:
         What they tell of the profile.
     promises_place : bool
         Whether the place may be another one.
+    refused : State or None
+        As of `Shaped`.
     """
 
     own: _Trial | None = None
     untold: bool = False
     change: ShapeChange | None = None
     promises_place: bool = False
+    refused: State | None = None
 
 
 def _try_profiles(state: State, galaxy: Galaxy, moved: Freedom, keep: Keep) -> _Tried:
@@ -322,6 +361,8 @@ def _try_profiles(state: State, galaxy: Galaxy, moved: Freedom, keep: Keep) -> _
             else:
                 # wings that are refused are not let in by half
                 tried, change = replace(tried, untold=True), None if change is None else untold_change(galaxy, change)
+                if not trial.outskirts_hold():
+                    tried = replace(tried, refused=trial.state)
             less_may_do = less_may_do or (holds and by_profile)
         tried = replace(tried, change=change)
         if not less_may_do:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sphot_mpi.galaxy_modes import N_MODES, discs_of, galaxy_modulation, mode_images
+from sphot_mpi.galaxy_modes import discs_of, galaxy_modulation, mode_images, mode_light
 from sphot_mpi.joint_confusion import told_by
 from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_mode_prior import MODE_NAMES, ModePrior
@@ -29,7 +29,7 @@ SHIFT_NAMES = ("shift_x", "shift_y")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Freedom:
-    """Which dense unknowns a step solves for; stars and sky always are.
+    """What a step solves for; the stars' fluxes and the sky always are.
 
     Parameters
     ----------
@@ -47,6 +47,8 @@ class Freedom:
         One factor on all components' fluxes, in place of `galaxy_flux`.
     modes : ModePrior, optional
         Those amplitudes of the galaxy's modes, which it has to have, that this prior is about.
+    places : (ny, nx) bool ndarray, optional
+        Where on the frame free stars may move; default: everywhere.
     """
 
     kernel: bool = False
@@ -58,6 +60,11 @@ class Freedom:
     galaxy_move: bool = False
     galaxy_scale: bool = False
     modes: ModePrior | None = None
+    places: NDArray[np.bool_] | None = None
+
+    def moving(self, stars: Stars) -> Stars:
+        """Return stars of which only those are free that may move."""
+        return stars if self.places is None else replace(stars, free=stars.free & at(self.places, stars))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -120,13 +127,10 @@ def light_of_modes(galaxy: Galaxy, optics: Optics) -> Vector:
     if galaxy.modes.size == 0:
         return np.zeros(0)
     smooth = optics.frame.interior(render_galaxy(replace(galaxy, modes=np.zeros(0)), optics))
-    return np.concatenate([np.tensordot(modes, smooth, 2) for modes in _disc_modes(galaxy, smooth.shape)])
-
-
-def _disc_modes(galaxy: Galaxy, shape: tuple[int, ...]) -> list[Image]:
-    """Modes (N_MODES, ny, nx) of amplitude 1 of each disc on which a galaxy has any."""
-    discs = discs_of(components_of(galaxy))
-    return [mode_images(disc, shape) for disc in discs[: galaxy.modes.size // N_MODES]]
+    light = np.zeros(galaxy.modes.size)
+    for own, disc in discs_of(components_of(galaxy), galaxy.modes.size):
+        light[own] = mode_light(disc, smooth)
+    return light
 
 
 def render_stars(stars: Stars, optics: Optics) -> Image:
@@ -250,9 +254,10 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
         unit = [renderer.render(vector)[np.newaxis] for vector in vectors]
     if freedom.modes is not None:
         smooth = sum(flux * images[0] for flux, images in zip(galaxy.fluxes, unit, strict=True))
-        for k, modes in enumerate(_disc_modes(galaxy, optics.renderer.shape)):
-            own = zip(MODE_NAMES[k * N_MODES : (k + 1) * N_MODES], modes, strict=True)
-            columns |= {name: np.pad(image * smooth, PAD) for name, image in own if name in freedom.modes.names}
+        for own, disc in discs_of(components_of(galaxy), galaxy.modes.size):
+            if freedom.modes.are_free(own):
+                modes = zip(MODE_NAMES[own], mode_images(disc, optics.renderer.shape), strict=True)
+                columns |= {name: np.pad(image * smooth, PAD) for name, image in modes}
     if galaxy.modes.size:
         unit = [images * modulation_of(galaxy, optics.renderer.shape) for images in unit]
 

@@ -32,8 +32,8 @@ from sphot_mpi.joint_core import with_central_stars
 from sphot_mpi.joint_galaxy import no_stars
 from sphot_mpi.joint_measure import Measurement, measure
 from sphot_mpi.joint_misfit import with_misfit
-from sphot_mpi.joint_modes import with_own_modes
-from sphot_mpi.joint_profile import MOST_DISPLACED, displaced, with_last_place, with_own_shape
+from sphot_mpi.joint_modes import light_left, with_own_modes
+from sphot_mpi.joint_profile import MOST_DISPLACED, Shaped, displaced, with_last_place, with_own_shape
 from sphot_mpi.joint_render import Freedom
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars, galaxy_of
 from sphot_mpi.outside_light import with_outside_light
@@ -123,21 +123,23 @@ def fit_scaled_scene(
         joint, most = Freedom(kernel=calibrate, shift=True, galaxy_scale=True), SETTLE_PASSES
     state = with_outside_light(state, weigh=True)
     start = state
-    state, measurement, own = _measured(start, base, joint, keep, config, most)
+    shaped = _measured(start, base, joint, keep, config, most)
     if (
         positions != "forced"
-        and _is_seen(state, measurement, LEAST_SEEN_SNR)
-        and not held_to_colour(state.scene.stars).any()
+        and _is_seen(shaped.state, shaped.measurement, LEAST_SEEN_SNR)
+        and not held_to_colour(shaped.state.scene.stars).any()
         and not whole_modes(base.modes)
     ):
-        # a star that only this filter shows before the centre
-        radius = config.psf.center_mask_r_in_fwhm * state.optics.fwhm
-        starred = with_central_stars(state, joint, keep, radius)
-        if starred is not state:
-            starred = _with_galaxy_of(starred, start)
-            state, measurement, own = _measured(starred, base, joint, keep, config, most)
+        # a star that only this filter shows before the centre; it may have been what pulled at a profile
+        radius = config.psf.center_mask_r_in_fwhm * shaped.state.optics.fwhm
+        for seen in (shaped.state, shaped.refused):
+            if seen is not None and (starred := with_central_stars(seen, joint, keep, radius)) is not seen:
+                shaped = _measured(_with_galaxy_of(starred, start), base, joint, keep, config, most)
+                break
+    state, measurement = shaped.state, shaped.measurement
     followed = _is_seen(state, measurement, LEAST_FOLLOWED_SNR)
     measurement, excess = with_misfit(state, measurement), _excess(state, base)
+    lacking = light_left(state)
     # from here on the galaxy is held: its light must not hang on how deep the stars are fitted
     held, keep = Freedom(kernel=calibrate), Keep.beside_held_galaxy(config.psf.keep_snr)
     if positions != "free":
@@ -147,11 +149,17 @@ def fit_scaled_scene(
         state = _add_new(state, base, held, keep, _caution(state, base, covered, config), lower, positions)
     state = with_outside_light(with_faint_stars(state, base.faint_limits), weigh=False)
     placed, converged, place = _placed(state, held, keep) if followed else (state, None, FitFlag(0))
-    state = with_own_modes(placed, measurement, keep, core_only=False) if config.core.light_modes else placed
+    state = placed
+    if config.core.light_modes:
+        state = with_own_modes(placed, measurement, keep, lacking=lacking, core_only=False)
     if converged is None or state is not placed:
         state, converged = settle(state, held, keep, most=SETTLE_PASSES)
     return ScaledFit(
-        state=state, measurement=measurement, converged=converged and measurement.quiet, own=own | place, excess=excess
+        state=state,
+        measurement=measurement,
+        converged=converged and measurement.quiet,
+        own=shaped.own | place,
+        excess=excess,
     )
 
 
@@ -187,16 +195,14 @@ def _is_seen(state: State, measurement: Measurement, snr: float) -> bool:
     return bool(state.scene.galaxy.fluxes.sum() > snr * measurement.flux_error)
 
 
-def _measured(
-    state: State, base: FilterFit, joint: Freedom, keep: Keep, config: Config, most: int
-) -> tuple[State, Measurement, FitFlag]:
-    """Measure the galaxy, with a shape of its own where it needs one; returns what it needed.
+def _measured(state: State, base: FilterFit, joint: Freedom, keep: Keep, config: Config, most: int) -> Shaped:
+    """Measure the galaxy, with a shape of its own where it needs one.
 
     Stars that turn out to have filled what its model leaves are held, and it is measured anew: that is its light.
     """
     found = _measured_beside(state, joint, keep, config, most)
-    held = _with_prior(found[0], base, config)
-    if held_to_colour(held.scene.stars).any() and not held_to_colour(found[0].scene.stars).any():
+    held = _with_prior(found.state, base, config)
+    if held_to_colour(held.scene.stars).any() and not held_to_colour(found.state.scene.stars).any():
         return _measured_beside(_with_galaxy_of(held, state), joint, keep, config, most)
     return found
 
@@ -209,13 +215,11 @@ def _with_galaxy_of(state: State, before: State) -> State:
     return replace(state, scene=replace(state.scene, galaxy=replace(galaxy, centres=centres)))
 
 
-def _measured_beside(
-    state: State, joint: Freedom, keep: Keep, config: Config, most: int
-) -> tuple[State, Measurement, FitFlag]:
+def _measured_beside(state: State, joint: Freedom, keep: Keep, config: Config, most: int) -> Shaped:
     """Measure the galaxy beside the stars as they are held."""
     state, measurement = measure(state, joint, keep, most=most)
     if not config.core.profile_by_filter or config.core.allow_refit:
-        return state, measurement, FitFlag(0)
+        return Shaped(state=state, measurement=measurement)
     return with_own_shape(state, measurement, joint, keep)
 
 

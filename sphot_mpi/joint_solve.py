@@ -60,6 +60,8 @@ LEAST_RISE = 0.5
 LEAST_PLACE_ERROR = 0.02
 #: A galaxy that is scaled keeps at least this part of its flux in one step.
 LEAST_SCALE = 1e-3
+#: Pixels that are multiplied at once.
+PIXELS_TOGETHER = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -119,7 +121,7 @@ def solve_step(scene: Scene, optics: Optics, freedom: Freedom) -> Step:
     frame = optics.frame
     rendered = render_columns(scene, optics, freedom)
     residual = frame.residual(rendered.stars + rendered.galaxy + rendered.sky)
-    system = star_system(scene.stars, optics, residual, rendered.images)
+    system = star_system(freedom.moving(scene.stars), optics, residual, rendered.images)
     names = rendered.names
     dense = _dense_normal(rendered, frame, residual, optics.kernel, scene.galaxy, freedom.modes)
     solution = _solve_dense(system, dense)
@@ -202,17 +204,29 @@ def _dense_normal(
         raise FitError(msg)
     names = rendered.names
     m, t = len(names), len(rendered.told)
-    columns = rendered.images.reshape(len(rendered.images), -1)
-    weighted = columns * frame.weight.ravel()
+    gram, pulls = _products(rendered.images, frame.weight, residual)
     rows = np.arange(m)
     rows[list(rendered.told)] = m + np.arange(t)
     prior, pull = prior_terms(names, kernel)
     if galaxy is not None and modes is not None:
         weight, more = modes.terms(names, galaxy.modes)
         prior, pull = prior + weight, pull + more
-    rhs = (weighted @ residual.ravel())[rows] + pull
+    rhs = pulls[rows] + pull
     low, high = _step_ranges(names, galaxy, frame.shape)
-    return _Dense(weighted @ columns.T, rhs, rows, prior, _dense_damping(names), names, kernel, m + t, low, high)
+    return _Dense(gram, rhs, rows, prior, _dense_damping(names), names, kernel, m + t, low, high)
+
+
+def _products(images: NDArray[np.float64], weight: Image, residual: Image) -> tuple[NDArray[np.float64], Vector]:
+    """Weighted products of images (k, ny, nx) with each other (k, k), and with the residual (k,)."""
+    images, root = images.reshape(len(images), -1), np.sqrt(weight).ravel()
+    gram, pulls = np.zeros((len(images), len(images))), np.zeros(len(images))
+    # so many pixels of all images fit into the cache
+    for start in range(0, root.size, PIXELS_TOGETHER):
+        part = slice(start, start + PIXELS_TOGETHER)
+        weighted = images[:, part] * root[part]
+        gram += weighted @ weighted.T
+        pulls += weighted @ (residual.ravel()[part] * root[part])
+    return gram, pulls
 
 
 def _step_ranges(names: tuple[str, ...], galaxy: Galaxy | None, shape: tuple[int, int]) -> tuple[Vector, Vector]:

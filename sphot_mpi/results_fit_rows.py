@@ -8,7 +8,7 @@ import numpy as np
 from astropy import wcs as astropy_wcs
 from numpy.typing import NDArray
 
-from sphot_mpi.galaxy_modes import MOST_DISCS, N_MODES
+from sphot_mpi.galaxy_modes import MOST_MODES
 from sphot_mpi.magnitudes import ab_magnitude
 from sphot_mpi.outcomes import Frame, TaskOutcome
 from sphot_mpi.photometry_record import AperturePhotometry, no_curve
@@ -74,7 +74,7 @@ def _sersic_row(fit: FilterFit, frame: Frame) -> Row:
     for k in range(N_ANNULI):
         row[f"faint_limit_{k + 1}"] = fit.faint_limits[k] if k < len(fit.faint_limits) else NAN
         row[f"faint_light_{k + 1}"] = fit.unseen.faint[k] if k < len(fit.unseen.faint) else NAN
-    row |= {f"mode_{k + 1}": fit.modes[k] if k < len(fit.modes) else NAN for k in range(MOST_DISCS * N_MODES)}
+    row |= {f"mode_{k + 1}": fit.modes[k] if k < len(fit.modes) else NAN for k in range(MOST_MODES)}
     row["outside_light"] = fit.unseen.outside
     row |= {
         "excess_flux": fit.excess.flux,

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -10,13 +9,13 @@ from astropy.units import Unit
 from numpy.typing import NDArray
 
 from sphot_mpi.flags import APERTURE_FLAG_DESCRIPTIONS, FIT_FLAG_DESCRIPTIONS, SOURCE_FLAG_DESCRIPTIONS
-from sphot_mpi.galaxy_modes import ORDERS, REACH
+from sphot_mpi.galaxy_modes import DEGREE, REACH, WIDE_DEGREE, WIDE_REACH, orders_to
 from sphot_mpi.photometry_record import CURVE_ROWS
 from sphot_mpi.records import SERSIC_PARAMETERS, SOURCE_DTYPE
 from sphot_mpi.storable import N_ANNULI
 
 FORMAT = "sphot-mpi"
-FORMAT_VERSION = "1.3"
+FORMAT_VERSION = "1.4"
 
 #: Stand for the unit of the data, of a flux and of a slope, until the unit of a campaign is known.
 DATA, FLUX, SLOPE, MOMENT = "<data>", "<data> pix", "<data> / pix", "<data> pix2"
@@ -45,6 +44,17 @@ class Column:
     unit: str
     description: str
 
+
+#: What each mode is about, its radius in half-light radii, its degree and order.
+_MODES = tuple(
+    (of, reach, order)
+    for of, reach, degree in (
+        ("all", REACH, DEGREE),
+        ("the smaller component", REACH, DEGREE),
+        ("all", WIDE_REACH, WIDE_DEGREE),
+    )
+    for order in orders_to(degree)
+)
 
 _NAME = Column("name", "S", "", "name of the galaxy")
 _FILTER = Column("filter", "S", "", "filter")
@@ -164,9 +174,9 @@ SERSIC = (
             "f8",
             "",
             f"relative change of the components' light by the Zernike polynomial of degree {n} and order {m} within "
-            f"{REACH} r_eff {of}; NaN where there is none",
+            f"{reach} r_eff of {of}; NaN where there is none",
         )
-        for k, (of, (n, m)) in enumerate(product(("of all", "of the smaller component"), ORDERS))
+        for k, (of, reach, (n, m)) in enumerate(_MODES)
     ),
     Column(
         "position_scatter",

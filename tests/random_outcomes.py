@@ -6,7 +6,7 @@ import numpy as np
 from astropy.wcs import WCS
 
 from sphot_mpi.flags import ApertureFlag, FitFlag
-from sphot_mpi.galaxy_modes import MOST_DISCS, N_MODES
+from sphot_mpi.galaxy_modes import CORE, WHOLE, WIDE
 from sphot_mpi.outcomes import Failure, Frame, Status, TaskOutcome, Timing
 from sphot_mpi.photometry_record import AperturePhotometry
 from sphot_mpi.records import (
@@ -106,7 +106,7 @@ def random_fit(rng, galaxy="ga", filter_name="F150W") -> FilterFit:
             outside=number(rng),
             faint=tuple(float(v) for v in rng.choice([0.0, 0.5, 3.25], 5)) if rng.random() < 0.5 else (),
         ),
-        modes=tuple(rng.normal(size=N_MODES * int(rng.integers(0, MOST_DISCS + 1))).tolist()),
+        modes=tuple(rng.normal(size=int(rng.choice([0, WHOLE.stop, CORE.stop, WIDE.stop]))).tolist()),
         excess=StarExcess(flux=number(rng), error=number(rng), limit=number(rng)),
         passes=int(rng.integers(0, 30)),
         converged=bool(rng.random() < 0.5),

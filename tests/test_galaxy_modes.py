@@ -6,14 +6,22 @@ import numpy as np
 import pytest
 
 from sphot_mpi.galaxy_modes import (
+    CORE,
+    DEGREE,
+    MOST_MODES,
     N_MODES,
-    ORDERS,
     REACH,
+    WHOLE,
+    WIDE,
+    WIDE_DEGREE,
+    WIDE_REACH,
     Disc,
     discs_of,
     galaxy_modulation,
     mode_images,
+    mode_light,
     modulation,
+    orders_to,
     whole_modes,
 )
 from sphot_mpi.records import SersicParams
@@ -32,62 +40,72 @@ def window(disc, shape):
     return np.where(square < 1.0, (1.0 - square) ** 2, 0.0)
 
 
-def test_modes_are_orthogonal_zernike_polynomials_under_a_window():
+@pytest.mark.parametrize("degree", [DEGREE, WIDE_DEGREE])
+def test_modes_are_orthogonal_zernike_polynomials_under_a_window(degree):
     """Products over the disc are pi / (n + 1), half of that for m != 0 (Noll 1976, before his normalisation)."""
-    disc = Disc(x=300.2, y=299.7, theta=0.4, major=290.0, minor=230.0)
+    disc = Disc(x=300.2, y=299.7, theta=0.4, major=290.0, minor=230.0, degree=degree)
     shade = window(disc, (600, 600))
     inside = shade > 1e-6
     values = mode_images(disc, (600, 600))[:, inside] / shade[inside]
     products = values @ values.T / (disc.major * disc.minor)
-    expected = np.diag([np.pi / (n + 1) * (0.5 if m else 1.0) for n, m in ORDERS])
+    expected = np.diag([np.pi / (n + 1) * (0.5 if m else 1.0) for n, m in orders_to(degree)])
     # the disc has 2e5 pixels; those along its edge are cut through
     np.testing.assert_allclose(products, expected, atol=0.02)
 
 
 def test_modes_follow_the_ellipse():
     images = mode_images(Disc(x=50.0, y=40.0, theta=np.pi / 2.0, major=20.0, minor=10.0), SHAPE)
-    tilt = images[ORDERS.index((1, 1))]
+    tilt = images[orders_to(DEGREE).index((1, 1))]
     # cos(phi) rho along the major axis, which points up; nothing along the minor one
     assert tilt[50, 50] == pytest.approx(0.5 * (1.0 - 0.25) ** 2, rel=1e-12)
     assert tilt[40, 55] == pytest.approx(0.0, abs=1e-12)
-    across = images[ORDERS.index((1, -1))]
+    across = images[orders_to(DEGREE).index((1, -1))]
     assert across[40, 45] == pytest.approx(0.5 * (1.0 - 0.25) ** 2, rel=1e-12)
 
 
-def test_a_modulation_is_the_sum_of_its_modes_and_leaves_what_is_beyond():
-    amplitudes = np.random.default_rng(2).normal(0.0, 0.2, N_MODES)
-    images = mode_images(DISC, SHAPE)
+@pytest.mark.parametrize("degree", [DEGREE, WIDE_DEGREE])
+def test_a_modulation_is_the_sum_of_its_modes_and_leaves_what_is_beyond(degree):
+    disc = replace(DISC, degree=degree)
+    amplitudes = np.random.default_rng(2).normal(0.0, 0.2, len(orders_to(degree)))
+    images = mode_images(disc, SHAPE)
     np.testing.assert_allclose(
-        modulation(amplitudes, DISC, SHAPE), 1.0 + np.tensordot(amplitudes, images, 1), atol=1e-13
+        modulation(amplitudes, disc, SHAPE), 1.0 + np.tensordot(amplitudes, images, 1), atol=1e-12
     )
-    beyond = window(DISC, SHAPE) == 0.0
-    assert (modulation(amplitudes, DISC, SHAPE)[beyond] == 1.0).all()
+    beyond = window(disc, SHAPE) == 0.0
+    assert (modulation(amplitudes, disc, SHAPE)[beyond] == 1.0).all()
 
 
-def test_two_components_have_modes_on_the_smaller_ones_ellipse_as_well():
+def test_a_galaxy_has_modes_on_its_own_ellipse_on_its_cores_and_beyond():
     bulge = replace(DISK, r_eff=4.0, amplitude=2.0, ellip=0.1, theta=1.2, x_0=51.0)
-    amplitudes = np.random.default_rng(3).normal(0.0, 0.2, 2 * N_MODES)
+    amplitudes = np.random.default_rng(3).normal(0.0, 0.2, MOST_MODES)
     for pair in ((DISK, bulge), (bulge, DISK)):
-        whole, core = discs_of(pair)
-        assert whole == Disc.of(pair)
-        assert core == Disc.of((bulge,))
-        both = modulation(amplitudes[:N_MODES], whole, SHAPE) + modulation(amplitudes[N_MODES:], core, SHAPE) - 1.0
-        np.testing.assert_allclose(galaxy_modulation(amplitudes, pair, SHAPE), both, atol=1e-14)
-        first = galaxy_modulation(amplitudes[:N_MODES], pair, SHAPE)
-        np.testing.assert_allclose(first, modulation(amplitudes[:N_MODES], whole, SHAPE), atol=1e-14)
-    assert discs_of((DISK,)) == (Disc.of((DISK,)),)
+        discs = ((WHOLE, Disc.of(pair)), (CORE, Disc.of((bulge,))), (WIDE, Disc.of(pair, WIDE_REACH, WIDE_DEGREE)))
+        assert discs_of(pair) == list(discs)
+        for most in range(len(discs) + 1):
+            total = sum((modulation(amplitudes[own], disc, SHAPE) - 1.0 for own, disc in discs[:most]), start=1.0)
+            given = amplitudes[: discs[most - 1][0].stop] if most else ()
+            np.testing.assert_allclose(galaxy_modulation(given, pair, SHAPE), total, atol=1e-13)
+    # what would be its core's is nothing of a single component
+    alone = amplitudes.copy()
+    alone[CORE] = 0.0
+    assert [own for own, _ in discs_of((DISK,))] == [WHOLE, WIDE]
+    np.testing.assert_array_equal(
+        galaxy_modulation(amplitudes, (DISK,), SHAPE), galaxy_modulation(alone, (DISK,), SHAPE)
+    )
 
 
 def test_amplitudes_of_a_core_alone_are_none_of_the_whole_galaxy():
     whole, core = tuple(np.linspace(0.0, 1.0, N_MODES)), (0.5,) * N_MODES
     assert whole_modes(()) == whole_modes((0.0,) * N_MODES + core) == ()
-    assert whole_modes(whole) == whole_modes(whole + core) == whole
+    assert whole_modes(whole) == whole_modes(whole + core) == whole_modes(whole + core + (0.1,) * 66) == whole
 
 
 @pytest.mark.parametrize("x", [-15.0, 4.0, 107.0, 160.0])
 def test_a_disc_may_lie_off_the_image(x):
     disc, padded = replace(DISC, x=x), (SHAPE[0], SHAPE[1] + 120)
+    image = np.random.default_rng(5).normal(size=SHAPE)
     there = mode_images(replace(disc, x=x + 60.0), padded)[:, :, 60:-60]
+    np.testing.assert_allclose(mode_light(disc, image), np.tensordot(there, image, 2), atol=1e-12)
     np.testing.assert_allclose(mode_images(disc, SHAPE), there, atol=1e-13)
 
 

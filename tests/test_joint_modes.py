@@ -13,11 +13,11 @@ from test_joint_fit import SHAPE as IMAGE
 
 from sphot_mpi import joint_scaled
 from sphot_mpi.flags import FitFlag
-from sphot_mpi.galaxy_modes import N_MODES, Disc, galaxy_modulation, modulation
+from sphot_mpi.galaxy_modes import CORE, MOST_MODES, N_MODES, WIDE, galaxy_modulation
 from sphot_mpi.joint import Keep, residual_of
 from sphot_mpi.joint_measure import Measurement, measure
 from sphot_mpi.joint_mode_prior import FALL, WHOLE_NAMES, ModePrior
-from sphot_mpi.joint_modes import SPREAD, with_modes, with_own_modes
+from sphot_mpi.joint_modes import SPREAD, light_left, with_modes, with_own_modes
 from sphot_mpi.joint_pipeline import fit_base_joint, fit_scaled_joint
 from sphot_mpi.joint_render import Freedom, light_of_modes, render_columns, render_galaxy
 from sphot_mpi.joint_scene import galaxy_of
@@ -32,6 +32,7 @@ SEEN, UNSEEN = (
     Measurement(names=("0.flux",), covariance=np.array([[error**2]]), quiet=True)
     for error in (1e-3 * total_flux(GALAXY), 0.5 * total_flux(GALAXY))
 )
+NOTHING = (0.0, 0.0)
 PLAIN = CONFIG.replaced({"core": {"light_modes": False}})
 
 
@@ -61,29 +62,32 @@ def test_columns_of_modes_are_derivatives_of_the_image_and_their_sums_its_light(
     np.testing.assert_allclose(columns.sum(axis=(1, 2)), light_of_modes(galaxy, optics), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("spread_of_light", [None, 0.5, 1e-6])
 @pytest.mark.parametrize(("unit", "mean"), [(1.0, 0.0), (3.0, 0.0), (1.0, 0.1)])
-def test_the_odds_are_the_ratio_of_the_marginal_likelihoods(unit, mean, held):
+def test_the_odds_are_the_ratio_of_the_marginal_likelihoods(unit, mean, spread_of_light):
     """Of linear data whose chi2 counts `unit` a degree of freedom, written as Gaussian densities."""
     rng = np.random.default_rng(3)
-    expected = replace(prior(unit, mean), light=rng.uniform(-1.0, 3.0, N_MODES) if held else None)
+    light = rng.uniform(-1.0, 3.0, N_MODES)
+    expected = replace(prior(unit, mean), light=None if spread_of_light is None else light / spread_of_light)
     design = rng.normal(0.0, 4.0, (60, N_MODES))
     data = design @ (expected.mean + draw(rng)) + rng.normal(0.0, np.sqrt(unit), 60)
     covariance = np.linalg.inv(design.T @ design + expected.precision)
     found = expected.mean + covariance @ (design.T @ (data - design @ expected.mean))
     scatter = unit * np.eye(60)
     possible = np.diag((SPREAD * FALL[:N_MODES]) ** 2)
-    if held:
-        # what is left of it where the sum of light is known: conditioned on it
-        along = possible @ expected.light
-        possible = possible - np.outer(along, along) / (expected.light @ along)
-        assert expected.light @ found == pytest.approx(expected.light @ expected.mean, abs=1e-5)
+    if spread_of_light is not None:
+        # what is left of it where the sum of light is known to its spread: conditioned on it
+        along = possible @ light
+        possible = possible - np.outer(along, along) / (light @ along + spread_of_light**2)
+        assert abs(light @ (found - expected.mean)) < 3.0 * spread_of_light
     with_them = scatter + design @ possible @ design.T
     centre = design @ expected.mean
     truth = stats.multivariate_normal.logpdf(data, centre, with_them) - stats.multivariate_normal.logpdf(
         data, centre, scatter
     )
-    assert expected.log_odds(WHOLE_NAMES, covariance, found) == pytest.approx(truth, rel=1e-4 if held else 1e-8)
+    assert expected.log_odds(WHOLE_NAMES, covariance, found) == pytest.approx(
+        truth, rel=1e-8 if spread_of_light is None else 1e-3
+    )
 
 
 def test_a_galaxy_of_sersics_has_no_modes_and_one_that_is_none_has():
@@ -104,15 +108,15 @@ def test_another_filters_own_departures_leave_the_total_as_it_was_measured(base)
     for seed in range(3):
         image = SKY + image_of(stars) + noise(seed)
         same = state_of(image + modulated(known), stars, galaxy)
-        assert with_own_modes(same, SEEN, KEEP, core_only=False) is same
+        assert with_own_modes(same, SEEN, KEEP, lacking=NOTHING, core_only=False) is same
         light = light_of_modes(galaxy_of((GALAXY,), tuple(known)), same.optics)
         own = draw(rng)
         own[0] -= light @ own / light[0]
         other = state_of(image + modulated(known + own), stars, galaxy)
-        found = with_own_modes(other, SEEN, KEEP, core_only=False)
+        found = with_own_modes(other, SEEN, KEEP, lacking=NOTHING, core_only=False)
         flux = total_flux(GALAXY)
-        # held 1e10 times better than amplitudes are expected, which data tell some 1000 times better than that
-        assert light @ (found.scene.galaxy.modes - known) == pytest.approx(0.0, abs=1e-6 * flux)
+        # held to 1e-6, which data tell worse by far
+        assert light @ (found.scene.galaxy.modes - known) == pytest.approx(0.0, abs=1e-5 * flux)
         np.testing.assert_array_equal(found.scene.galaxy.fluxes, other.scene.galaxy.fluxes)
         before, after = (
             np.mean(residual_of(state)[other.optics.frame.good] ** 2) / NOISE**2 for state in (other, found)
@@ -131,16 +135,43 @@ def test_a_core_departs_in_every_filters_own_way_and_the_rest_stays_as_it_was_me
         light = light_of_modes(galaxy_of(pair, tuple(own)), state_of(np.full(SHAPE, SKY)).optics)
         own[N_MODES] -= light[N_MODES:] @ own[N_MODES:] / light[N_MODES]
         bright = state_of(SKY + modulated(own, pair) + noise(1), galaxy=galaxy)
-        assert with_own_modes(bright, UNSEEN, KEEP, core_only=True) is bright
-        found = with_own_modes(bright, SEEN, KEEP, core_only=True).scene.galaxy
+        assert with_own_modes(bright, UNSEEN, KEEP, lacking=NOTHING, core_only=True) is bright
+        found = with_own_modes(bright, SEEN, KEEP, lacking=NOTHING, core_only=True).scene.galaxy
         np.testing.assert_array_equal(found.modes[:N_MODES], own[:N_MODES])
         # 2 and 3 %, by the noise
         before, after = (modulated(one, pair) - modulated(own, pair) for one in (own[:N_MODES], found.modes))
         assert np.abs(after).sum() < 0.1 * np.abs(before).sum()
         same = state_of(SKY + modulated(own[:N_MODES], pair) + noise(2), galaxy=galaxy)
-        assert with_own_modes(same, SEEN, KEEP, core_only=True) is same
-    single = state_of(SKY + modulated(known) + noise(3), galaxy=galaxy_of((GALAXY,)))
-    assert with_own_modes(single, SEEN, KEEP, core_only=True) is single
+        assert with_own_modes(same, SEEN, KEEP, lacking=NOTHING, core_only=True) is same
+    single = state_of(SKY + galaxy_image(GALAXY) + noise(3), galaxy=galaxy_of((GALAXY,)))
+    assert with_own_modes(single, SEEN, KEEP, lacking=NOTHING, core_only=True) is single
+
+
+@pytest.mark.parametrize("core_only", [False, True])
+def test_what_stands_out_beyond_the_disc_is_taken_up_with_its_light(core_only):
+    flux, more = total_flux(GALAXY), 0.02
+    for seed in range(3):
+        own = np.zeros(MOST_MODES)
+        own[WIDE] = np.random.default_rng(seed).normal(0.0, (2.0 if core_only else 4.0) * SPREAD * FALL[WIDE])
+        bright = state_of(SKY + modulated(own) + noise(seed), galaxy=galaxy_of((GALAXY,)))
+        light = light_of_modes(galaxy_of((GALAXY,), tuple(own)), bright.optics)
+        own[WIDE.start] += (more * flux - light @ own) / light[WIDE.start]
+        bright = state_of(SKY + modulated(own) + noise(seed), galaxy=galaxy_of((GALAXY,)))
+        assert with_own_modes(bright, UNSEEN, KEEP, lacking=NOTHING, core_only=core_only) is bright
+        lacking = light_left(bright)
+        found = with_own_modes(bright, SEEN, KEEP, lacking=lacking, core_only=core_only).scene.galaxy
+        assert found.modes.size == MOST_MODES
+        assert not found.modes[CORE].any()
+        # some of it lies beyond 2 r_eff
+        assert lacking[0] == pytest.approx(more * flux, rel=0.3)
+        assert abs(light @ found.modes - lacking[0]) < 3.0 * lacking[1] < lacking[0]
+        left, were = (np.abs(modulated(own) - image).sum() for image in (modulated(found.modes), galaxy_image(GALAXY)))
+        assert left < 0.3 * were
+        faint = state_of(SKY + modulated(0.01 * own) + noise(seed), galaxy=galaxy_of((GALAXY,)))
+        assert light_left(faint) == NOTHING
+        assert (
+            with_own_modes(faint, SEEN, KEEP, lacking=NOTHING, core_only=core_only).scene.galaxy.modes.size < MOST_MODES
+        )
 
 
 @pytest.mark.parametrize("core_only", [False, True])
@@ -149,7 +180,7 @@ def test_a_core_that_is_not_resolved_or_not_seen_has_no_modes(core_only, place):
     galaxy = galaxy_of((GALAXY, replace(BULGE, **place)), tuple(draw(np.random.default_rng(7))))
     state = state_of(SKY + noise(4), galaxy=galaxy)
     state = state_of(SKY + state.optics.frame.interior(render_galaxy(galaxy, state.optics)) + noise(4), galaxy=galaxy)
-    found = with_own_modes(state, SEEN, KEEP, core_only=core_only)
+    found = with_own_modes(state, SEEN, KEEP, lacking=NOTHING, core_only=core_only)
     assert np.isfinite(found.scene.galaxy.modes).all()
     assert found is state
 
@@ -228,9 +259,9 @@ def test_other_filters_are_measured_with_the_base_filters_modes_before_they_have
     same = fit_scaled_joint(other, library(OTHER), base, cutout, CONFIG)
     assert len(base.modes) == N_MODES
     assert same.modes == base.modes != fit.modes
-    # what the two add to the total differs by what a number holds of it
-    assert fit.total_flux == pytest.approx(same.total_flux, rel=1e-5)
-    assert fit.total_flux_err == pytest.approx(same.total_flux_err, rel=1e-5)
+    # what stands out beside the base filter's may change the total, which they leave its error
+    assert abs(fit.total_flux - same.total_flux) < 2.0 * same.total_flux_err
+    assert fit.total_flux_err == pytest.approx(same.total_flux_err, rel=0.05)
     assert fit.chi2_reduced < same.chi2_reduced
 
 
@@ -245,8 +276,8 @@ def test_totals_and_images_have_the_modes():
         # off the edge lies a thousandth of the light
         assert model.sersic.sum() == pytest.approx(one.flux_in_cutout, rel=1e-3)
         smooth = render_model(replace(one, modes=()), image, library(image.filter)).sersic
-        disc = Disc.of(one.components)
-        np.testing.assert_allclose(model.sersic, smooth * modulation(one.modes, disc, image.shape), rtol=1e-12)
+        factor = galaxy_modulation(one.modes, one.components, image.shape)
+        np.testing.assert_allclose(model.sersic, smooth * factor, rtol=1e-12)
         left, without = (np.nansum((image.data - image_of_fit) ** 2) for image_of_fit in (
             model.sersic + model.sources + model.sky, smooth + model.sources + model.sky))  # fmt: skip
         assert left < 0.95 * without

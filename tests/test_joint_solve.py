@@ -331,6 +331,24 @@ def test_a_step_is_the_dense_least_squares_solution(case):
     assert step.chi2 == pytest.approx((problem.rhs**2).sum(), rel=1e-12)
 
 
+def test_stars_move_only_where_they_may():
+    truth = true_scene(12)
+    start = replace(nearby(truth), stars=replace(nearby(truth).stars, free=np.ones(12, bool)))
+    optics = optics_on(observed(truth, seed=3))
+    left = np.zeros(optics.frame.shape, bool)
+    left[:, : optics.frame.shape[1] // 2] = True
+    there = left[0, np.clip(np.rint(start.stars.x).astype(int), 0, left.shape[1] - 1)]
+    held = replace(start, stars=replace(start.stars, free=there))
+    step, same = (solve_step(*a).scene.stars for a in (
+        (start, optics, replace(EVERYTHING, places=left)), (held, optics, EVERYTHING)))  # fmt: skip
+    for name in ("x", "y", "flux"):
+        np.testing.assert_array_equal(getattr(step, name), getattr(same, name))
+    assert (step.x != start.stars.x).tolist() == there.tolist()
+    assert 0 < there.sum() < 12
+    # they may again in the next step
+    assert step.free.all()
+
+
 def test_the_true_scene_is_a_fixed_point():
     truth = true_scene(25)
     step = solve_step(truth, optics_on(observed(truth)), EVERYTHING)

@@ -13,7 +13,7 @@ from sphot_mpi.catalogue import Catalogue
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.config import load_config
 from sphot_mpi.errors import OutputError
-from sphot_mpi.galaxy_modes import MOST_DISCS, N_MODES
+from sphot_mpi.galaxy_modes import CORE, MOST_MODES, WHOLE
 from sphot_mpi.outcomes import Status, TaskKey
 from sphot_mpi.results import write_results
 from sphot_mpi.results_comm import SoloComm
@@ -142,13 +142,13 @@ def test_tables_that_do_not_belong_together_are_noticed(tmp_path):
         stored.load(row)
 
 
-@pytest.mark.parametrize(("version", "modes"), [("1.1", 0), ("1.2", N_MODES)])
+@pytest.mark.parametrize(("version", "modes"), [("1.1", 0), ("1.2", WHOLE.stop), ("1.3", CORE.stop)])
 def test_a_file_from_before_modes_is_read_without_them(tmp_path, version, modes):
     galaxies, kept = random_campaign(1)
     path = write(tmp_path / "r.h5", galaxies, kept)
     with h5py.File(path, "r+") as file:
         table = file["sersic"][()]
-        unknown = {f"mode_{k + 1}" for k in range(modes, MOST_DISCS * N_MODES)}
+        unknown = {f"mode_{k + 1}" for k in range(modes, MOST_MODES)}
         old = [name for name in table.dtype.names if name not in unknown]
         assert len(old) < len(table.dtype.names)
         attributes = dict(file["sersic"].attrs)
