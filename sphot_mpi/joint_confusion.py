@@ -43,8 +43,7 @@ def confusion(frame: Frame, galaxy: Galaxy | None, residual: Image) -> Confusion
     if not good.any():
         return Confusion(0.0, 0.0)
     if galaxy is not None:
-        y, x = np.mgrid[: frame.shape[0] : step, : frame.shape[1] : step].astype(float)
-        good = outside(good, half_light_distance(components_of(galaxy), frame.shape, PAD, (x, y)))
+        good = outside(good, half_light_distance(components_of(galaxy), frame.shape, PAD, step))
     total = robust_sigma(residual[sample][good]) ** 2
     # the weights' own level where half of the field lies; bright stars have larger errors
     known = 1.0 / float(np.median(weight[good]))

@@ -92,10 +92,14 @@ def _scatter(columns: NDArray[np.float64], residual: Image, weight: Image, divis
     for division in divisions:
         part = division.ravel()[used]
         order = np.argsort(part, kind="stable")
-        for own in np.split(order, np.cumsum(np.bincount(part))[:-1]):
-            told, turn = np.linalg.eigh(vectors[own].T @ vectors[own])
-            pull = turn @ ((turn.T @ (left[own] @ vectors[own])) / (1.0 - np.clip(told, 0.0, MOST_TOLD)))
-            out += np.outer(pull, pull) / len(divisions)
+        ends = np.cumsum(np.bincount(part))
+        sorted_vectors, sorted_left = vectors[order], left[order]
+        parts = [slice(start, end) for start, end in zip((0, *ends[:-1]), ends, strict=True)]
+        told, turn = np.linalg.eigh(np.array([sorted_vectors[own].T @ sorted_vectors[own] for own in parts]))
+        pulls = np.array([sorted_left[own] @ sorted_vectors[own] for own in parts])[:, np.newaxis]
+        pulls = (pulls @ turn) / (1.0 - np.clip(told, 0.0, MOST_TOLD))[:, np.newaxis]
+        pulls = (pulls @ turn.transpose(0, 2, 1))[:, 0]
+        out += pulls.T @ pulls / len(divisions)
     back = scale[:, np.newaxis] * axes * spread
     return np.asarray(back @ out @ back.T)
 

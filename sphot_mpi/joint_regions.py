@@ -2,9 +2,12 @@
 
 import numpy as np
 
-from sphot_mpi.joint_scene import PAD, Galaxy, Stars, components_of, pixels_of
+from sphot_mpi.joint_scene import PAD, Galaxy, Optics, Stars, components_of, pixels_of
 from sphot_mpi.records import Image, Mask, Vector
-from sphot_mpi.unseen_light import LEAST_FIELD, half_light_distance
+from sphot_mpi.unseen_light import LEAST_FIELD, half_light_distance, half_light_distance_at
+
+#: So many FWHM beyond some light a star's place tells nothing of it.
+FAR = 1.5
 
 
 def galaxy_radius(galaxy: Galaxy, shape: tuple[int, int]) -> Image:
@@ -15,7 +18,13 @@ def galaxy_radius(galaxy: Galaxy, shape: tuple[int, int]) -> Image:
 def radius_at(galaxy: Galaxy, shape: tuple[int, int], stars: Stars) -> Vector:
     """`galaxy_radius` of the pixels nearest to the stars."""
     x, y = pixels_of(stars, shape)
-    return half_light_distance(components_of(galaxy), shape, PAD, (x.astype(float), y.astype(float)))
+    return half_light_distance_at(components_of(galaxy), shape, PAD, x.astype(float), y.astype(float))
+
+
+def star_reach(galaxy: Galaxy, optics: Optics, radius: float) -> Mask:
+    """Frame pixels where a star's place tells something of the galaxy's light within `radius` half-light radii."""
+    reach = radius + FAR * optics.fwhm / galaxy.half_light_radius()
+    return galaxy_radius(galaxy, optics.frame.shape) < reach
 
 
 def centre_distance(galaxy: Galaxy, shape: tuple[int, int]) -> Image:

@@ -218,14 +218,16 @@ def _dense_normal(
 
 def _products(images: NDArray[np.float64], weight: Image, residual: Image) -> tuple[NDArray[np.float64], Vector]:
     """Weighted products of images (k, ny, nx) with each other (k, k), and with the residual (k,)."""
-    images, root = images.reshape(len(images), -1), np.sqrt(weight).ravel()
-    gram, pulls = np.zeros((len(images), len(images))), np.zeros(len(images))
+    count, weights, left = len(images), weight.ravel(), residual.ravel()
+    images = images.reshape(count, -1)
+    gram, pulls, room = np.zeros((count, count)), np.zeros(count), np.empty((count, PIXELS_TOGETHER))
     # so many pixels of all images fit into the cache
-    for start in range(0, root.size, PIXELS_TOGETHER):
+    for start in range(0, left.size, PIXELS_TOGETHER):
         part = slice(start, start + PIXELS_TOGETHER)
-        weighted = images[:, part] * root[part]
-        gram += weighted @ weighted.T
-        pulls += weighted @ (residual.ravel()[part] * root[part])
+        own = images[:, part]
+        weighted = np.multiply(own, weights[part], out=room[:, : own.shape[1]])
+        gram += weighted @ own.T
+        pulls += weighted @ left[part]
     return gram, pulls
 
 

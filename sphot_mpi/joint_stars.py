@@ -56,9 +56,10 @@ class StarSystem:
 
     def solve(self, rhs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Solve for the columns of `rhs`."""
-        rows = np.ascontiguousarray(rhs.T)
+        rows = np.zeros((-(-rhs.shape[1] // 4) * 4, rhs.shape[0]))
+        rows[: rhs.shape[1]] = rhs.T
         bands.band_solve(self.factor, rows)
-        return rows.T
+        return rows[: rhs.shape[1]].T
 
     def reach(self, step: Vector) -> Vector:
         """Each star's step in position over the longest allowed; 0 where the position is held."""

@@ -94,8 +94,11 @@ def patch_sigmas(differences: Image, patch: int = PATCH) -> Image:
     blocks = padded.reshape(ny, patch, nx, patch).transpose(0, 2, 1, 3).reshape(ny, nx, patch * patch)
     enough = np.isfinite(blocks).sum(axis=2) * 2 >= patch * patch
     sigmas = np.full((ny, nx), np.nan)
-    if enough.any():
-        sigmas[enough] = SIGMA_PER_MAD * np.nanmedian(blocks[enough], axis=1)
+    # nan comes last
+    ordered = np.sort(blocks[enough], axis=1)
+    count = np.isfinite(ordered).sum(axis=1)
+    patches = np.arange(count.size)
+    sigmas[enough] = SIGMA_PER_MAD * 0.5 * (ordered[patches, (count - 1) // 2] + ordered[patches, count // 2])
     return sigmas
 
 
@@ -269,7 +272,7 @@ def noise_smoothing(data: Image, mask: Mask, largest: float = LARGEST_SMOOTHING)
     empty = emptiness <= np.nanpercentile(emptiness, 20.0)
     measured = (sigmas[:, empty] ** 2).mean(axis=1)
     grid = np.linspace(0.0, largest, 101)
-    shape = np.array([[_difference_variance(length, s) for length in (1.0, np.sqrt(2.0), 2.0)] for s in grid])
+    shape = _difference_variances(grid)
     scale = (np.log(measured) - np.log(shape)).mean(axis=1)
     misfit = ((np.log(measured) - np.log(shape) - scale[:, None]) ** 2).sum(axis=1)
     best = int(np.argmin(misfit))
@@ -277,15 +280,17 @@ def noise_smoothing(data: Image, mask: Mask, largest: float = LARGEST_SMOOTHING)
     return float(grid[best]), float(1.08 * np.sqrt(np.exp(scale[best])))
 
 
-def autocorrelation(squared_lag: Image, s: float) -> Image:
-    """Autocorrelation of white noise that a Gaussian of sigma `s` px has smoothed."""
-    return np.exp(-squared_lag / (4.0 * s * s)) if s > 0.0 else (squared_lag == 0.0).astype(np.float64)
+def autocorrelation(squared_lag: Image, s: Image | float) -> Image:
+    """Autocorrelation of white noise that a Gaussian of sigma `s` px (to broadcast) has smoothed."""
+    # where s is 0 a pixel knows itself only
+    return np.exp(-squared_lag / np.maximum(4.0 * np.square(s), 1e-100))
 
 
-def _difference_variance(length: float, s: float) -> float:
-    """Variance of `pixel_differences` over that of one pixel, noise smoothed by `s`."""
-    c = autocorrelation(np.array([1.0, 2.0, 4.0]) * length**2, s)
-    return float((1.0 - 2.0 * c[0] + (1.0 + 2.0 * c[1] + c[2]) / 4.0) / 1.25)
+def _difference_variances(smoothing: Image) -> Image:
+    """Variances (k, 3) of `pixel_differences` at 1, sqrt 2 and 2 px over a pixel's, noise smoothed by s (k,)."""
+    squared_length = np.array([1.0, 2.0, 4.0])
+    near, diagonal, far = (autocorrelation(f * squared_length, smoothing[:, np.newaxis]) for f in (1.0, 2.0, 4.0))
+    return np.asarray((1.0 - 2.0 * near + (1.0 + 2.0 * diagonal + far) / 4.0) / 1.25)
 
 
 def correlation_factor(residual: Image, error: Image, mask: Mask, stamp: Image) -> float:

@@ -169,9 +169,16 @@ def fit_gaussian_size(data: Image, sigma_guess: float) -> tuple[float, float, fl
     high = np.array([np.inf, nx - 1.0, ny - 1.0, largest, np.inf, np.inf, np.inf])
     u, v = (x - middle[0]) / nx, (y - middle[1]) / ny
 
+    def profile(p: Image) -> Image:
+        return np.asarray(np.exp(-0.5 * ((x - p[1]) ** 2 + (y - p[2]) ** 2) / p[3] ** 2))
+
     def residual(p: Image) -> Image:
-        model = p[0] * np.exp(-0.5 * ((x - p[1]) ** 2 + (y - p[2]) ** 2) / p[3] ** 2) + p[4] + p[5] * u + p[6] * v
-        return np.asarray(model - scaled)
+        return np.asarray(p[0] * profile(p) + p[4] + p[5] * u + p[6] * v - scaled)
+
+    def slopes(p: Image) -> Image:
+        dx, dy, bell = x - p[1], y - p[2], profile(p)
+        tilt = p[0] * bell / p[3] ** 2
+        return np.column_stack((bell, tilt * dx, tilt * dy, tilt * (dx**2 + dy**2) / p[3], np.ones_like(u), u, v))
 
     best, lowest = np.array([0.0, *middle, sigma_guess]), np.inf
     # the galaxy is expected in the middle; a brighter clump elsewhere counts only if nothing is there
@@ -183,6 +190,7 @@ def fit_gaussian_size(data: Image, sigma_guess: float) -> tuple[float, float, fl
         fit = optimize.least_squares(
             residual,
             first,
+            slopes,
             bounds=(low, high),
             loss="soft_l1",
             max_nfev=60,

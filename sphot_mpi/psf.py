@@ -19,13 +19,15 @@ from sphot_mpi.errors import InputError
 from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import Image
 
+#: Half-size of a library's core, px.
+CORE_REACH = 18
 #: Least side, px, of the grid on which the width is measured.
 _CORE = 40
 
 FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class LibraryPSF:
     """An oversampled effective PSF of unit sum, as the library gives it.
 
@@ -74,6 +76,23 @@ class LibraryPSF:
             values = _convolve_pixel(values, oversample)
         return cls(values / values.sum(), int(oversample))
 
+    @cached_property
+    def spectrum(self) -> NDArray[np.complex128]:
+        """Real FFT, zero-padded to `padded_shape`."""
+        shape = padded_shape(self)
+        padded = np.zeros(shape)
+        y0, x0 = ((wide - side) // 2 for wide, side in zip(shape, self.array.shape, strict=True))
+        padded[y0 : y0 + self.array.shape[0], x0 : x0 + self.array.shape[1]] = self.array
+        return np.asarray(fft.rfft2(padded))
+
+    @cached_property
+    def core(self) -> "LibraryPSF":
+        """What lies within `CORE_REACH` of the centre: stamps and samples of it are a fraction of the cost."""
+        # the same on both sides, so that the origin stays the array's centre
+        cut = [max((side - 1) // 2 - CORE_REACH * self.oversample, 0) for side in self.array.shape]
+        inner = self.array[cut[0] : self.array.shape[0] - cut[0], cut[1] : self.array.shape[1] - cut[1]]
+        return LibraryPSF(inner, self.oversample)
+
 
 def _convolve_pixel(values: Image, oversample: int) -> Image:
     """Convolve with the square detector pixel, growing the array by one pixel a side."""
@@ -92,8 +111,6 @@ class PSF:
         The PSF before the kernel.
     kernel : Kernel
         Blur on top of it, in data px.
-    spectrum : ndarray, optional
-        `library_spectrum(library)`, when it is at hand from another kernel.
 
     Attributes
     ----------
@@ -110,9 +127,7 @@ class PSF:
         that a stamp is a star of flux 1.
     """
 
-    def __init__(
-        self, library: LibraryPSF, kernel: Kernel | None = None, *, spectrum: NDArray[np.complex128] | None = None
-    ) -> None:
+    def __init__(self, library: LibraryPSF, kernel: Kernel | None = None) -> None:
         self.library = library
         self.kernel = Kernel() if kernel is None else kernel
         self.oversample = library.oversample
@@ -122,21 +137,13 @@ class PSF:
             (library.array.shape[0] - 1) / 2 + (shape[0] - library.array.shape[0]) // 2,
             (library.array.shape[1] - 1) / 2 + (shape[1] - library.array.shape[1]) // 2,
         )
-        self._spectrum = spectrum
-
-    @property
-    def library_spectrum(self) -> NDArray[np.complex128]:
-        """Transform of the library PSF, made when it is first needed."""
-        if self._spectrum is None:
-            self._spectrum = library_spectrum(self.library)
-        return self._spectrum
 
     def with_kernel(self, kernel: Kernel) -> "PSF":
         """Return the same library PSF under another kernel."""
-        return PSF(self.library, kernel, spectrum=self._spectrum)
+        return PSF(self.library, kernel)
 
     def frequencies(self) -> tuple[Image, Image]:
-        """Frequencies (fy, fx) of `library_spectrum`, cycles per data px, to broadcast."""
+        """Frequencies (fy, fx) of the library's spectrum, cycles per data px, to broadcast."""
         fy = fft.fftfreq(self.padded_shape[0], 1.0 / self.oversample)[:, None]
         fx = fft.rfftfreq(self.padded_shape[1], 1.0 / self.oversample)[None, :]
         return fy, fx
@@ -154,7 +161,7 @@ class PSF:
     @cached_property
     def array(self) -> Image:
         """Working PSF on the oversampled grid, unit sum."""
-        return np.asarray(fft.irfft2(self.library_spectrum * self._transform(), self.padded_shape))
+        return np.asarray(fft.irfft2(self.library.spectrum * self._transform(), self.padded_shape))
 
     @property
     def cropped(self) -> Image:
@@ -193,7 +200,7 @@ class PSF:
         os = self.oversample
         wy = os * 3.0 / (2.0 + np.cos(2.0 * np.pi * fft.fftfreq(ny)))[:, None]
         wx = os * 3.0 / (2.0 + np.cos(2.0 * np.pi * fft.rfftfreq(nx)))[None, :]
-        spectrum = self.library_spectrum * transfer
+        spectrum = self.library.spectrum * transfer
         spectrum *= wy
         spectrum *= wx
         coefficients = fft.irfft2(spectrum, (ny, nx), overwrite_x=True)
@@ -211,7 +218,7 @@ class PSF:
         """
         (ny, nx), os = self.padded_shape, self.oversample
         fy, fx = self.frequencies()
-        spectrum = self.library_spectrum * self._transform()
+        spectrum = self.library.spectrum * self._transform()
         # the PSF's centre to the first sample
         for f, origin in ((fy, self.origin[0]), (fx, self.origin[1])):
             spectrum *= np.exp(2j * np.pi * f * (origin / os))
@@ -235,7 +242,7 @@ class PSF:
             (k for k in (4, 2) if ny % (2 * k) == nx % (2 * k) == 0 and min(ny, nx) // k >= _CORE * self.oversample), 1
         )
         fy, fx = fy[::step], fx[:, ::step]
-        spectrum = self.library_spectrum[::step, ::step] * self.kernel.transform(fx, fy)
+        spectrum = self.library.spectrum[::step, ::step] * self.kernel.transform(fx, fy)
         return np.asarray(fft.irfft2(spectrum, (ny // step, nx // step)))
 
     @property
@@ -302,13 +309,3 @@ def padded_shape(library: LibraryPSF) -> tuple[int, int]:
             n = fft.next_fast_len(n + 1, real=True)
         shape.append(n)
     return shape[0], shape[1]
-
-
-def library_spectrum(library: LibraryPSF) -> NDArray[np.complex128]:
-    """Return the real FFT of the library, zero-padded to `padded_shape`."""
-    shape = padded_shape(library)
-    padded = np.zeros(shape)
-    y0 = (shape[0] - library.array.shape[0]) // 2
-    x0 = (shape[1] - library.array.shape[1]) // 2
-    padded[y0 : y0 + library.array.shape[0], x0 : x0 + library.array.shape[1]] = library.array
-    return np.asarray(fft.rfft2(padded))

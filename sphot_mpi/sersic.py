@@ -15,7 +15,7 @@ from scipy import fft, special
 from sphot_mpi.kernels import sersic as kernels
 from sphot_mpi.psf import PSF
 from sphot_mpi.records import Array, SersicParams
-from sphot_mpi.sersic_grid import RING, Box, LibraryGrids, keep, kernel_envelope, working_box
+from sphot_mpi.sersic_grid import MOST_GRIDS, RING, Box, LibraryGrids, keep, kernel_envelope, working_box
 from sphot_mpi.sersic_hankel import N_MAX, N_MIN, hankel_cells, hankel_table
 from sphot_mpi.sersic_profile import (
     amplitude_of,
@@ -49,8 +49,9 @@ _DIRECTIONS = 32
 #: Room between the cutout's far edge and the nearest periodic image: in sides of the cutout for a small galaxy,
 #: for one of r_eff beyond a sixth of the side, and in half-light extents for a very large one.
 _ROOM_SMALL, _ROOM_LARGE, _ROOM_EXTENTS = 1.1, 1.5, 4.2
-#: Images of a renderer that are kept: a galaxy is asked for again as long as neither it nor the kernel changes.
-_MOST_IMAGES = 4
+#: Images, and sets of them with derivatives, that a renderer keeps: a galaxy is asked for again as long as neither it
+#: nor the kernel changes.
+_MOST_IMAGES, _MOST_SETS = 4, 3
 #: Periods are even and FFT-friendly, on a ladder of this ratio above the smallest, so that a fit meets few of them.
 _PERIODS = np.array(sorted(2**a * 3**b * 5**c for a in range(1, 13) for b in range(4) for c in range(3)))
 _LADDER = 1.12
@@ -133,6 +134,7 @@ class SersicRenderer:
         self.grids = LibraryGrids(psf.library) if grids is None else grids
         self._boxes: dict[tuple[int, int], Box] = {}
         self._images: dict[bytes, Array] = {}
+        self._sets: dict[tuple[bytes, int, int], Array] = {}
         self._rings = self.grids.ring_area * kernel_envelope(psf, self.grids.ring_radius)
         self._nodes = [_chebyshev(side) for side in shape]
 
@@ -154,9 +156,7 @@ class SersicRenderer:
             spectra, grid = self._spectra(vector, 1)
             image = self._finish(spectra, vector, grid, 1)[0]
             image.setflags(write=False)
-            if len(self._images) == _MOST_IMAGES:
-                del self._images[next(iter(self._images))]
-            self._images[key] = image
+            keep(self._images, key, image, _MOST_IMAGES)
         return self._images[key]
 
     def render_params(self, components: Sequence[SersicParams]) -> Array:
@@ -186,13 +186,19 @@ class SersicRenderer:
         -------
         (7, 3 or 1 + n_slopes, ny, nx) float64 ndarray
             The image, its derivatives by the components of `vector`, then those by the kernel's coordinates,
-            if `kernel_slopes`. In single precision inside: 1e-6 of each one's maximum.
+            if `kernel_slopes`. In single precision inside: 1e-6 of each one's maximum. Not to be written to: the last
+            few are kept.
         """
         wanted = self.kernel_slopes if kernel_slopes is None else self.kernel_slopes and kernel_slopes
         n_slopes = len(self.psf.kernel.coordinates) if wanted else 0
         count = 7 if shape else 3 if place else 1
-        spectra, grid = self._spectra(vector, count, n_slopes)
-        return self._finish(spectra, vector, grid, count)
+        key = vector.tobytes(), count, n_slopes
+        if key not in self._sets:
+            spectra, grid = self._spectra(vector, count, n_slopes)
+            images = self._finish(spectra, vector, grid, count)
+            images.setflags(write=False)
+            keep(self._sets, key, images, _MOST_SETS)
+        return self._sets[key]
 
     def _finish(self, spectra: NDArray[np.complexfloating], vector: Array, grid: tuple[int, int], count: int) -> Array:
         """Images (float64) of `spectra`, the first `count` without the periodic images' light."""
@@ -223,7 +229,7 @@ class SersicRenderer:
         box = self._boxes.get(grid)
         if box is None or box.f_max < f_cut:
             box = working_box(self.psf, self.grids, grid, f_cut, slopes=self.kernel_slopes)
-            keep(self._boxes, grid, box)
+            keep(self._boxes, grid, box, MOST_GRIDS)
         rows, columns = box.psf.shape
         fy, fx = (np.arange(rows) - rows // 2) / grid[0], np.arange(columns) / grid[1]
         used = min(columns, int(grid[1] * f_cut) + 1, grid[1] // 2 + 1)

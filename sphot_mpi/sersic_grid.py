@@ -3,7 +3,9 @@
 Nothing here depends on the galaxy. The library's part is kept when only the kernel changes.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +15,13 @@ from sphot_mpi.psf import PSF, LibraryPSF, padded_shape
 from sphot_mpi.records import Array
 
 ComplexArray = NDArray[np.complex128]
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
 
 #: Width of the rings in which the PSF's spectrum is summed, cycles per px.
 RING = 0.02
 #: Grids of one PSF that are kept; a box is some MB.
-_MOST_GRIDS = 12
+MOST_GRIDS = 12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,12 +76,12 @@ def library_box(library: LibraryPSF, grid: tuple[int, int], f_max: float) -> Com
     return np.ascontiguousarray(box)
 
 
-def keep(boxes: dict[tuple[int, int], Box], grid: tuple[int, int], box: Box) -> None:
-    """Store a box, and drop the oldest one of too many."""
-    boxes.pop(grid, None)
-    boxes[grid] = box
-    if len(boxes) > _MOST_GRIDS:
-        del boxes[next(iter(boxes))]
+def keep(kept: dict[Key, Value], key: Key, value: Value, most: int) -> None:
+    """Store a value, and drop the oldest one of too many."""
+    kept.pop(key, None)
+    kept[key] = value
+    if len(kept) > most:
+        del kept[next(iter(kept))]
 
 
 class LibraryGrids:
@@ -102,7 +106,7 @@ class LibraryGrids:
             reach = f_max * 1.2
             spectrum = library_box(self.library, grid, reach)
             found = Box(reach, spectrum, np.empty((0, *spectrum.shape)))
-            keep(self._boxes, grid, found)
+            keep(self._boxes, grid, found, MOST_GRIDS)
         return found
 
 

@@ -15,7 +15,7 @@ from scipy import fft
 from sphot_mpi.kernels import bands
 from sphot_mpi.kernels import stars as kernels
 from sphot_mpi.point_render import sampled_star, star_stamps
-from sphot_mpi.psf import PSF, LibraryPSF
+from sphot_mpi.psf import PSF
 from sphot_mpi.records import Image, Vector
 from sphot_mpi.sersic_grid import LibraryGrids, frequencies, kernel_envelope, working_box
 
@@ -32,8 +32,8 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 MARGIN = 16
 #: Half-size, in FWHM, of the stamps of stars' cores that fits and detection use.
 CORE_FWHM = 1.5
-#: Half-size of the smallest and largest core stamp, and the room for the kernel around it, px.
-SMALLEST_STAMP, LARGEST_STAMP, CORE_ROOM = 4, 12, 6
+#: Half-size of the smallest and largest core stamp, px; that of `CORE_REACH` leaves room for the kernel.
+SMALLEST_STAMP, LARGEST_STAMP = 4, 12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,12 +71,17 @@ class StarRenderer:
     def __init__(self, psf: PSF, shape: tuple[int, int], grids: LibraryGrids | None = None) -> None:
         self.psf = psf
         self.shape = shape
-        self._grids = LibraryGrids(psf.library) if grids is None else grids
+        self._given_grids = grids
         reach = max(psf.library.array.shape) // (2 * psf.oversample) + 1
         # nothing may wrap onto the image
         ly, lx = (2 * fft.next_fast_len((side + reach + MARGIN + 1) // 2) for side in shape)
         self._period = ly, lx
         self._last: tuple[tuple[bytes, ...], Image] | None = None
+
+    @cached_property
+    def _grids(self) -> LibraryGrids:
+        """Spectra of the library; stamps need none."""
+        return LibraryGrids(self.psf.library) if self._given_grids is None else self._given_grids
 
     @cached_property
     def _band(self) -> float:
@@ -198,12 +203,8 @@ class StarRenderer:
 
     @cached_property
     def core(self) -> PSF:
-        """The PSF's core, from a library cut around it: stamps and samples of it are a fraction of the cost."""
-        library, os = self.psf.library, self.psf.oversample
-        cut = [max((side - 1) // 2 - (LARGEST_STAMP + CORE_ROOM) * os, 0) for side in library.array.shape]
-        # the same on both sides, so that the origin stays the array's centre
-        inner = library.array[cut[0] : library.array.shape[0] - cut[0], cut[1] : library.array.shape[1] - cut[1]]
-        return PSF(LibraryPSF(inner, os), self.psf.kernel)
+        """The PSF's core: stamps and samples of it are a fraction of the cost."""
+        return PSF(self.psf.library.core, self.psf.kernel)
 
     @cached_property
     def core_radius(self) -> int:

@@ -5,6 +5,7 @@ A fit knows it as means, `UnseenLight`; on the image it is star light like that 
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 from scipy import fft
@@ -13,7 +14,7 @@ from sphot_mpi.detection import MatchedFilter
 from sphot_mpi.psf import PSF
 from sphot_mpi.records import Image, Mask, SersicParams, UnseenLight, Vector
 from sphot_mpi.sersic import total_flux
-from sphot_mpi.sersic_profile import elliptical_distance, elliptical_radius
+from sphot_mpi.sersic_profile import elliptical_distance
 from sphot_mpi.star_renderer import StarRenderer
 
 #: Edges, in half-light radii, of the elliptical annuli in which stars on a galaxy are told from those of the field.
@@ -75,12 +76,9 @@ def faint_light(means: Sequence[float], radius: Image) -> Image:
 
 
 def half_light_distance(
-    components: Sequence[SersicParams],
-    shape: tuple[int, ...],
-    margin: int = 0,
-    points: tuple[Vector, Vector] | None = None,
+    components: Sequence[SersicParams], shape: tuple[int, ...], margin: int = 0, every: int = 1
 ) -> Image:
-    """Elliptical radius of pixels or points over the components' mean r_eff, which counts as `LARGEST_PART` at most.
+    """Elliptical radius of pixels over the components' mean r_eff, which counts as `LARGEST_PART` at most.
 
     Parameters
     ----------
@@ -90,26 +88,52 @@ def half_light_distance(
         (ny, nx) of the image that is wanted.
     margin : int
         Its pixels, on each side, beyond the cutout in which the components are and of which a part is counted.
-    points : (Vector, Vector), optional
-        x and y, of one shape, on that image: the radius is wanted of these, not of its pixels.
+    every : int
+        Rows and columns from one that is wanted to the next.
 
     Returns
     -------
-    (ny, nx) float64 ndarray, or of the points' shape
-        In units of that r_eff.
+    (ny, nx) float64 ndarray, or as many rows and columns as are wanted
+        In units of that r_eff; not to be written to: the last few are kept.
     """
+    ellipse, unit = _ellipse_and_unit(components, shape, margin)
+    return _distance_map((shape[0], shape[1]), ellipse, unit, every)
+
+
+def half_light_distance_at(
+    components: Sequence[SersicParams], shape: tuple[int, ...], margin: int, x: Vector, y: Vector
+) -> Vector:
+    """`half_light_distance` at points (x, y), (n,) each, of that image."""
+    ellipse, unit = _ellipse_and_unit(components, shape, margin)
+    return elliptical_distance(x, y, ellipse) / unit
+
+
+def _ellipse_and_unit(
+    components: Sequence[SersicParams], shape: tuple[int, ...], margin: int
+) -> tuple[SersicParams, float]:
+    """Half-light ellipse on an image with a margin, and the r_eff that counts."""
     ellipse = half_light_ellipse(components)
-    ellipse = replace(ellipse, x_0=ellipse.x_0 + margin, y_0=ellipse.y_0 + margin)
-    radius = elliptical_radius(shape, ellipse) if points is None else elliptical_distance(*points, ellipse)
-    return radius / min(ellipse.r_eff, LARGEST_PART * (min(shape) - 2 * margin))
+    # of its light nothing hangs on, and an ellipse that stays is known again
+    ellipse = replace(ellipse, x_0=ellipse.x_0 + margin, y_0=ellipse.y_0 + margin, amplitude=1.0, n=1.0)
+    return ellipse, min(ellipse.r_eff, LARGEST_PART * (min(shape) - 2 * margin))
+
+
+@lru_cache(maxsize=8)
+def _distance_map(shape: tuple[int, int], ellipse: SersicParams, unit: float, every: int) -> Image:
+    y, x = np.ogrid[: shape[0] : every, : shape[1] : every]
+    distance = elliptical_distance(x, y, ellipse) / unit
+    distance.setflags(write=False)
+    return distance
 
 
 def half_light_ellipse(components: Sequence[SersicParams]) -> SersicParams:
     """Return the brightest component with the r_eff that is the components' mean, weighted by light."""
-    fluxes = np.array([max(total_flux(c), 0.0) for c in components])
-    axes = np.array([c.r_eff for c in components])
-    half_light = float(np.average(axes, weights=fluxes)) if fluxes.sum() > 0.0 else float(axes[0])
-    return replace(components[int(np.argmax(fluxes))], r_eff=half_light)
+    fluxes = [max(total_flux(c), 0.0) for c in components]
+    whole, brightest = sum(fluxes), components[fluxes.index(max(fluxes))]
+    if not whole > 0.0:
+        return replace(brightest, r_eff=components[0].r_eff)
+    mean = sum(flux * c.r_eff for flux, c in zip(fluxes, components, strict=True)) / whole
+    return replace(brightest, r_eff=mean)
 
 
 def outside_share(usable: Mask, psf: PSF) -> Image:

@@ -35,11 +35,12 @@ from sphot_mpi.joint_galaxy import (
     sky_vector,
     start_galaxy,
 )
-from sphot_mpi.joint_regions import centre_distance, galaxy_radius
+from sphot_mpi.joint_regions import centre_distance, galaxy_radius, star_reach
 from sphot_mpi.joint_render import Freedom, render_sky
 from sphot_mpi.joint_scene import PAD, Stars, at
 from sphot_mpi.records import SersicParams, SkyPlane
 from sphot_mpi.sersic import total_flux
+from sphot_mpi.unseen_light import half_light_distance, half_light_distance_at
 
 # --- finding, pruning, settling
 
@@ -177,6 +178,29 @@ def test_galaxy_radius_is_one_on_the_half_light_ellipse_and_capped():
     # a galaxy counts as no larger than a quarter of the image
     large = galaxy_radius(galaxy_of((replace(disk, r_eff=80.0),)), shape)
     assert large[PAD + 65, PAD + 50] == pytest.approx(1.0)
+    # of every third row and column, and of points, it is the same
+    np.testing.assert_allclose(half_light_distance((disk,), shape, PAD, every=3), radius[::3, ::3], rtol=1e-12)
+    x, y = np.array([0, 71, 143]), np.array([5, 0, 123])
+    np.testing.assert_allclose(half_light_distance_at((disk,), shape, PAD, x, y), radius[y, x], rtol=1e-12)
+    # it hangs on the ellipse, not on its light
+    brighter = galaxy_radius(galaxy_of((replace(disk, amplitude=2.0, n=3.0),)), shape)
+    np.testing.assert_allclose(brighter, radius, rtol=1e-12)
+    with pytest.raises(ValueError, match="read-only"):
+        radius[0, 0] = 0.0
+
+
+def test_stars_within_reach_are_those_whose_images_lie_on_the_light():
+    state = state_of(SKY + noise(), galaxy=galaxy_of((GALAXY,)))
+    galaxy, optics = state.scene.galaxy, state.optics
+    near = star_reach(galaxy, optics, 2.0)
+    # along the major axis it ends 1.5 FWHM beyond 2 r_eff
+    away = 2.0 * GALAXY.r_eff + 1.5 * optics.fwhm
+    for part, expected in ((0.97, True), (1.03, False)):
+        x, y = (
+            c + PAD + part * away * t
+            for c, t in ((GALAXY.x_0, np.cos(GALAXY.theta)), (GALAXY.y_0, np.sin(GALAXY.theta)))
+        )
+        assert near[round(y), round(x)] == expected
 
 
 def test_local_median_is_smooth_light_without_stars():

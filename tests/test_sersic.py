@@ -383,6 +383,24 @@ def test_kernel_change_equals_a_fresh_renderer():
     assert reused.max() < renderer.render(vector).max()
 
 
+def test_a_galaxy_that_is_asked_for_again_is_rendered_once():
+    renderer = SersicRenderer(PSF(make_library(), Kernel("gaussian", (0.8,))), (81, 92), kernel_slopes=True)
+    vector = to_vector(params())
+    whole = renderer.jacobian(vector)
+    assert renderer.jacobian(vector.copy()) is whole
+    assert not whole.flags.writeable
+    # what else is wanted is made, and so is another galaxy
+    assert renderer.jacobian(vector, shape=False).shape[0] == whole.shape[0] - 4
+    assert renderer.jacobian(vector, kernel_slopes=False).shape[0] == whole.shape[0] - 1
+    other = vector + 1e-6
+    assert np.abs(renderer.jacobian(other) - whole).max() > 0.0
+    for step in range(1, 9):
+        renderer.jacobian(vector + 1e-3 * step)
+    # the last few are kept, no more
+    assert renderer.jacobian(vector) is not whole
+    np.testing.assert_array_equal(renderer.jacobian(vector), whole)
+
+
 def test_index_off_the_table_is_refused():
     renderer = SersicRenderer(PSF(make_library()), (81, 92))
     for n in (0.2, 9.0, np.nan):

@@ -205,11 +205,12 @@ def band_normal(band, cross, columns, first, width, corner_y, corner_x, place, w
     b = band.shape[1] - 1
     weighted = np.empty((3, k, k))
     block = np.empty((3, 3))
-    band[:] = 0.0
     near = 0
     for s in range(first.size):
         own = columns[first[s] : first[s] + width[s]]
         a = weighted[: width[s]]
+        # row by row, while they are at hand
+        band[first[s] : first[s] + width[s]] = 0.0
         oy, ox = corner_y[s], corner_x[s]
         weigh(a, own, oy, ox, weight)
         y, x = max(0, -oy), max(0, -ox)
@@ -243,27 +244,44 @@ def band_solve(factor, rhs):
     factor : (n, b + 1) float64 ndarray
         Lower triangle L with ``A = L L^T``, stored as `band`.
     rhs : (m, n) float64 ndarray
-        One a row; overwritten with the solutions.
+        One a row, m a multiple of four; overwritten with the solutions.
     """
     n, b = factor.shape[0], factor.shape[1] - 1
+    # four at once, for each element of the factor comes from far away
     for i in range(n):
         low = max(0, i - b)
         row, inverse = factor[i, b - i + low : b], 1.0 / factor[i, b]
-        for d in range(rhs.shape[0]):
-            x = rhs[d, low:i]
-            total = 0.0
+        for d in range(0, rhs.shape[0], 4):
+            x0, x1, x2, x3 = rhs[d, low:i], rhs[d + 1, low:i], rhs[d + 2, low:i], rhs[d + 3, low:i]
+            t0 = t1 = t2 = t3 = 0.0
             for k in range(i - low):
-                total += row[k] * x[k]
-            rhs[d, i] = (rhs[d, i] - total) * inverse
+                element = row[k]
+                t0 += element * x0[k]
+                t1 += element * x1[k]
+                t2 += element * x2[k]
+                t3 += element * x3[k]
+            rhs[d, i] = (rhs[d, i] - t0) * inverse
+            rhs[d + 1, i] = (rhs[d + 1, i] - t1) * inverse
+            rhs[d + 2, i] = (rhs[d + 2, i] - t2) * inverse
+            rhs[d + 3, i] = (rhs[d + 3, i] - t3) * inverse
     for i in range(n - 1, -1, -1):
         low = max(0, i - b)
         row, inverse = factor[i, b - i + low : b], 1.0 / factor[i, b]
-        for d in range(rhs.shape[0]):
-            v = rhs[d, i] * inverse
-            rhs[d, i] = v
-            x = rhs[d, low:i]
+        for d in range(0, rhs.shape[0], 4):
+            x0, x1, x2, x3 = rhs[d, low:i], rhs[d + 1, low:i], rhs[d + 2, low:i], rhs[d + 3, low:i]
+            v0, v1, v2, v3 = (
+                rhs[d, i] * inverse,
+                rhs[d + 1, i] * inverse,
+                rhs[d + 2, i] * inverse,
+                rhs[d + 3, i] * inverse,
+            )
+            rhs[d, i], rhs[d + 1, i], rhs[d + 2, i], rhs[d + 3, i] = v0, v1, v2, v3
             for k in range(i - low):
-                x[k] -= row[k] * v
+                element = row[k]
+                x0[k] -= element * v0
+                x1[k] -= element * v1
+                x2[k] -= element * v2
+                x3[k] -= element * v3
 
 
 @jit_fast
