@@ -14,11 +14,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from sphot_mpi.galaxy_modes import CORE, N_MODES, WHOLE, WIDE
+from sphot_mpi.galaxy_modes import CORE, N_MODES, REACH, WHOLE, WIDE, WIDE_REACH
 from sphot_mpi.joint import Keep, State, prune, residual_of, solve
 from sphot_mpi.joint_measure import Measurement, chance, with_confusion
 from sphot_mpi.joint_mode_prior import FALL, MODE_NAMES, WHOLE_NAMES, ModePrior
-from sphot_mpi.joint_regions import galaxy_radius
+from sphot_mpi.joint_regions import galaxy_radius, star_reach
 from sphot_mpi.joint_render import Freedom, light_of_modes
 from sphot_mpi.joint_scene import components_of
 from sphot_mpi.records import Vector
@@ -83,7 +83,7 @@ def light_left(state: State) -> tuple[float, float]:
 
 
 def with_own_modes(
-    state: State, measurement: Measurement, keep: Keep, *, lacking: tuple[float, float], core_only: bool
+    state: State, measurement: Measurement, keep: Keep, *, lacking: tuple[float, float], whole: bool
 ) -> State:
     """Let a measured galaxy's light depart from its components as this filter's image has it, where that is likelier.
 
@@ -99,13 +99,13 @@ def with_own_modes(
         Which stars stay.
     lacking : (float, float)
         Light and error, as `light_left` told, which must not hang on how deep the stars are fitted.
-    core_only : bool
-        Whether those of the first disc are not free.
+    whole : bool
+        Whether those of the first disc are free; the base filter has them already.
     """
     galaxy = state.scene.galaxy
     if galaxy is None or galaxy.fluxes.sum() < LEAST_SNR * measurement.flux_error:
         return state
-    parts = [] if core_only else [WHOLE]
+    parts = [WHOLE] if whole else []
     # what the PSF does not resolve has no structure
     if galaxy.size > 1 and min(c.r_eff for c in components_of(galaxy)) > LEAST_CORE * state.optics.fwhm:
         parts.append(CORE)
@@ -155,7 +155,9 @@ def _freed(state: State, parts: list[slice], keep: Keep, more: tuple[float, floa
         unit=unit,
         light=light / max(more[1], HELD * float(galaxy.fluxes.sum())),
     )
-    tried = prune(solve(tried, Freedom(modes=prior)), keep, merge=False)
+    # no star tells them by a place that is far off; all move when it is settled
+    near = star_reach(galaxy, state.optics, WIDE_REACH if WIDE in parts else REACH)
+    tried = prune(solve(tried, Freedom(modes=prior, places=near)), keep, merge=False)
     return tried.with_frame(frame), log_odds(tried, prior)
 
 

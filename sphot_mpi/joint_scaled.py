@@ -33,9 +33,10 @@ from sphot_mpi.joint_galaxy import no_stars
 from sphot_mpi.joint_measure import Measurement, measure
 from sphot_mpi.joint_misfit import with_misfit
 from sphot_mpi.joint_modes import light_left, with_own_modes
-from sphot_mpi.joint_profile import MOST_DISPLACED, Shaped, displaced, with_last_place, with_own_shape
+from sphot_mpi.joint_profile import Shaped, with_last_place, with_own_shape
 from sphot_mpi.joint_render import Freedom
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars, galaxy_of
+from sphot_mpi.joint_trial import MOST_DISPLACED, displaced
 from sphot_mpi.outside_light import with_outside_light
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import FilterFit, Image, StarExcess
@@ -151,7 +152,7 @@ def fit_scaled_scene(
     placed, converged, place = _placed(state, held, keep) if followed else (state, None, FitFlag(0))
     state = placed
     if config.core.light_modes:
-        state = with_own_modes(placed, measurement, keep, lacking=lacking, core_only=False)
+        state = with_own_modes(placed, measurement, keep, lacking=lacking, whole=True)
     if converged is None or state is not placed:
         state, converged = settle(state, held, keep, most=SETTLE_PASSES)
     return ScaledFit(

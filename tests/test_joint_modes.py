@@ -108,12 +108,12 @@ def test_another_filters_own_departures_leave_the_total_as_it_was_measured(base)
     for seed in range(3):
         image = SKY + image_of(stars) + noise(seed)
         same = state_of(image + modulated(known), stars, galaxy)
-        assert with_own_modes(same, SEEN, KEEP, lacking=NOTHING, core_only=False) is same
+        assert with_own_modes(same, SEEN, KEEP, lacking=NOTHING, whole=True) is same
         light = light_of_modes(galaxy_of((GALAXY,), tuple(known)), same.optics)
         own = draw(rng)
         own[0] -= light @ own / light[0]
         other = state_of(image + modulated(known + own), stars, galaxy)
-        found = with_own_modes(other, SEEN, KEEP, lacking=NOTHING, core_only=False)
+        found = with_own_modes(other, SEEN, KEEP, lacking=NOTHING, whole=True)
         flux = total_flux(GALAXY)
         # held to 1e-6, which data tell worse by far
         assert light @ (found.scene.galaxy.modes - known) == pytest.approx(0.0, abs=1e-5 * flux)
@@ -135,31 +135,31 @@ def test_a_core_departs_in_every_filters_own_way_and_the_rest_stays_as_it_was_me
         light = light_of_modes(galaxy_of(pair, tuple(own)), state_of(np.full(SHAPE, SKY)).optics)
         own[N_MODES] -= light[N_MODES:] @ own[N_MODES:] / light[N_MODES]
         bright = state_of(SKY + modulated(own, pair) + noise(1), galaxy=galaxy)
-        assert with_own_modes(bright, UNSEEN, KEEP, lacking=NOTHING, core_only=True) is bright
-        found = with_own_modes(bright, SEEN, KEEP, lacking=NOTHING, core_only=True).scene.galaxy
+        assert with_own_modes(bright, UNSEEN, KEEP, lacking=NOTHING, whole=False) is bright
+        found = with_own_modes(bright, SEEN, KEEP, lacking=NOTHING, whole=False).scene.galaxy
         np.testing.assert_array_equal(found.modes[:N_MODES], own[:N_MODES])
         # 2 and 3 %, by the noise
         before, after = (modulated(one, pair) - modulated(own, pair) for one in (own[:N_MODES], found.modes))
         assert np.abs(after).sum() < 0.1 * np.abs(before).sum()
         same = state_of(SKY + modulated(own[:N_MODES], pair) + noise(2), galaxy=galaxy)
-        assert with_own_modes(same, SEEN, KEEP, lacking=NOTHING, core_only=True) is same
+        assert with_own_modes(same, SEEN, KEEP, lacking=NOTHING, whole=False) is same
     single = state_of(SKY + galaxy_image(GALAXY) + noise(3), galaxy=galaxy_of((GALAXY,)))
-    assert with_own_modes(single, SEEN, KEEP, lacking=NOTHING, core_only=True) is single
+    assert with_own_modes(single, SEEN, KEEP, lacking=NOTHING, whole=False) is single
 
 
-@pytest.mark.parametrize("core_only", [False, True])
-def test_what_stands_out_beyond_the_disc_is_taken_up_with_its_light(core_only):
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_stands_out_beyond_the_disc_is_taken_up_with_its_light(whole):
     flux, more = total_flux(GALAXY), 0.02
     for seed in range(3):
         own = np.zeros(MOST_MODES)
-        own[WIDE] = np.random.default_rng(seed).normal(0.0, (2.0 if core_only else 4.0) * SPREAD * FALL[WIDE])
+        own[WIDE] = np.random.default_rng(seed).normal(0.0, (4.0 if whole else 2.0) * SPREAD * FALL[WIDE])
         bright = state_of(SKY + modulated(own) + noise(seed), galaxy=galaxy_of((GALAXY,)))
         light = light_of_modes(galaxy_of((GALAXY,), tuple(own)), bright.optics)
         own[WIDE.start] += (more * flux - light @ own) / light[WIDE.start]
         bright = state_of(SKY + modulated(own) + noise(seed), galaxy=galaxy_of((GALAXY,)))
-        assert with_own_modes(bright, UNSEEN, KEEP, lacking=NOTHING, core_only=core_only) is bright
+        assert with_own_modes(bright, UNSEEN, KEEP, lacking=NOTHING, whole=whole) is bright
         lacking = light_left(bright)
-        found = with_own_modes(bright, SEEN, KEEP, lacking=lacking, core_only=core_only).scene.galaxy
+        found = with_own_modes(bright, SEEN, KEEP, lacking=lacking, whole=whole).scene.galaxy
         assert found.modes.size == MOST_MODES
         assert not found.modes[CORE].any()
         # some of it lies beyond 2 r_eff
@@ -169,18 +169,16 @@ def test_what_stands_out_beyond_the_disc_is_taken_up_with_its_light(core_only):
         assert left < 0.3 * were
         faint = state_of(SKY + modulated(0.01 * own) + noise(seed), galaxy=galaxy_of((GALAXY,)))
         assert light_left(faint) == NOTHING
-        assert (
-            with_own_modes(faint, SEEN, KEEP, lacking=NOTHING, core_only=core_only).scene.galaxy.modes.size < MOST_MODES
-        )
+        assert with_own_modes(faint, SEEN, KEEP, lacking=NOTHING, whole=whole).scene.galaxy.modes.size < MOST_MODES
 
 
-@pytest.mark.parametrize("core_only", [False, True])
+@pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("place", [{"r_eff": 0.1}, {"x_0": -80.0, "y_0": 40.3}])
-def test_a_core_that_is_not_resolved_or_not_seen_has_no_modes(core_only, place):
+def test_a_core_that_is_not_resolved_or_not_seen_has_no_modes(whole, place):
     galaxy = galaxy_of((GALAXY, replace(BULGE, **place)), tuple(draw(np.random.default_rng(7))))
     state = state_of(SKY + noise(4), galaxy=galaxy)
     state = state_of(SKY + state.optics.frame.interior(render_galaxy(galaxy, state.optics)) + noise(4), galaxy=galaxy)
-    found = with_own_modes(state, SEEN, KEEP, lacking=NOTHING, core_only=core_only)
+    found = with_own_modes(state, SEEN, KEEP, lacking=NOTHING, whole=whole)
     assert np.isfinite(found.scene.galaxy.modes).all()
     assert found is state
 
