@@ -6,7 +6,7 @@ times a window that falls to 0 at its edge. So an amplitude a_k is a relative ch
 of the Sersics, and the model is linear in all amplitudes. It is the image that is multiplied, as the PSF has made it:
 of a galaxy much larger than the PSF that is its light, of a compact one the amplitudes describe its image. A galaxy of
 two components has a second set of modes on the ellipse of the smaller one: a core is lost in modes as wide as its disk.
-A third set reaches beyond the first one, for arms and rings that are wider.
+A third set reaches beyond the first one, for arms and rings that are wider or finer.
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ from sphot_mpi.unseen_light import half_light_ellipse
 
 #: Radius of the disc, half-light radii, and highest degree of the polynomials on it.
 REACH, DEGREE = 1.5, 6
-#: Those of the wider disc, whose modes are as narrow.
-WIDE_REACH, WIDE_DEGREE = 2.5, 10
+#: Those of the wider disc, whose modes are narrower.
+WIDE_REACH, WIDE_DEGREE = 2.5, 18
 
 
 def orders_to(degree: int) -> tuple[tuple[int, int], ...]:

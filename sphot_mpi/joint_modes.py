@@ -20,16 +20,19 @@ from sphot_mpi.joint_measure import Measurement, chance, with_confusion
 from sphot_mpi.joint_mode_prior import FALL, MODE_NAMES, WHOLE_NAMES, ModePrior
 from sphot_mpi.joint_regions import galaxy_radius, star_reach
 from sphot_mpi.joint_render import Freedom, light_of_modes
-from sphot_mpi.joint_scene import components_of
+from sphot_mpi.joint_scene import Galaxy, components_of, galaxy_of
 from sphot_mpi.records import Vector
 
 #: Standard deviation of an amplitude of degree 0, and of how it differs from that of the base filter.
 SPREAD = 0.2
 #: Standard deviation of light that is held, as a part of the galaxy's.
 HELD = 1e-6
-#: Within so many half-light radii, a mean chi2 of a pixel as large as this is not left by noise and confusion, nor is
-#: light of so many of its errors.
+#: Within so many half-light radii of a galaxy or its core, a mean chi2 of a pixel as large as this is not left by noise
+#: and confusion, nor is light of so many of its errors.
 LEFT_WITHIN, LEAST_LEFT, SIGNIFICANT = 2.0, 3.0, 3.0
+#: Where that stands out, modes that leave less than this part of it are no chance, whatever the odds: without them the
+#: model is wrong.
+MOST_KEPT = 0.5
 #: Least log odds for modes, and those after one solve that may become as much.
 LEAST_ODDS, PROMISING_ODDS = 0.0, -5.0
 #: Least S/N of a galaxy in which they are looked for once more when it is measured.
@@ -76,10 +79,12 @@ def light_left(state: State) -> tuple[float, float]:
     state : State
         With the stars that the galaxy was measured with.
     """
-    weight, left, unit = _left_on(state)
+    assert state.scene.galaxy is not None
+    weight, left, unit = _left_on(state, state.scene.galaxy)
     error = float(np.sqrt(unit * (1.0 / weight).sum()))
     light = float(left.sum())
-    return (light, error) if _stands_out(weight, left) and abs(light) > SIGNIFICANT * error else (0.0, 0.0)
+    told = _mean_chi2(state, state.scene.galaxy) > LEAST_LEFT and abs(light) > SIGNIFICANT * error
+    return (light, error) if told else (0.0, 0.0)
 
 
 def with_own_modes(
@@ -109,28 +114,44 @@ def with_own_modes(
     # what the PSF does not resolve has no structure
     if galaxy.size > 1 and min(c.r_eff for c in components_of(galaxy)) > LEAST_CORE * state.optics.fwhm:
         parts.append(CORE)
-    found, odds = _freed(state, parts, keep, (0.0, 0.0)) if parts else (state, LEAST_ODDS)
-    if odds <= LEAST_ODDS:
-        found = state
-    weight, left, _ = _left_on(found)
-    if not _stands_out(weight, left):
+    found = _better(state, *_freed(state, parts, keep, (0.0, 0.0))) if parts else state
+    if _mean_chi2(found, galaxy) <= LEAST_LEFT:
         return found
-    wider, odds = _freed(state, [*parts, WIDE], keep, lacking)
-    return wider if odds > LEAST_ODDS else found
+    return _better(found, *_freed(state, [*parts, WIDE], keep, lacking))
 
 
-def _left_on(state: State) -> tuple[Vector, Vector, float]:
+def _better(state: State, tried: State, odds: float) -> State:
+    """Return the one of two states that describes the galaxy; `odds` are the second one's log odds."""
+    if odds > LEAST_ODDS:
+        return tried
+    for part in _galaxy_and_core(state):
+        before, after = (_mean_chi2(one, part) for one in (state, tried))
+        if before > LEAST_LEFT and after < MOST_KEPT * before:
+            return tried
+    return state
+
+
+def _galaxy_and_core(state: State) -> list[Galaxy]:
+    """Return the galaxy, and by itself its smaller component, if there are more."""
+    galaxy = state.scene.galaxy
+    assert galaxy is not None
+    if galaxy.size == 1:
+        return [galaxy]
+    return [galaxy, galaxy_of((min(components_of(galaxy), key=lambda c: c.r_eff),))]
+
+
+def _left_on(state: State, part: Galaxy) -> tuple[Vector, Vector, float]:
     """Weights by noise and confusion of a galaxy's pixels, what is left in them, and chi2 of a degree of freedom."""
-    assert state.scene.galaxy is not None
     weighed, unit = with_confusion(state)
     frame = weighed.optics.frame
-    there = frame.good & (galaxy_radius(state.scene.galaxy, frame.shape) < LEFT_WITHIN)
+    there = frame.good & (galaxy_radius(part, frame.shape) < LEFT_WITHIN)
     return frame.weight[there], residual_of(weighed)[there], unit
 
 
-def _stands_out(weight: Vector, left: Vector) -> bool:
-    """Whether noise and confusion leave less than that."""
-    return bool((weight * left**2).sum() > LEAST_LEFT * weight.size)
+def _mean_chi2(state: State, part: Galaxy) -> float:
+    """Chi2 of a pixel of a galaxy; 0 where it has none."""
+    weight, left, _ = _left_on(state, part)
+    return float((weight * left**2).mean()) if weight.size else 0.0
 
 
 def _freed(state: State, parts: list[slice], keep: Keep, more: tuple[float, float]) -> tuple[State, float]:

@@ -15,7 +15,7 @@ from sphot_mpi.records import SERSIC_PARAMETERS, SOURCE_DTYPE
 from sphot_mpi.storable import N_ANNULI
 
 FORMAT = "sphot-mpi"
-FORMAT_VERSION = "1.4"
+FORMAT_VERSION = "1.5"
 
 #: Stand for the unit of the data, of a flux and of a slope, until the unit of a campaign is known.
 DATA, FLUX, SLOPE, MOMENT = "<data>", "<data> pix", "<data> / pix", "<data> pix2"

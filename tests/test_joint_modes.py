@@ -147,6 +147,24 @@ def test_a_core_departs_in_every_filters_own_way_and_the_rest_stays_as_it_was_me
     assert with_own_modes(single, SEEN, KEEP, lacking=NOTHING, whole=False) is single
 
 
+def test_what_no_chance_leaves_is_taken_up_against_the_odds():
+    own = np.zeros(N_MODES)
+    # of the highest two degrees
+    own[-13:] = np.random.default_rng(3).normal(0.0, SPREAD * FALL[:N_MODES][-13:])
+    galaxy = galaxy_of((GALAXY,))
+    for amplitude, expected in ((0.2, False), (0.4, True)):
+        state = state_of(SKY + modulated(amplitude * own) + noise(1), galaxy=galaxy)
+        # where so little is known, the odds are for none: -2.8 and -1.2
+        state = state.with_frame(replace(state.optics.frame, correlation=20.0))
+        found = with_own_modes(state, SEEN, KEEP, lacking=NOTHING, whole=True)
+        assert (found is not state) == expected
+        if expected:
+            before, after = (
+                modulated(one) - modulated(amplitude * own) for one in (0.0 * own, found.scene.galaxy.modes)
+            )
+            assert (after**2).sum() < 0.1 * (before**2).sum()
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_what_stands_out_beyond_the_disc_is_taken_up_with_its_light(whole):
     flux, more = total_flux(GALAXY), 0.02
