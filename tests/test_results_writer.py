@@ -166,7 +166,7 @@ def test_what_is_held_is_bounded_by_the_batch(tmp_path, monkeypatch):
         write(self, slabs)
 
     monkeypatch.setattr(TurnBackend, "write", watched)
-    limit = 50_000  # more than any one galaxy takes
+    limit = 70_000  # more than any one galaxy takes
     write_case(tmp_path / "results.h5", Case(n_galaxies=12, batch_bytes=limit), SoloComm())
     known, *batches = held
     assert max(batches) <= limit
