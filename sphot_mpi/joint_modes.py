@@ -178,7 +178,8 @@ def _freed(state: State, parts: list[slice], keep: Keep, more: tuple[float, floa
     )
     # no star tells them by a place that is far off; all move when it is settled
     near = star_reach(galaxy, state.optics, WIDE_REACH if WIDE in parts else REACH)
-    tried = prune(solve(tried, Freedom(modes=prior, places=near)), keep, merge=False)
+    # in another filter what they take up had pulled at the place
+    tried = prune(solve(tried, Freedom(modes=prior, places=near, galaxy_move=WHOLE in parts)), keep, merge=False)
     return tried.with_frame(frame), log_odds(tried, prior)
 
 
