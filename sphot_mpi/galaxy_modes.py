@@ -4,13 +4,14 @@ The light of the components is multiplied by ``1 + sum_k a_k Z_k``, with Zernike
 1976, J. Opt. Soc. Am. 66, 207) on the disc within `REACH` half-light radii, which is stretched to the galaxy's ellipse,
 times a window that falls to 0 at its edge. So an amplitude a_k is a relative change of brightness, the wings stay those
 of the Sersics, and the model is linear in all amplitudes. It is the image that is multiplied, as the PSF has made it:
-of a galaxy much larger than the PSF that is its light, of a compact one the amplitudes describe its image. A galaxy of
-two components has a second set of modes on the ellipse of the smaller one: a core is lost in modes as wide as its disk.
-A third set reaches beyond the first one, for arms and rings that are wider or finer.
+of a galaxy much larger than the PSF that is its light, of a compact one the amplitudes describe its image. A core is
+lost in modes as wide as its disk: a second set is on the ellipse of the smaller of two components, or of half the size
+of a single one. A third set reaches beyond the first one, for arms and rings that are wider or finer. Its radii are
+stretched (`focus`), so that its modes are finest at the centre, where galaxies are brightest.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from math import comb
 
@@ -22,8 +23,8 @@ from sphot_mpi.unseen_light import half_light_ellipse
 
 #: Radius of the disc, half-light radii, and highest degree of the polynomials on it.
 REACH, DEGREE = 1.5, 6
-#: Those of the wider disc, whose modes are narrower.
-WIDE_REACH, WIDE_DEGREE = 2.5, 18
+#: Those of the wider disc, whose modes are narrower, and their focus.
+WIDE_REACH, WIDE_DEGREE, WIDE_FOCUS = 3.5, 20, 3.0
 
 
 def orders_to(degree: int) -> tuple[tuple[int, int], ...]:
@@ -41,6 +42,8 @@ WHOLE, CORE, WIDE = (
 )
 #: Most modes of a galaxy.
 MOST_MODES = WIDE.stop
+#: Reach, degree and focus of the wider disc of a galaxy with so many: files of format 1.4 and 1.5 have other ones.
+WIDE_DISCS = {122: (2.5, 10, 0.0), 246: (2.5, 18, 0.0), MOST_MODES: (WIDE_REACH, WIDE_DEGREE, WIDE_FOCUS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,9 @@ class Disc:
         Semi-axes of the edge, px.
     degree : int
         Highest degree of the polynomials.
+    focus : float
+        A distance rho from the centre, 1 at the edge, is ``asinh(focus rho) / asinh(focus)`` to the polynomials, so
+        that the modes are sqrt(1 + focus^2) times finer at the centre than at the edge; for 0 it is rho.
     """
 
     x: float
@@ -65,13 +71,16 @@ class Disc:
     major: float
     minor: float
     degree: int = DEGREE
+    focus: float = 0.0
 
     @classmethod
-    def of(cls, components: Sequence[SersicParams], reach: float = REACH, degree: int = DEGREE) -> "Disc":
+    def of(
+        cls, components: Sequence[SersicParams], reach: float = REACH, degree: int = DEGREE, focus: float = 0.0
+    ) -> "Disc":
         """Return the disc of a galaxy within some half-light radii."""
         ellipse = half_light_ellipse(components)
         major = reach * ellipse.r_eff
-        return cls(ellipse.x_0, ellipse.y_0, ellipse.theta, major, major * (1.0 - ellipse.ellip), degree)
+        return cls(ellipse.x_0, ellipse.y_0, ellipse.theta, major, major * (1.0 - ellipse.ellip), degree, focus)
 
     @property
     def orders(self) -> tuple[tuple[int, int], ...]:
@@ -79,12 +88,17 @@ class Disc:
         return orders_to(self.degree)
 
 
+def core_of(components: Sequence[SersicParams]) -> SersicParams:
+    """Return the smaller component; of a single one that of half its size."""
+    smallest = min(components, key=lambda c: c.r_eff)
+    return smallest if len(components) > 1 else replace(smallest, r_eff=0.5 * smallest.r_eff)
+
+
 def discs_of(components: Sequence[SersicParams], n_modes: int = MOST_MODES) -> list[tuple[slice, Disc]]:
-    """Return the discs of a galaxy with so many amplitudes, and where theirs are; one component has no core."""
-    discs = [(WHOLE, Disc.of(components))]
-    if len(components) > 1:
-        discs.append((CORE, Disc.of((min(components, key=lambda c: c.r_eff),))))
-    discs.append((WIDE, Disc.of(components, WIDE_REACH, WIDE_DEGREE)))
+    """Return the discs of a galaxy with so many amplitudes, and where theirs are."""
+    discs = [(WHOLE, Disc.of(components)), (CORE, Disc.of((core_of(components),)))]
+    if n_modes in WIDE_DISCS:
+        discs.append((slice(CORE.stop, n_modes), Disc.of(components, *WIDE_DISCS[n_modes])))
     return [(own, disc) for own, disc in discs if own.stop <= n_modes]
 
 
@@ -166,7 +180,10 @@ def _values(disc: Disc, shape: tuple[int, ...]) -> tuple[tuple[slice, slice], li
 
 
 def _turns(disc: Disc, shape: tuple[int, ...]) -> tuple[tuple[slice, slice], Image, list[NDArray[np.complex128]]]:
-    """Square around the disc on an image, and in it rho^2 and the window times (rho e^(i phi))^m for each order m."""
+    """Square around the disc on an image, and in it rho^2 and the window times (rho e^(i phi))^m for each order m.
+
+    This rho is the stretched one, the window's is not.
+    """
     rows, columns = (
         slice(max(int(np.floor(centre - disc.major)), 0), max(min(int(np.ceil(centre + disc.major)) + 1, side), 0))
         for centre, side in ((disc.y, shape[0]), (disc.x, shape[1]))
@@ -175,8 +192,12 @@ def _turns(disc: Disc, shape: tuple[int, ...]) -> tuple[tuple[slice, slice], Ima
     along = (x - disc.x) * np.cos(disc.theta) + (y - disc.y) * np.sin(disc.theta)
     across = (y - disc.y) * np.cos(disc.theta) - (x - disc.x) * np.sin(disc.theta)
     place = along / disc.major + 1j * (across / disc.minor)
+    window = (1.0 - np.minimum(place.real**2 + place.imag**2, 1.0)) ** 2
+    if disc.focus:
+        rho = np.maximum(np.abs(place), np.finfo(float).tiny)
+        place = place * (np.arcsinh(disc.focus * rho) / (np.arcsinh(disc.focus) * rho))
     square = np.minimum(place.real**2 + place.imag**2, 1.0)
-    turns = [(1.0 - square) ** 2 + 0j]
+    turns = [window + 0j]
     for _ in range(disc.degree):
         turns.append(turns[-1] * place)
     return (rows, columns), square, turns

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sphot_mpi.galaxy_modes import CORE, N_MODES, REACH, WHOLE, WIDE, WIDE_REACH
+from sphot_mpi.galaxy_modes import CORE, N_MODES, REACH, WHOLE, WIDE, WIDE_REACH, core_of
 from sphot_mpi.joint import Keep, State, prune, residual_of, solve
 from sphot_mpi.joint_measure import Measurement, chance, with_confusion
 from sphot_mpi.joint_mode_prior import FALL, MODE_NAMES, WHOLE_NAMES, ModePrior
@@ -25,8 +25,9 @@ from sphot_mpi.records import Vector
 
 #: Standard deviation of an amplitude of degree 0, and of how it differs from that of the base filter.
 SPREAD = 0.2
-#: Standard deviation of light that is held, as a part of the galaxy's.
-HELD = 1e-6
+#: Standard deviation, as a part of the galaxy's light, of what modes add where it is held, and where so much is left
+#: that it cannot have been measured better.
+HELD, LOOSE = 1e-6, 5e-3
 #: Within so many half-light radii of a galaxy or its core, a mean chi2 of a pixel as large as this is not left by noise
 #: and confusion, nor is light of so many of its errors.
 LEFT_WITHIN, LEAST_LEFT, SIGNIFICANT = 2.0, 3.0, 3.0
@@ -35,7 +36,7 @@ LEFT_WITHIN, LEAST_LEFT, SIGNIFICANT = 2.0, 3.0, 3.0
 MOST_KEPT = 0.5
 #: Least log odds for modes, and those after one solve that may become as much.
 LEAST_ODDS, PROMISING_ODDS = 0.0, -5.0
-#: Least S/N of a galaxy in which they are looked for once more when it is measured.
+#: Least S/N of a galaxy in which they are looked for once more when it is measured, unless what is left stands out.
 LEAST_SNR = 5.0
 #: Least r_eff, in FWHM of the PSF, of a component that has modes of its own.
 LEAST_CORE = 0.5
@@ -79,11 +80,11 @@ def light_left(state: State) -> tuple[float, float]:
     state : State
         With the stars that the galaxy was measured with.
     """
-    assert state.scene.galaxy is not None
-    weight, left, unit = _left_on(state, state.scene.galaxy)
+    galaxy = _galaxy_of(state)
+    weight, left, unit = _left_on(state, galaxy)
     error = float(np.sqrt(unit * (1.0 / weight).sum()))
     light = float(left.sum())
-    told = _mean_chi2(state, state.scene.galaxy) > LEAST_LEFT and abs(light) > SIGNIFICANT * error
+    told = _mean_chi2(state, galaxy) > LEAST_LEFT and abs(light) > SIGNIFICANT * error
     return (light, error) if told else (0.0, 0.0)
 
 
@@ -97,7 +98,8 @@ def with_own_modes(
     Parameters
     ----------
     state : State
-        With a galaxy whose light is held: what its modes add in all changes by no more than it lacks.
+        With a galaxy whose light is held: what its modes add in all changes by no more than it lacks, and where they
+        reach beyond the first disc by `LOOSE` of its light.
     measurement : Measurement
         Of that galaxy.
     keep : Keep
@@ -105,19 +107,24 @@ def with_own_modes(
     lacking : (float, float)
         Light and error, as `light_left` told, which must not hang on how deep the stars are fitted.
     whole : bool
-        Whether those of the first disc are free; the base filter has them already.
+        Whether those of the first disc are free, and with them the galaxy's place, at which had pulled what they take
+        up; the base filter has them already.
     """
     galaxy = state.scene.galaxy
-    if galaxy is None or galaxy.fluxes.sum() < LEAST_SNR * measurement.flux_error:
+    if galaxy is None or galaxy.fluxes.sum() <= 0.0:
+        return state
+    seen = galaxy.fluxes.sum() > LEAST_SNR * measurement.flux_error
+    if not seen and all(_mean_chi2(state, part) <= LEAST_LEFT for part in _galaxy_and_core(state)):
         return state
     parts = [WHOLE] if whole else []
     # what the PSF does not resolve has no structure
-    if galaxy.size > 1 and min(c.r_eff for c in components_of(galaxy)) > LEAST_CORE * state.optics.fwhm:
+    if core_of(components_of(galaxy)).r_eff > LEAST_CORE * state.optics.fwhm:
         parts.append(CORE)
     found = _better(state, *_freed(state, parts, keep, (0.0, 0.0))) if parts else state
     if _mean_chi2(found, galaxy) <= LEAST_LEFT:
         return found
-    return _better(found, *_freed(state, [*parts, WIDE], keep, lacking))
+    placed = replace(state, scene=replace(state.scene, galaxy=replace(galaxy, centres=_galaxy_of(found).centres)))
+    return _better(found, *_freed(placed, [*parts, WIDE], keep, lacking))
 
 
 def _better(state: State, tried: State, odds: float) -> State:
@@ -132,12 +139,15 @@ def _better(state: State, tried: State, odds: float) -> State:
 
 
 def _galaxy_and_core(state: State) -> list[Galaxy]:
-    """Return the galaxy, and by itself its smaller component, if there are more."""
-    galaxy = state.scene.galaxy
-    assert galaxy is not None
-    if galaxy.size == 1:
-        return [galaxy]
-    return [galaxy, galaxy_of((min(components_of(galaxy), key=lambda c: c.r_eff),))]
+    """Return the galaxy, and by itself its core."""
+    galaxy = _galaxy_of(state)
+    return [galaxy, galaxy_of((core_of(components_of(galaxy)),))]
+
+
+def _galaxy_of(state: State) -> Galaxy:
+    """Return the galaxy of a state that has one."""
+    assert state.scene.galaxy is not None
+    return state.scene.galaxy
 
 
 def _left_on(state: State, part: Galaxy) -> tuple[Vector, Vector, float]:
@@ -156,8 +166,7 @@ def _mean_chi2(state: State, part: Galaxy) -> float:
 
 def _freed(state: State, parts: list[slice], keep: Keep, more: tuple[float, float]) -> tuple[State, float]:
     """Solve once with the modes of some discs free, which add some light within its error; returns log odds as well."""
-    galaxy, frame = state.scene.galaxy, state.optics.frame
-    assert galaxy is not None
+    galaxy, frame, wide = _galaxy_of(state), state.optics.frame, WIDE in parts
     modes = np.zeros(max(parts[-1].stop, galaxy.modes.size))
     modes[: galaxy.modes.size] = galaxy.modes
     galaxy = replace(galaxy, modes=modes)
@@ -174,18 +183,18 @@ def _freed(state: State, parts: list[slice], keep: Keep, more: tuple[float, floa
         mean=mean,
         spread=SPREAD,
         unit=unit,
-        light=light / max(more[1], HELD * float(galaxy.fluxes.sum())),
+        light=light / max(more[1], (LOOSE if wide else HELD) * float(galaxy.fluxes.sum())),
     )
     # no star tells them by a place that is far off; all move when it is settled
-    near = star_reach(galaxy, state.optics, WIDE_REACH if WIDE in parts else REACH)
-    # in another filter what they take up had pulled at the place
-    tried = prune(solve(tried, Freedom(modes=prior, places=near, galaxy_move=WHOLE in parts)), keep, merge=False)
+    near = star_reach(galaxy, state.optics, WIDE_REACH if wide else REACH)
+    # in another filter what they take up had pulled at the galaxy's place; so many do what a small move does
+    freedom = Freedom(modes=prior, places=near, galaxy_move=WHOLE in parts and not wide)
+    tried = prune(solve(tried, freedom), keep, merge=False)
     return tried.with_frame(frame), log_odds(tried, prior)
 
 
 def log_odds(state: State, prior: ModePrior | None) -> float:
     """Ln of how much likelier the last solve's modes are than those expected."""
     assert state.step is not None
-    assert state.scene.galaxy is not None
     assert prior is not None
-    return prior.log_odds(state.step.names, state.step.covariance, state.scene.galaxy.modes)
+    return prior.log_odds(state.step.names, state.step.covariance, _galaxy_of(state).modes)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.flags import ApertureFlag, FitFlag
-from sphot_mpi.galaxy_modes import MOST_MODES, WIDE
+from sphot_mpi.galaxy_modes import MOST_MODES
 from sphot_mpi.outcomes import Failure, Frame
 from sphot_mpi.photometry_record import AperturePhotometry
 from sphot_mpi.psf_kernel import FAMILIES
@@ -115,12 +115,10 @@ def fit_of(
 
 
 def _modes(row: np.void) -> tuple[float, ...]:
-    """Return the amplitudes of a galaxy's modes; files before format 1.2 know none, before 1.5 not all."""
+    """Return the amplitudes of a galaxy's modes; files before format 1.2 know none, before 1.6 not all."""
     names = (f"mode_{k + 1}" for k in range(MOST_MODES))
     values = (float(row[name]) for name in names if name in (row.dtype.names or ()))
-    modes = tuple(value for value in values if np.isfinite(value))
-    # in 1.4 those of the wider disc ended at a lower degree
-    return modes + (0.0,) * (MOST_MODES - len(modes)) if len(modes) > WIDE.start else modes
+    return tuple(value for value in values if np.isfinite(value))
 
 
 def _annuli(row: np.void, name: str) -> tuple[float, ...]:

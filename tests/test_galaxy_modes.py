@@ -14,6 +14,7 @@ from sphot_mpi.galaxy_modes import (
     WHOLE,
     WIDE,
     WIDE_DEGREE,
+    WIDE_FOCUS,
     WIDE_REACH,
     Disc,
     discs_of,
@@ -63,6 +64,23 @@ def test_modes_follow_the_ellipse():
     assert across[40, 45] == pytest.approx(0.5 * (1.0 - 0.25) ** 2, rel=1e-12)
 
 
+@pytest.mark.parametrize("focus", [0.5, WIDE_FOCUS])
+def test_a_focus_stretches_radii_and_leaves_angles_and_the_window(focus):
+    """Along the major axis, with the polynomials written out (Noll 1976, table 1)."""
+    disc = Disc(x=60.0, y=45.0, theta=0.0, major=50.0, minor=40.0, degree=4, focus=focus)
+    rho = (np.arange(SHAPE[1]) - disc.x) / disc.major
+    images, shade = mode_images(disc, SHAPE)[:, 45], window(disc, SHAPE)[45]
+    there = np.arcsinh(focus * rho) / np.arcsinh(focus)
+    for (n, m), polynomial in {
+        (0, 0): there**0,
+        (1, 1): there,
+        (3, 1): 3.0 * there**3 - 2.0 * there,
+        (4, 2): 4.0 * there**4 - 3.0 * there**2,
+        (4, -2): 0.0 * there,
+    }.items():
+        np.testing.assert_allclose(images[disc.orders.index((n, m))], polynomial * shade, atol=1e-14)
+
+
 @pytest.mark.parametrize("degree", [DEGREE, WIDE_DEGREE])
 def test_a_modulation_is_the_sum_of_its_modes_and_leaves_what_is_beyond(degree):
     disc = replace(DISC, degree=degree)
@@ -79,19 +97,25 @@ def test_a_galaxy_has_modes_on_its_own_ellipse_on_its_cores_and_beyond():
     bulge = replace(DISK, r_eff=4.0, amplitude=2.0, ellip=0.1, theta=1.2, x_0=51.0)
     amplitudes = np.random.default_rng(3).normal(0.0, 0.2, MOST_MODES)
     for pair in ((DISK, bulge), (bulge, DISK)):
-        discs = ((WHOLE, Disc.of(pair)), (CORE, Disc.of((bulge,))), (WIDE, Disc.of(pair, WIDE_REACH, WIDE_DEGREE)))
+        wide = Disc.of(pair, WIDE_REACH, WIDE_DEGREE, WIDE_FOCUS)
+        discs = ((WHOLE, Disc.of(pair)), (CORE, Disc.of((bulge,))), (WIDE, wide))
         assert discs_of(pair) == list(discs)
         for most in range(len(discs) + 1):
             total = sum((modulation(amplitudes[own], disc, SHAPE) - 1.0 for own, disc in discs[:most]), start=1.0)
             given = amplitudes[: discs[most - 1][0].stop] if most else ()
             np.testing.assert_allclose(galaxy_modulation(given, pair, SHAPE), total, atol=1e-13)
-    # what would be its core's is nothing of a single component
-    alone = amplitudes.copy()
-    alone[CORE] = 0.0
-    assert [own for own, _ in discs_of((DISK,))] == [WHOLE, WIDE]
-    np.testing.assert_array_equal(
-        galaxy_modulation(amplitudes, (DISK,), SHAPE), galaxy_modulation(alone, (DISK,), SHAPE)
-    )
+    # a single component's core is the inner half of it
+    core = dict((own.start, disc) for own, disc in discs_of((DISK,)))[CORE.start]
+    assert core == Disc.of((replace(DISK, r_eff=0.5 * DISK.r_eff),))
+
+
+@pytest.mark.parametrize(("most", "degree"), [(122, 10), (246, 18)])
+def test_amplitudes_from_older_files_have_the_wider_disc_that_they_had(most, degree):
+    """To those degrees within 2.5 r_eff, unstretched."""
+    assert len(orders_to(degree)) == most - CORE.stop
+    (*_, (own, disc)) = discs_of((DISK,), most)
+    assert (own.start, own.stop) == (CORE.stop, most)
+    assert disc == Disc.of((DISK,), 2.5, degree)
 
 
 def test_amplitudes_of_a_core_alone_are_none_of_the_whole_galaxy():
