@@ -97,7 +97,7 @@ def _merge(output: Path, parts: Sequence[StoredOutcomes], command_line: str) -> 
         ranks=sum(int(a["ranks"]) for a in attributes),
         restarts=sum(int(a["restarts"]) for a in attributes),
         images=_common_images(parts),
-        psf=all("psf" in part.reader.file for part in parts),
+        psf=all("psf" in part.reader.file for part in _with_fits(parts) or parts),
         photometry=all(any(t.kind is TaskKind.PHOTOMETRY for t in source.tasks(g.index)) for g in source.galaxies),
     )
     return write_results(output, info, source, SoloComm(), source.images, source)
@@ -244,9 +244,14 @@ def _differences(one: Mapping[str, Any], other: Mapping[str, Any], path: str = "
             yield f"{path}{key} = {value!r} and {other[key]!r}"
 
 
+def _with_fits(parts: Sequence[StoredOutcomes]) -> list[StoredOutcomes]:
+    """Return the parts with a fit; no other has images."""
+    return [part for part in parts if len(part.reader.file["sersic"])]
+
+
 def _common_images(parts: Sequence[StoredOutcomes]) -> tuple[str, ...]:
-    names = [part.reader.image_names() for part in parts]
-    common = tuple(name for name in names[0] if all(name in others for others in names))
+    names = [part.reader.image_names() for part in _with_fits(parts)]
+    common = tuple(name for name in names[0] if all(name in others for others in names)) if names else ()
     if any(len(some) > len(common) for some in names):
         log.warning("only images that all files hold are taken over: %s", ", ".join(common) or "none")
     return common

@@ -143,6 +143,17 @@ def test_a_file_with_work_left_is_refused(tmp_path):
         merge_results(tmp_path / "out.h5", [path])
 
 
+def test_a_shard_whose_fits_all_failed_costs_the_others_no_image(tmp_path):
+    galaxies, kept = complete_campaign(5)
+    fitted = {task.galaxy for task, one in kept.items() if one.outcome.fit is not None}
+    parts = [[g for g in galaxies if (g.index in fitted) == some] for some in (False, True)]
+    assert all(parts)
+    paths = [write(tmp_path / f"{k}.h5", part, kept) for k, part in enumerate(parts)]
+    merge_results(tmp_path / "ab.h5", paths)
+    with ResultsReader(tmp_path / "ab.h5") as reader:
+        assert set(reader.image_names()) == set(IMAGES)
+
+
 def test_only_images_that_all_have_are_taken_over(tmp_path, caplog):
     galaxies, kept = complete_campaign(5)
     a = write(tmp_path / "a.h5", galaxies[:4], kept)
