@@ -31,6 +31,8 @@ HELD, LOOSE = 1e-6, 5e-3
 #: Within so many half-light radii of a galaxy or its core, a mean chi2 of a pixel as large as this is not left by noise
 #: and confusion, nor is light of so many of its errors.
 LEFT_WITHIN, LEAST_LEFT, SIGNIFICANT = 2.0, 3.0, 3.0
+#: A mean chi2 of a single component's core as small as this is not worth a trial.
+SOME_LEFT = 1.5
 #: Where that stands out, modes that leave less than this part of it are no chance, whatever the odds: without them the
 #: model is wrong.
 MOST_KEPT = 0.5
@@ -117,14 +119,21 @@ def with_own_modes(
     if not seen and all(_mean_chi2(state, part) <= LEAST_LEFT for part in _galaxy_and_core(state)):
         return state
     parts = [WHOLE] if whole else []
-    # what the PSF does not resolve has no structure
-    if core_of(components_of(galaxy)).r_eff > LEAST_CORE * state.optics.fwhm:
+    if _may_have_core(state):
         parts.append(CORE)
     found = _better(state, *_freed(state, parts, keep, (0.0, 0.0))) if parts else state
     if _mean_chi2(found, galaxy) <= LEAST_LEFT:
         return found
     placed = replace(state, scene=replace(state.scene, galaxy=replace(galaxy, centres=_galaxy_of(found).centres)))
     return _better(found, *_freed(placed, [*parts, WIDE], keep, lacking))
+
+
+def _may_have_core(state: State) -> bool:
+    """Whether a core may depart from the components; that of a single one, which it has described, if some is left."""
+    galaxy, core = _galaxy_and_core(state)
+    # what the PSF does not resolve has no structure
+    resolved = core_of(components_of(galaxy)).r_eff > LEAST_CORE * state.optics.fwhm
+    return resolved and (galaxy.size > 1 or _mean_chi2(state, core) > SOME_LEFT)
 
 
 def _better(state: State, tried: State, odds: float) -> State:
