@@ -1,6 +1,6 @@
 """Aperture photometry: analytic galaxies, colourless galaxies through the PSFs, and the real galaxies' colours.
 
-    python benchmarks/aperture.py --depths 6,4,3 -o docs/aperture_bench.md
+    python benchmarks/aperture.py --depths 6,4,3 --simulated 8 -o docs/aperture_bench.md
 
 The analytic part needs nothing. The PSFs are those of the real library where it is there, else the simulator's. The
 real galaxies are fitted as a campaign would, once for each depth of the star fit.
@@ -13,6 +13,7 @@ os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from accuracy_tables import Line
+from astropy.table import Table
 from real import CATALOGUE, REFERENCES, depth_ladder, make_parser, read_references, run_bench, warm_up
 from real_tables import movement, rms, table
 from scipy import optimize, special
@@ -37,6 +39,7 @@ from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import Cutout, FilterFit, KernelFit, SersicParams, SkyPlane
 from sphot_mpi.schedule import Task, TaskKind
 from sphot_mpi.sersic import SersicRenderer, b_n, total_flux
+from sphot_mpi.simulate import simulate_campaign
 from sphot_mpi.simulate_psf import synthetic_library
 from sphot_mpi.tasks import Fitters, TaskRunner
 
@@ -48,6 +51,8 @@ BASE = "F150W"
 #: Targets.
 ANALYTIC, COLOURLESS, COLOUR_RMS, COLOUR_MOVEMENT = 0.01, 0.01, 0.04, 0.02
 COLOUR_JUDGED = ("g232", "g260")
+#: Star fields of simulated galaxies, their seed, and ways of taking off the stars.
+SIMULATED, SEED, STAR_LIGHTS = ("crowded", "reallike"), 11, ("fitted", "field")
 
 
 def component(n: float, r_eff: float, ellip: float, flux: float = 1000.0) -> SersicParams:
@@ -200,9 +205,22 @@ class Run:
         }
 
 
-def run_galaxy(job: tuple[Galaxy, Config]) -> Run:
-    """Fit a galaxy's filters and measure them."""
-    galaxy, config = job
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Fitted:
+    """A galaxy's fits, images and PSFs by filter."""
+
+    fits: dict[str, FilterFit]
+    cutouts: dict[str, Cutout]
+    libraries: dict[str, LibraryPSF]
+    problems: tuple[str, ...]
+
+    def records(self, config: Config) -> dict[str, AperturePhotometry]:
+        """Photometry by filter."""
+        return {r.filter: r for r in photometry(self.fits, self.cutouts, self.libraries, config)}
+
+
+def fit_galaxy(galaxy: Galaxy, config: Config) -> Fitted:
+    """Fit a galaxy's filters."""
     runner = TaskRunner(config, Fitters(fit_base, fit_scaled))
     fits, cutouts, libraries, problems = {}, {}, {}, []
     base: FilterFit | None = None
@@ -218,8 +236,48 @@ def run_galaxy(job: tuple[Galaxy, Config]) -> Run:
         base = base if k else outcome.fit
         fits[name], cutouts[name] = outcome.fit, runner.renderer.images(outcome, galaxy)[0]
         libraries.update(read_libraries(galaxy.psf, (name,), config.prep.blur_psf))
-    records = {r.filter: r for r in photometry(fits, cutouts, libraries, galaxy.config(config))}
-    return Run(name=galaxy.name, records=records, problems=tuple(problems))
+    return Fitted(fits=fits, cutouts=cutouts, libraries=libraries, problems=tuple(problems))
+
+
+def run_galaxy(job: tuple[Galaxy, Config]) -> Run:
+    """Fit a galaxy's filters and measure them."""
+    galaxy, config = job
+    fitted = fit_galaxy(galaxy, config)
+    return Run(name=galaxy.name, records=fitted.records(galaxy.config(config)), problems=fitted.problems)
+
+
+def run_simulated(job: tuple[Galaxy, Config]) -> dict[str, dict[str, AperturePhotometry]]:
+    """Fit a galaxy's filters and measure them with each way of taking off the stars."""
+    galaxy, config = job
+    fitted = fit_galaxy(galaxy, config)
+    return {
+        way: fitted.records(galaxy.config(config).replaced({"aperture": {"star_light": way}})) for way in STAR_LIGHTS
+    }
+
+
+def simulated_part(args: argparse.Namespace, config: Config) -> list[str]:
+    """Colours of simulated galaxies, which are the same in any aperture, by each way of taking off the stars."""
+    rows, names = [], [name for name in KERNELS if name != BASE]
+    for kind in SIMULATED:
+        with tempfile.TemporaryDirectory() as folder:
+            simulate_campaign(folder, args.simulated, SEED, kind)
+            galaxies = read_catalogue(Path(folder) / CATALOGUE, config).galaxies
+            jobs = [(galaxy, config) for galaxy in galaxies]
+            with ProcessPoolExecutor(args.jobs) as pool:
+                runs = list(pool.map(run_simulated, jobs))
+            truth = {(row["name"], row["filter"]): row["magnitude"] for row in Table.read(Path(folder) / "truth.ecsv")}
+        for way in STAR_LIGHTS:
+            cells = []
+            for name in names:
+                off, pulls = [], []
+                for galaxy, run in zip(galaxies, runs, strict=True):
+                    record = run[way][name]
+                    off.append(record.colour - float(truth[galaxy.name, name] - truth[galaxy.name, BASE]))
+                    pulls.append(off[-1] / record.colour_err)
+                cells.append(f"{rms(off):.4f} ({rms(pulls):.2f})")
+            rows.append([kind, way, *cells])
+    note = f"Error of the colour against F150W, rms of {args.simulated} galaxies; in brackets that of the pulls."
+    return ["## Colours of simulated galaxies", "", note, "", *table(["field", "star_light", *names], rows), ""]
 
 
 def real_part(args: argparse.Namespace, config: Config) -> tuple[list[Line], list[str]]:
@@ -320,6 +378,8 @@ def bench(args: argparse.Namespace) -> str:
     parts = [analytic_part(config), colourless_part(config, args.data)]
     if not args.ideal_only:
         parts.append(real_part(args, config))
+    if args.simulated:
+        parts.append(([], simulated_part(args, config)))
     lines = [line.row() for targets, _ in parts for line in targets]
     head = ["## Targets", "", "| | value | target | |", "|---|---|---|---|", *lines, ""]
     return "\n".join([*head, *(row for _, text in parts for row in text)]).rstrip() + "\n"
@@ -329,6 +389,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the bench of the apertures."""
     parser = make_parser(__doc__, only=("g232", "g260", "g310"), depths=(6.0, 4.0, 3.0))
     parser.add_argument("--ideal-only", action="store_true", help="no real galaxies")
+    parser.add_argument("--simulated", type=int, default=0, help="galaxies of each kind of star field, 0: none")
     return run_bench(parser, bench, "Aperture photometry", "benchmarks/aperture.py", arguments)
 
 

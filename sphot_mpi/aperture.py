@@ -56,6 +56,7 @@ def measure_galaxy(
     config: Config,
 ) -> tuple[AperturePhotometry, ...]:
     """Measure all filters of a galaxy in one aperture; see `sphot_mpi.pipeline.photometry`."""
+    fits = {name: as_measured(fit) for name, fit in fits.items()}
     chosen = choose_base(fits, config)
     if chosen is None:
         return tuple(_empty(fit, cutouts[name], ApertureFlag.NO_GALAXY) for name, fit in fits.items())
@@ -82,6 +83,21 @@ def measure_galaxy(
         else:
             measured[name] = _Measured(record=_empty(fit, cutouts[name], plan.flags | _why_empty(fit)))
     return tuple(_with_colours(one, measured[base]) for one in measured.values())
+
+
+def as_measured(fit: FilterFit) -> FilterFit:
+    """Return a fit with the stars that its galaxy was measured with, as they were then.
+
+    Its magnitudes are not to hang on how many fainter ones were fitted. A fit that does not tell them has all.
+    """
+    table = fit.sources
+    chosen = table["flux_measured"] != 0.0
+    if not chosen.any():
+        return fit
+    table = table[chosen]
+    for now, then in (("x_fit", "x_init"), ("y_fit", "y_init"), ("flux_fit", "flux_measured")):
+        table[now] = table[then]
+    return replace(fit, sources=table)
 
 
 def _has_psf(fit: FilterFit | None) -> bool:

@@ -12,6 +12,7 @@ from sphot_mpi.config import Config
 from sphot_mpi.ellipses import Ellipse, EllipseFamily, isophote_family
 from sphot_mpi.errors import FitError
 from sphot_mpi.flags import ApertureFlag
+from sphot_mpi.galaxy_modes import whole_modes
 from sphot_mpi.petrosian import GrowthCurve, growth_curves
 from sphot_mpi.photometry_record import CURVE_SIZE
 from sphot_mpi.psf import LibraryPSF
@@ -120,7 +121,9 @@ def _plan_within(base: str, fit: FilterFit, cutout: Cutout, library: LibraryPSF,
         raise FitError(msg)
     margin = max(0, int(np.ceil(reach - _nearest_edge(fit, cutout)))) + ROOM
     shape = (cutout.shape[0] + 2 * margin, cutout.shape[1] + 2 * margin)
-    images = FilterImages.of(View.of(fit, library, shape), cutout, margin)
+    # its other modes came with the faint stars
+    measured = replace(fit, modes=whole_modes(fit.modes))
+    images = FilterImages.of(View.of(measured, library, shape), cutout, margin)
     family = _family(images, config, reach)
     smallest = min(max(float(np.exp(family.log_radius[0])), SMALLEST_RADIUS), reach / LEAST_SPAN)
     radii = np.geomspace(smallest, reach, CURVE_SIZE)

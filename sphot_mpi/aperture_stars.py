@@ -1,9 +1,9 @@
 """The light of stars inside an aperture: star by star, or what the field beside the galaxy lets expect.
 
 Where the model describes the image, the fitted stars are the light to take off. A galaxy with arms and lumps is another
-matter: lumps are fitted as stars, more of them the deeper the fit goes, in one filter and not in the next, and colours
-follow. The mean light of the stars in the field, times the area, knows nothing of the galaxy. Its error is the shot
-noise of the stars, which is alike in all filters and partly cancels in a colour.
+matter: lumps are fitted as stars, in one filter and not in the next, and colours follow. The mean light of the stars in
+the field, times the area, knows nothing of the galaxy. Its error is the shot noise of the stars, which is alike in all
+filters and partly cancels in a colour.
 
 That error is worth its price where there are lumps: on the galaxy, and where it outshines the field's stars, for lumps
 are a part of its light. All other stars count one by one; stars come in clusters, and over a wide aperture the mean
@@ -30,7 +30,7 @@ POWER = 4.0
 #: Lumps are looked for within so many half-light radii of the galaxy's centre.
 LUMPS_WITHIN = 2.0
 #: A fit with one of these flags does not tell stars from the galaxy's lumps.
-DOUBTFUL = FitFlag.HIGH_CHI2 | FitFlag.STRUCTURED | FitFlag.STAR_EXCESS
+DOUBTFUL = FitFlag.STRUCTURED | FitFlag.STAR_EXCESS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -120,6 +120,7 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
     state, measurement = measure(state, joint, keep, most=SETTLE_PASSES, weigh=False)
     measurement, lacking = with_misfit(state, measurement), light_left(state)
     state = with_measured_stars(state)
+    measured = state.scene.stars
     scatter = position_scatter(state)
     excess = star_excess(state, STRUCTURED_CHANCE if structured else CHANCE)
     # from here on the galaxy is held: its light must not hang on how deep the stars are fitted
@@ -132,7 +133,7 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
         state = with_own_modes(state, measurement, keep, lacking=lacking, whole=False)
     state, converged = settle(state, held, keep, most=SETTLE_PASSES)
     return BaseFit(
-        state=state,
+        state=replace(state, scene=state.scene.with_stars(state.scene.stars.with_gone(measured))),
         measurement=measurement,
         converged=converged and measurement.quiet,
         two_components=state.scene.galaxy is not None and state.scene.galaxy.size > 1,
@@ -146,7 +147,7 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
 def with_measured_stars(state: State) -> State:
     """Remember places and fluxes: other filters are measured with these, however deep the stars are fitted."""
     stars = state.scene.stars
-    stars = replace(stars, anchor_x=stars.x.copy(), anchor_y=stars.y.copy(), base_flux=np.maximum(stars.flux, 0.0))
+    stars = replace(stars.as_measured(), base_flux=np.maximum(stars.flux, 0.0))
     return replace(state, scene=state.scene.with_stars(stars))
 
 

@@ -332,7 +332,7 @@ class _Summary:
         table["id"] = np.arange(1, stars.size + 1)
         table["group_id"], table["group_size"] = 1, stars.size
         table["x_init"], table["y_init"] = stars.anchor_x - PAD, stars.anchor_y - PAD
-        table["flux_init"] = stars.base_flux
+        table["flux_init"], table["flux_measured"] = stars.base_flux, stars.measured_flux
         table["x_fit"], table["y_fit"], table["flux_fit"] = stars.x - PAD, stars.y - PAD, stars.flux
         error = correlation * np.sqrt(stars.variance)
         error[~stars.free, 1:] = stars.anchor_sigma[~stars.free, np.newaxis]

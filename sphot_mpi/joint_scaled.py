@@ -141,6 +141,8 @@ def fit_scaled_scene(
     followed = _is_seen(state, measurement, LEAST_FOLLOWED_SNR)
     measurement, excess = with_misfit(state, measurement), _excess(state, base)
     lacking = light_left(state)
+    measured = state.scene.stars.as_measured()
+    state = replace(state, scene=state.scene.with_stars(measured))
     # from here on the galaxy is held: its light must not hang on how deep the stars are fitted
     held, keep = Freedom(kernel=calibrate), Keep.beside_held_galaxy(config.psf.keep_snr)
     if positions != "free":
@@ -156,7 +158,7 @@ def fit_scaled_scene(
     if converged is None or state is not placed:
         state, converged = settle(state, held, keep, most=SETTLE_PASSES)
     return ScaledFit(
-        state=state,
+        state=replace(state, scene=state.scene.with_stars(state.scene.stars.with_gone(measured))),
         measurement=measurement,
         converged=converged and measurement.quiet,
         own=shaped.own | place,

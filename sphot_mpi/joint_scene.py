@@ -6,7 +6,7 @@ light falls on it, have a place to be.
 """
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -202,6 +202,8 @@ class Stars:
         The base filter's source that anchors it, or 0.
     base_flux : (n,) float64 ndarray
         Its flux there, or 0. In the base filter: its flux in the galaxy's measurement.
+    measured_flux : (n,) float64 ndarray
+        Its flux in this filter's measurement of the galaxy; 0: found later.
     prior_flux, prior_sigma : (n,) float64 ndarray
         Flux prior; sigma inf = none.
     free : (n,) bool ndarray
@@ -221,6 +223,7 @@ class Stars:
     anchor_sigma: Vector
     base_id: NDArray[np.int64]
     base_flux: Vector
+    measured_flux: Vector
     prior_flux: Vector
     prior_sigma: Vector
     free: NDArray[np.bool_]
@@ -241,6 +244,7 @@ class Stars:
             anchor_sigma=np.full(n, np.inf),
             base_id=np.zeros(n, np.int64),
             base_flux=np.zeros(n),
+            measured_flux=np.zeros(n),
             prior_flux=np.zeros(n),
             prior_sigma=np.full(n, np.inf),
             free=np.zeros(n, bool),
@@ -262,6 +266,18 @@ class Stars:
     def measured(self) -> NDArray[np.bool_]:
         """True for sources that the base filter's galaxy was measured with."""
         return self.base_flux > 0.0
+
+    def as_measured(self) -> "Stars":
+        """Return them with their fluxes as those of the galaxy's measurement, and places that nothing anchors."""
+        x, y = (np.where(self.anchored, *places) for places in ((self.anchor_x, self.x), (self.anchor_y, self.y)))
+        return replace(self, anchor_x=x, anchor_y=y, measured_flux=self.flux.copy())
+
+    def with_gone(self, measured: "Stars") -> "Stars":
+        """Return them and, without light, those of the galaxy's measurement that later ones have made needless."""
+        # no two fluxes are the same
+        gone = measured.take(~np.isin(measured.measured_flux, self.measured_flux))
+        dark, unknown = np.zeros(gone.size), np.full((gone.size, 3), np.inf)
+        return self.join(replace(gone, flux=dark, variance=unknown, free=np.zeros(gone.size, bool)))
 
     def take(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> "Stars":
         """Return the chosen sources."""

@@ -30,6 +30,7 @@ SOURCE_DTYPE = np.dtype(
         ("x_fit", "f8"),
         ("y_fit", "f8"),
         ("flux_fit", "f8"),  # total flux of the source, data unit * px
+        ("flux_measured", "f8"),  # the same when the galaxy was measured
         ("x_err", "f8"),
         ("y_err", "f8"),
         ("flux_err", "f8"),

@@ -65,7 +65,7 @@ def _sersic_row(fit: FilterFit, frame: Frame) -> Row:
         "shift_x": fit.shift[0],
         "shift_y": fit.shift[1],
         "n_sources": int(np.count_nonzero(fit.report)),
-        "n_sources_model": fit.sources.size,
+        "n_sources_model": int(np.count_nonzero(fit.sources["flux_fit"])),
         "unit": frame.unit,
         "pixel_scale": frame.pixel_scale,
         "flags": int(fit.flags),

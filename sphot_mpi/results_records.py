@@ -202,7 +202,8 @@ def _kernel(row: np.void) -> KernelFit:
 
 def _sources(stored: NDArray[np.void], origin: tuple[int, int]) -> NDArray[np.void]:
     sources = np.zeros(len(stored), SOURCE_DTYPE)
-    for name in SOURCE_DTYPE.names or ():
+    # files before format 1.6 do not know all
+    for name in set(SOURCE_DTYPE.names or ()) & set(stored.dtype.names or ()):
         axis = SOURCE_POSITIONS.get(name)
         sources[name] = stored[name] if axis is None else stored[name] - origin[axis]
     return sources

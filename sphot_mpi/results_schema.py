@@ -226,7 +226,14 @@ _SOURCE_WORDS: dict[str, tuple[str, str]] = {
     ),
     "x_fit": ("pix", "column in the full image, from 0"),
     "y_fit": ("pix", "row in the full image, from 0"),
-    "flux_fit": (FLUX, "total flux of the source"),
+    "flux_fit": (
+        FLUX,
+        "total flux of the source; 0 for a star that the galaxy was measured with and later ones have made needless",
+    ),
+    "flux_measured": (
+        FLUX,
+        "preset best: flux when this filter's galaxy was measured, 0 for a star found later; presets sphot*: 0",
+    ),
     "x_err": ("pix", "1-sigma error of x_fit"),
     "y_err": ("pix", "1-sigma error of y_fit"),
     "flux_err": (FLUX, "1-sigma error of flux_fit"),

@@ -34,6 +34,31 @@ def one(components=None, **aperture):
     return measured([made], config(**aperture))["F150W"]
 
 
+def test_stars_are_those_that_the_galaxy_was_measured_with():
+    """Whatever came later has told nothing of its light, and the sky beside it is measured with the same ones."""
+    fit, cutout, library = scene(galaxy(), LIBRARY)
+    stars = np.zeros(3, SOURCE_DTYPE)
+    stars["id"], stars["snr"] = (1, 2, 3), 10.0
+    stars["x_init"], stars["y_init"], stars["flux_measured"] = (84.0, 75.0, 0.0), 80.0, (20.0, 10.0, 0.0)
+    data = cutout.data + gaussian_stars(
+        cutout.shape, stars["x_init"][:2], stars["y_init"][:2], np.array([20.0, 10.0]), 1.3
+    )
+    # the second one has gone since, and the first has lost light to a third
+    stars["x_fit"], stars["y_fit"], stars["flux_fit"] = (84.3, 75.0, 85.0), 80.0, (12.0, 0.0, 28.0)
+    full = replace(fit, sources=stars, report=np.ones(3, bool))
+    record = measured([(full, replace(cutout, data=data), library)], config(size="radius", radius=15.0))["F150W"]
+    plain = measured([(fit, cutout, library)], config(size="radius", radius=15.0))["F150W"]
+    assert record.flux == pytest.approx(plain.flux, rel=1e-4)
+    # a fit that does not tell has them all
+    stars = stars.copy()
+    stars["flux_measured"] = 0.0
+    other = measured(
+        [(replace(full, sources=stars), replace(cutout, data=data), library)], config(size="radius", radius=15.0)
+    )["F150W"]
+    # what was 30 is 40 now
+    assert other.flux == pytest.approx(plain.flux - 10.0, abs=0.5)
+
+
 # --- closed forms
 
 

@@ -69,7 +69,7 @@ def test_colours_of_a_lumpy_galaxy_do_not_hang_on_the_depth_of_the_star_fit(benc
         runs.append(bench.run_galaxy((row, config.replaced({"psf": {"snr_ladder": list(ladder)}}))))
     first, second = (one.colours for one in runs)
     assert len(first) == 5
-    # issue 5
-    assert max(abs(first[name] - second[name]) for name in first) < 0.02
-    # the stars' shot noise is honest about what the field does not know
+    # issue 5 asks for 0.02; what is left is the sky, which the faint stars are a part of
+    assert max(abs(first[name] - second[name]) for name in first) < 0.01
+    # the errors of the stars taken off are in it
     assert all(np.isfinite(r.colour_err) and r.colour_err > 0.005 for n, r in runs[0].records.items() if n != "F150W")

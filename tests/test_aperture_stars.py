@@ -123,7 +123,8 @@ def test_stars_that_filters_do_not_share_add_up():
         ("field", FitFlag(0), True),
         ("auto", FitFlag.ERROR_ESTIMATED, False),
         ("auto", FitFlag.STAR_EXCESS, True),
-        ("auto", FitFlag.HIGH_CHI2 | FitFlag.NOT_CONVERGED, True),
+        ("auto", FitFlag.STRUCTURED | FitFlag.NOT_CONVERGED, True),
+        ("auto", FitFlag.HIGH_CHI2 | FitFlag.NOT_CONVERGED, False),
     ],
 )
 def test_who_tells_the_stars(choice, flags, expected):

@@ -17,6 +17,7 @@ from sphot_mpi.joint_result import base_result, scaled_result
 from sphot_mpi.joint_scaled import fit_scaled_scene
 from sphot_mpi.joint_scene import PAD
 from sphot_mpi.model_images import render_model
+from sphot_mpi.pipeline import photometry
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import SERSIC_PARAMETERS, SOURCE_DTYPE, Cutout, FilterFit, SersicParams
 from sphot_mpi.simulate_render import SersicScene, render_stars, total_flux, with_total_flux
@@ -421,6 +422,16 @@ def test_the_galaxy_does_not_hang_on_how_deep_the_stars_are_fitted():
     assert known.size > 20
     for name in ("x_init", "y_init", "flux_init"):
         np.testing.assert_array_equal(known[name], known_deep[name])
+    libraries = {name: library(name) for name in (BASE, OTHER)}
+    cutouts = {BASE: base_cutout(), OTHER: other_cutout()}
+    first, second = (
+        photometry({BASE: pair[0], OTHER: pair[1]}, cutouts, libraries, CONFIG)
+        for pair in ((shallow, other), (deep, other_deep))
+    )
+    for one, two in zip(first, second, strict=True):
+        # the sky's level is what the faint stars leave: 1e-4 of the light
+        assert two.flux == pytest.approx(one.flux, rel=1e-3)
+        assert two.radius == pytest.approx(one.radius, rel=1e-3)
     # only the law of the anchors' errors comes from the last solve: far below the flux's error
     assert abs(other_deep.total_flux - other.total_flux) < 0.1 * other.total_flux_err
 

@@ -89,6 +89,24 @@ def test_stars_are_taken_and_joined_field_by_field():
     np.testing.assert_array_equal(stars.snr(1.0), 0.0)
 
 
+def test_stars_of_the_measurement_stay_with_their_light_of_then():
+    stars = Stars.new(np.arange(4.0), np.zeros(4), np.array([1.0, 2.0, 3.0, 4.0]))
+    stars = replace(stars, x=stars.x + 0.5, base_id=np.arange(4), anchor_sigma=np.array([np.inf, 0.1, np.inf, 0.1]))
+    measured = stars.as_measured()
+    np.testing.assert_array_equal(measured.measured_flux, stars.flux)
+    # an anchor is the base filter's place and remains it
+    np.testing.assert_array_equal(measured.anchor_x, [0.5, 1.0, 2.5, 3.0])
+    later = replace(measured.take(np.array([0, 3])), flux=np.array([0.7, 3.9]), free=np.ones(2, bool))
+    later = later.join(Stars.new(np.array([9.0]), np.zeros(1), np.array([0.3])))
+    whole = later.with_gone(measured)
+    np.testing.assert_array_equal(whole.flux, [0.7, 3.9, 0.3, 0.0, 0.0])
+    np.testing.assert_array_equal(whole.measured_flux, [1.0, 4.0, 0.0, 2.0, 3.0])
+    np.testing.assert_array_equal(whole.base_id[[0, 1, 3, 4]], [0, 3, 1, 2])
+    assert np.isinf(whole.variance[3:]).all()
+    assert not whole.free[3:].any()
+    assert measured.with_gone(measured).size == 4
+
+
 def test_half_light_radius_is_the_semi_major_axis():
     galaxy = galaxy_of((COMPONENT,))
     assert galaxy.half_light_radius() == pytest.approx(COMPONENT.r_eff)
