@@ -95,8 +95,8 @@ def as_measured(fit: FilterFit) -> FilterFit:
     if not chosen.any():
         return fit
     table = table[chosen]
-    for now, then in (("x_fit", "x_init"), ("y_fit", "y_init"), ("flux_fit", "flux_measured")):
-        table[now] = table[then]
+    for fitted, measured in (("x_fit", "x_init"), ("y_fit", "y_init"), ("flux_fit", "flux_measured")):
+        table[fitted] = table[measured]
     return replace(fit, sources=table)
 
 

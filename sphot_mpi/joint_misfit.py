@@ -93,10 +93,10 @@ def _scatter(columns: NDArray[np.float64], residual: Image, weight: Image, divis
         part = division.ravel()[used]
         order = np.argsort(part, kind="stable")
         ends = np.cumsum(np.bincount(part))
-        sorted_vectors, sorted_left = vectors[order], left[order]
-        parts = [slice(start, end) for start, end in zip((0, *ends[:-1]), ends, strict=True)]
-        told, turn = np.linalg.eigh(np.array([sorted_vectors[own].T @ sorted_vectors[own] for own in parts]))
-        pulls = np.array([sorted_left[own] @ sorted_vectors[own] for own in parts])[:, np.newaxis]
+        parts = np.split(vectors[order], ends[:-1])
+        told, turn = np.linalg.eigh(np.array([own.T @ own for own in parts]))
+        pulls = np.array([some @ own for some, own in zip(np.split(left[order], ends[:-1]), parts, strict=True)])
+        pulls = pulls[:, np.newaxis]
         pulls = (pulls @ turn) / (1.0 - np.clip(told, 0.0, MOST_TOLD))[:, np.newaxis]
         pulls = (pulls @ turn.transpose(0, 2, 1))[:, 0]
         out += pulls.T @ pulls / len(divisions)

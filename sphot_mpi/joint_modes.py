@@ -132,7 +132,7 @@ def _may_have_core(state: State) -> bool:
     """Whether a core may depart from the components; that of a single one, which it has described, if some is left."""
     galaxy, core = _galaxy_and_core(state)
     # what the PSF does not resolve has no structure
-    resolved = core_of(components_of(galaxy)).r_eff > LEAST_CORE * state.optics.fwhm
+    resolved = core.half_light_radius() > LEAST_CORE * state.optics.fwhm
     return resolved and (galaxy.size > 1 or _mean_chi2(state, core) > SOME_LEFT)
 
 
