@@ -1,14 +1,19 @@
-"""The base filter's stars in another filter: anchors at their places, expected to have the typical colour."""
+"""The base filter's stars in another filter: anchors at their places, expected to have the typical colour.
+
+A star that this filter shows and the base filter does not may stand beside an anchor, which takes its light and leaves
+a dipole. So anchors that the residual pulls away are freed of their places in the end.
+"""
 
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sphot_mpi.joint import State
-from sphot_mpi.joint_regions import galaxy_radius
+from sphot_mpi.joint import State, residual_of
+from sphot_mpi.joint_regions import galaxy_radius, radius_at
 from sphot_mpi.joint_scene import PAD, Stars, at
-from sphot_mpi.records import FilterFit
+from sphot_mpi.kernels import joint as kernels
+from sphot_mpi.records import FilterFit, Vector
 from sphot_mpi.robust import robust_sigma
 
 #: Base sources used as anchors: least S/N there, and range of their position error, px.
@@ -31,6 +36,10 @@ MOST_EXCESS, SIGNIFICANT, MOST_SCATTER = 1.3, 3.0, 0.4
 FREE_SNR = 30.0
 #: Anchored stars below this S/N are dropped: a dark star only makes room for somebody else's light.
 LEAST_ANCHORED_SNR = 0.0
+#: Least S/N of an anchored star that may be somewhere else, least distance to that place, FWHM, and the chi2 it gains.
+LEAST_FREED_SNR, LEAST_DISPLACED, DISPLACED_CHI2 = 5.0, 0.1, 25.0
+#: A star farther than this from the anchor that it was freed of, FWHM, is another one.
+SAME_STAR_FWHM = 0.5
 
 
 def with_anchors(state: State, base: FilterFit, *, measured: bool) -> State:
@@ -121,6 +130,25 @@ def held_to_colour(stars: Stars) -> NDArray[np.bool_]:
     return stars.prior_sigma < 2.0 * HELD_SCATTER * stars.prior_flux
 
 
+def with_assigned_errors(stars: Stars, correlation: float) -> Stars:
+    """Return stars of which those that are held to the typical colour know their fluxes as well as that is their own.
+
+    Parameters
+    ----------
+    stars : Stars
+        Solved.
+    correlation : float
+        As of `Frame`.
+    """
+    held = held_to_colour(stars)
+    free = np.isfinite(stars.prior_sigma) & (stars.prior_flux > 0.0) & ~held
+    scatter = stars.prior_sigma[free] / stars.prior_flux[free]
+    typical = float(np.median(scatter)) if scatter.size else COLOUR_SCATTER[1]
+    variance = stars.variance.copy()
+    variance[held, 0] += (typical * stars.prior_flux[held] / correlation) ** 2
+    return replace(stars, variance=variance)
+
+
 def light_excess(stars: Stars, known: NDArray[np.bool_], inside: NDArray[np.bool_], scatter: float) -> bool:
     """Whether anchored stars on the galaxy are significantly brighter, by their base fluxes, than those off it.
 
@@ -148,3 +176,52 @@ def drop_dark(state: State) -> State:
     stars = state.scene.stars
     bright = stars.snr(state.optics.frame.correlation) > LEAST_ANCHORED_SNR
     return replace(state, scene=state.scene.with_stars(stars.take(bright | ~stars.anchored)))
+
+
+def free_displaced(state: State) -> State:
+    """Let anchored stars go that the residual pulls elsewhere, off the galaxy: there it may be that what pulls.
+
+    Parameters
+    ----------
+    state : State
+        Solved.
+    """
+    stars, optics, galaxy = state.scene.stars, state.optics, state.scene.galaxy
+    frame = optics.frame
+    chosen = stars.anchored & ~held_to_colour(stars) & (stars.snr(frame.correlation) > LEAST_FREED_SNR)
+    if galaxy is not None:
+        chosen &= radius_at(galaxy, frame.shape, stars) > 1.0
+    displaced = np.flatnonzero(chosen)
+    if displaced.size:
+        move, gain = _displacements(state, displaced)
+        displaced = displaced[(gain > DISPLACED_CHI2) & (np.hypot(*move.T) > LEAST_DISPLACED * optics.fwhm)]
+    if not displaced.size:
+        return state
+    sigma, free, age = stars.anchor_sigma.copy(), stars.free.copy(), stars.age.copy()
+    sigma[displaced], free[displaced], age[displaced] = np.inf, True, 1
+    stars = replace(stars, anchor_sigma=sigma, free=free, age=age)
+    return replace(state, scene=state.scene.with_stars(stars))
+
+
+def _displacements(state: State, chosen: NDArray[np.int64]) -> tuple[NDArray[np.float64], Vector]:
+    """Displacement (n, 2), px, of each of some stars alone that explains most of the residual, and its gain in chi2."""
+    optics, stars = state.optics, state.scene.stars.take(chosen)
+    stamps, corner_y, corner_x = optics.stars.stamps(stars.x, stars.y, max(2, round(optics.fwhm)))
+    terms = kernels.displacement_terms(stamps, corner_y, corner_x, residual_of(state), optics.frame.weight)
+    xx, xy, yy, x, y = terms.T
+    determinant = xx * yy - xy**2
+    told = determinant > 0.0
+    pull = np.stack((yy * x - xy * y, xx * y - xy * x), axis=1)
+    move = np.divide(pull, determinant[:, np.newaxis], out=np.zeros_like(pull), where=told[:, np.newaxis])
+    # those of a unit-flux star
+    gain = (move * terms[:, 3:]).sum(axis=1) / optics.frame.correlation**2
+    return move / stars.flux[:, np.newaxis], gain
+
+
+def without_strays(state: State) -> State:
+    """Return the state without the base filter's names on stars that are too far from their anchors to be the same."""
+    stars = state.scene.stars
+    distance = np.hypot(stars.x - stars.anchor_x, stars.y - stars.anchor_y)
+    stray = ~stars.anchored & (stars.base_id > 0) & (distance > SAME_STAR_FWHM * state.optics.fwhm)
+    stars = replace(stars, base_id=np.where(stray, 0, stars.base_id), base_flux=np.where(stray, 0.0, stars.base_flux))
+    return replace(state, scene=state.scene.with_stars(stars))

@@ -115,6 +115,18 @@ def with_own_modes(
     galaxy = state.scene.galaxy
     if galaxy is None or galaxy.fluxes.sum() <= 0.0:
         return state
+    frame = state.optics.frame
+    # modes describe the structure for which errors had been widened
+    plain = state.with_frame(frame.unwidened())
+    found = _with_modes_told(plain, measurement, keep, lacking, whole)
+    return state if found is plain else found.with_frame(frame)
+
+
+def _with_modes_told(
+    state: State, measurement: Measurement, keep: Keep, lacking: tuple[float, float], whole: bool
+) -> State:
+    """As `with_own_modes`, of a galaxy with light, by the weights as they are."""
+    galaxy = _galaxy_of(state)
     seen = galaxy.fluxes.sum() > LEAST_SNR * measurement.flux_error
     if not seen and all(_mean_chi2(state, part) <= LEAST_LEFT for part in _galaxy_and_core(state)):
         return state

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from sphot_mpi.config import Config
 from sphot_mpi.flags import FitFlag, SourceFlag
 from sphot_mpi.joint import State
+from sphot_mpi.joint_anchors import with_assigned_errors
 from sphot_mpi.joint_base import KERNEL_STAR_SNR, LEAST_KERNEL_STARS, BaseFit
 from sphot_mpi.joint_bounds import ETA_MAX, shape_ranges
 from sphot_mpi.joint_kernel_error import kernel_errors
@@ -326,8 +327,8 @@ class _Summary:
 
     def _sources(self) -> NDArray[np.void]:
         """The table of all stars in the model, in the cutout's pixel frame."""
-        stars: Stars = self.scene.stars
         correlation = self.frame.correlation
+        stars: Stars = with_assigned_errors(self.scene.stars, correlation)
         table = np.zeros(stars.size, dtype=SOURCE_DTYPE)
         table["id"] = np.arange(1, stars.size + 1)
         table["group_id"], table["group_size"] = 1, stars.size

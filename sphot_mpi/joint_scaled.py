@@ -14,11 +14,13 @@ from sphot_mpi.joint import BLEND_LADDER, LAST_BLEND, Keep, State, add_stars, de
 from sphot_mpi.joint_anchors import (
     drop_dark,
     free_bright,
+    free_displaced,
     held_to_colour,
     on_galaxy,
     sources_above,
     with_anchors,
     with_colour_prior,
+    without_strays,
 )
 from sphot_mpi.joint_base import (
     KERNEL_STAR_SNR,
@@ -54,8 +56,9 @@ LEAST_SEEN_SNR = 5.0
 LEAST_FOLLOWED_SNR = 3.0
 #: Solves of the pinned stars: without, then with kernel and shift.
 PINNED_PASSES = (2, 3)
-#: Most solves after the last detection: shape pinned, shape free, and with the galaxy's place.
-SETTLE_PASSES, REFIT_PASSES, PLACE_PASSES = 4, 10, 16
+#: Most solves of a measurement, shape pinned and free; and after the last detection, with the galaxy's place and
+#: without.
+SETTLE_PASSES, REFIT_PASSES, PLACE_PASSES, LAST_PASSES = 4, 10, 16, 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -152,11 +155,13 @@ def fit_scaled_scene(
         state = _add_new(state, base, held, keep, _caution(state, base, covered, config), lower, positions)
     state = with_outside_light(with_faint_stars(state, base.faint_limits), weigh=False)
     placed, converged, place = _placed(state, held, keep) if followed else (state, None, FitFlag(0))
-    state = placed
+    # a galaxy that stands elsewhere had pulled at stars, too
+    state = placed if positions == "forced" else free_displaced(placed)
     if config.core.light_modes:
-        state = with_own_modes(placed, measurement, keep, lacking=lacking, whole=True)
+        state = with_own_modes(state, measurement, keep, lacking=lacking, whole=True)
     if converged is None or state is not placed:
-        state, converged = settle(state, held, keep, most=SETTLE_PASSES)
+        state, converged = settle(state, held, keep, most=LAST_PASSES)
+    state = without_strays(state)
     return ScaledFit(
         state=replace(state, scene=state.scene.with_stars(state.scene.stars.with_gone(measured))),
         measurement=measurement,

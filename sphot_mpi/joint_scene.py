@@ -52,6 +52,8 @@ class Frame:
         Expected light of the stars beyond the data.
     unseen : UnseenLight
         The means that both images were made from.
+    widening : (ny, nx) float64 ndarray
+        Factor by which the errors in `weight` are wider than the image's own, for the galaxy's structure.
     found_fwhm : float
         FWHM, px, of the image in which most stars were found, if that is another one; inf: it is this one.
     """
@@ -63,6 +65,7 @@ class Frame:
     anchored_area: NDArray[np.bool_]
     faint: Image
     outside: Image
+    widening: Image
     unseen: UnseenLight = UnseenLight()
     found_fwhm: float = float("inf")
 
@@ -83,14 +86,16 @@ class Frame:
         """
         good = ~mask & np.isfinite(data) & (error > 0.0)
         variance = np.where(good, error, 1.0) ** 2
+        shape = (data.shape[0] + 2 * PAD, data.shape[1] + 2 * PAD)
         return cls(
             data=np.pad(np.where(good, data, 0.0), PAD),
             weight=np.pad(np.where(good, 1.0 / variance, 0.0), PAD),
             noise=noise,
             correlation=correlation,
-            anchored_area=np.ones((data.shape[0] + 2 * PAD, data.shape[1] + 2 * PAD), bool),
-            faint=np.zeros((data.shape[0] + 2 * PAD, data.shape[1] + 2 * PAD)),
-            outside=np.zeros((data.shape[0] + 2 * PAD, data.shape[1] + 2 * PAD)),
+            anchored_area=np.ones(shape, bool),
+            faint=np.zeros(shape),
+            outside=np.zeros(shape),
+            widening=np.ones(shape),
         )
 
     @property
@@ -102,6 +107,16 @@ class Frame:
     def good(self) -> NDArray[np.bool_]:
         """True where a pixel is used."""
         return self.weight > 0.0
+
+    def widened(self, factor: Image) -> "Frame":
+        """Return the frame with errors wider by a factor (ny, nx)."""
+        return replace(self, weight=self.weight / factor**2, widening=self.widening * factor)
+
+    def unwidened(self) -> "Frame":
+        """Return the frame with the image's own errors."""
+        if not (self.widening != 1.0).any():
+            return self
+        return replace(self, weight=self.weight * self.widening**2, widening=np.ones(self.shape))
 
     def residual(self, model: Image) -> Image:
         """Data minus `model` and the expected light of unknown stars, 0 where masked."""

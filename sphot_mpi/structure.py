@@ -7,8 +7,6 @@ inside are widened by that factor, once, so that structure makes no stars and
 does not steer the fit.
 """
 
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -69,11 +67,9 @@ def with_wider_errors(state: State, factor: float) -> State:
     assert state.scene.galaxy is not None
     frame = state.optics.frame
     on_galaxy = galaxy_radius(state.scene.galaxy, frame.shape) < COUNT_INSIDE[1]
-    return state.with_frame(replace(frame, weight=np.where(on_galaxy, frame.weight / factor**2, frame.weight)))
+    return state.with_frame(frame.widened(np.where(on_galaxy, factor, 1.0)))
 
 
 def with_structure_noise(state: State) -> State:
     """Return the state with errors widened by `structure_factor`."""
-    factor = structure_factor(state)
-    frame = state.optics.frame
-    return state.with_frame(replace(frame, weight=frame.weight / factor**2))
+    return state.with_frame(state.optics.frame.widened(structure_factor(state)))

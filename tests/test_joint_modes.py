@@ -167,6 +167,19 @@ def test_what_no_chance_leaves_is_taken_up_against_the_odds():
             assert (after**2).sum() < 0.1 * (before**2).sum()
 
 
+def test_modes_are_told_by_the_images_own_errors():
+    """Not by those that were widened because the galaxy had structure, which they describe."""
+    own = draw(np.random.default_rng(3), 0.05)
+    state = state_of(SKY + modulated(own) + noise(1), galaxy=galaxy_of((GALAXY,)))
+    wide = state.with_frame(state.optics.frame.widened(np.full(state.optics.frame.shape, 20.0)))
+    found, told = (with_own_modes(one, SEEN, KEEP, lacking=NOTHING, whole=True) for one in (wide, state))
+    # roundings of the weights, amplified by the solve
+    np.testing.assert_allclose(found.scene.galaxy.modes, told.scene.galaxy.modes, atol=1e-9)
+    assert np.abs(found.scene.galaxy.modes).max() > 0.01
+    # the stars after it are to know of them
+    assert found.optics.frame.weight is wide.optics.frame.weight
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_what_stands_out_beyond_the_disc_is_taken_up_with_its_light(whole):
     flux, more = total_flux(GALAXY), 0.02

@@ -7,7 +7,7 @@ from joint_states import GALAXY, SHAPE, SKY, galaxy_image, image_of, noise, star
 from sphot_mpi.joint_galaxy import galaxy_of
 from sphot_mpi.joint_regions import galaxy_radius
 from sphot_mpi.joint_scene import PAD
-from sphot_mpi.structure import negative_tail, structure_factor, with_structure_noise
+from sphot_mpi.structure import negative_tail, structure_factor, with_structure_noise, with_wider_errors
 
 
 def lumps(seed=0):
@@ -45,6 +45,11 @@ def test_structure_widens_errors_on_the_galaxy_and_never_more_outside():
     np.testing.assert_array_equal(widened.optics.frame.good, good)
     ratio = state.optics.frame.weight[good] / widened.optics.frame.weight[good]
     np.testing.assert_allclose(np.sqrt(ratio), factor[good])
+    own = with_wider_errors(widened, 1.6).optics.frame.unwidened()
+    # a product of roundings
+    np.testing.assert_allclose(own.weight, state.optics.frame.weight, rtol=1e-14)
+    assert own.unwidened() is own
+    assert state.optics.frame.unwidened() is state.optics.frame
     # stronger structure, wider errors
     strong = state_of(SKY + galaxy_image(GALAXY) + 2 * lumps() + noise(), galaxy=galaxy_of((GALAXY,)))
     assert structure_factor(strong).max() > factor.max()

@@ -245,3 +245,41 @@ def stamp_quality(side, corner_y, corner_x, residual, weight):
                 if j == side // 2 and i == side // 2:
                     out[s, 2] = r
     return out
+
+
+@jit
+def displacement_terms(stamps, corner_y, corner_x, residual, weight):
+    """Normal equations for the displacement of each star by itself.
+
+    Parameters
+    ----------
+    stamps : (n, 3, k, k) float64 ndarray
+        Unit-flux stamps with derivatives by x and y in columns 1 and 2.
+    corner_y, corner_x : (n,) int64 ndarray
+        As in `good_fraction`.
+    residual, weight : (ny, nx) float64 ndarray
+        Data minus model, and 1 / variance (0 = masked).
+
+    Returns
+    -------
+    (n, 5) float64 ndarray
+        Matrix (xx, xy, yy) and right-hand side (x, y), of a unit-flux star.
+    """
+    ny, nx = residual.shape
+    n, k = stamps.shape[0], stamps.shape[2]
+    out = np.zeros((n, 5))
+    for s in range(n):
+        for j in range(k):
+            y = j + corner_y[s]
+            for i in range(k):
+                x = i + corner_x[s]
+                if not (0 <= y < ny and 0 <= x < nx):
+                    continue
+                w = weight[y, x]
+                along_x, along_y = stamps[s, 1, j, i], stamps[s, 2, j, i]
+                out[s, 0] += w * along_x * along_x
+                out[s, 1] += w * along_x * along_y
+                out[s, 2] += w * along_y * along_y
+                out[s, 3] += w * along_x * residual[y, x]
+                out[s, 4] += w * along_y * residual[y, x]
+    return out
