@@ -6,7 +6,7 @@ import numpy as np
 
 from sphot_mpi.joint import GALAXY_KEEP_SNR, State, field_of
 from sphot_mpi.joint_regions import galaxy_radius
-from sphot_mpi.joint_scene import at
+from sphot_mpi.joint_sources import at
 from sphot_mpi.star_excess import COMPLETE
 from sphot_mpi.unseen_light import EDGES, faint_light
 

@@ -9,8 +9,9 @@ from sphot_mpi.detection import detect
 from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_regions import radius_at
 from sphot_mpi.joint_render import CENTRE_NAMES, SHAPE_NAMES, Freedom, render_galaxy, render_sky, render_stars
-from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Scene, Stars, at
+from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Scene
 from sphot_mpi.joint_solve import GALAXY_STEP, Step, solve_step
+from sphot_mpi.joint_sources import Stars, at
 from sphot_mpi.kernels import joint as kernels
 from sphot_mpi.records import Image
 from sphot_mpi.unseen_light import FIELD, LEAST_FIELD

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from sphot_mpi.joint import State, residual_of
 from sphot_mpi.joint_regions import galaxy_radius, radius_at
-from sphot_mpi.joint_scene import PAD, Stars, at
+from sphot_mpi.joint_scene import PAD
+from sphot_mpi.joint_sources import Stars, at
 from sphot_mpi.kernels import joint as kernels
 from sphot_mpi.records import FilterFit, Vector
 from sphot_mpi.robust import robust_sigma

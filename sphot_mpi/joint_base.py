@@ -17,7 +17,8 @@ from sphot_mpi.joint_modes import LEAST_ODDS, light_left, log_odds, with_modes, 
 from sphot_mpi.joint_offset import with_crowd_as_component, with_peak_as_component
 from sphot_mpi.joint_regions import centre_distance, galaxy_radius
 from sphot_mpi.joint_render import Freedom, render_stars
-from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Stars, at
+from sphot_mpi.joint_scene import Frame, Galaxy, Optics
+from sphot_mpi.joint_sources import Stars, at
 from sphot_mpi.outside_light import with_outside_light
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.records import Image, StarExcess

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from sphot_mpi.joint import State, residual_of
-from sphot_mpi.joint_scene import Optics, Stars, at
+from sphot_mpi.joint_scene import Optics
+from sphot_mpi.joint_sources import Stars, at
 from sphot_mpi.point_render import star_stamps
 from sphot_mpi.records import Vector
 

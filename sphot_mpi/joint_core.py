@@ -18,7 +18,8 @@ from sphot_mpi.joint_galaxy import SECOND_COMPONENT_GAIN
 from sphot_mpi.joint_measure import chance
 from sphot_mpi.joint_regions import centre_distance
 from sphot_mpi.joint_render import Freedom
-from sphot_mpi.joint_scene import Galaxy, Stars, at
+from sphot_mpi.joint_scene import Galaxy
+from sphot_mpi.joint_sources import Stars, at
 
 #: S/N of a star's peak, and that over the deepest dip's.
 PEAK_SNR, PEAK_CONTRAST = 6.0, 2.5

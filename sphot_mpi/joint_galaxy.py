@@ -10,16 +10,8 @@ from sphot_mpi.errors import FitError
 from sphot_mpi.isophotes import first_guess
 from sphot_mpi.joint_regions import centre_distance, galaxy_radius, outside
 from sphot_mpi.joint_render import render_galaxy, render_sky
-from sphot_mpi.joint_scene import (
-    LARGEST_COMPONENT,
-    PAD,
-    Frame,
-    Galaxy,
-    Optics,
-    Stars,
-    components_of,
-    galaxy_of,
-)
+from sphot_mpi.joint_scene import LARGEST_COMPONENT, PAD, Frame, Galaxy, Optics, components_of, galaxy_of
+from sphot_mpi.joint_sources import Stars
 from sphot_mpi.records import Image, SersicParams, SkyPlane, Vector
 from sphot_mpi.robust import robust_sigma
 from sphot_mpi.sersic_fit import fit_sersic

@@ -16,7 +16,8 @@ from sphot_mpi.joint_core import chi2_of, solve_repeatedly
 from sphot_mpi.joint_galaxy import no_stars, start_galaxy
 from sphot_mpi.joint_holes import stars_in_holes
 from sphot_mpi.joint_render import Freedom, render_sky, render_stars
-from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Scene, Stars
+from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Scene
+from sphot_mpi.joint_sources import Stars
 
 #: A star is tried if it has this part of the first galaxy's light; most of them, one after the other.
 LEAST_LIGHT, MOST_STARS = 0.5, 3

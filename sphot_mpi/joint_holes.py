@@ -13,7 +13,8 @@ from scipy import ndimage
 
 from sphot_mpi.joint_galaxy import no_stars
 from sphot_mpi.joint_render import render_stars
-from sphot_mpi.joint_scene import Optics, Stars
+from sphot_mpi.joint_scene import Optics
+from sphot_mpi.joint_sources import Stars
 from sphot_mpi.records import Image
 
 #: Least and largest side of a hole, px and FWHM: single bad pixels hide nothing, and chip gaps are no stars.

@@ -10,7 +10,7 @@ from sphot_mpi.joint import State
 from sphot_mpi.joint_confusion import told_by
 from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_render import kernel_stars
-from sphot_mpi.joint_scene import at
+from sphot_mpi.joint_sources import at
 from sphot_mpi.records import Image
 
 #: Fewer stars do not tell how they differ.

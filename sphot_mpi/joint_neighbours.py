@@ -8,7 +8,8 @@ kernel of 2 px, which makes all stars half a per cent too bright.
 import numpy as np
 from numpy.typing import NDArray
 
-from sphot_mpi.joint_scene import Optics, Stars, at
+from sphot_mpi.joint_scene import Optics
+from sphot_mpi.joint_sources import Stars, at
 from sphot_mpi.records import Vector
 
 #: Radius, FWHM, at which half of the light of fainter stars is found in simulated fields, and the part of a star's flux

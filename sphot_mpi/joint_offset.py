@@ -17,7 +17,8 @@ from sphot_mpi.joint_galaxy import LEAST_SHARE, SECOND_COMPONENT_GAIN
 from sphot_mpi.joint_measure import chance
 from sphot_mpi.joint_regions import galaxy_radius, radius_at
 from sphot_mpi.joint_render import Freedom
-from sphot_mpi.joint_scene import PAD, Galaxy, Stars
+from sphot_mpi.joint_scene import PAD, Galaxy
+from sphot_mpi.joint_sources import Stars
 
 #: Stars nearer to the galaxy's centre than this, r_eff, may be a piece of it.
 ON_GALAXY = 1.5

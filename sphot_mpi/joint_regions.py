@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from sphot_mpi.joint_scene import PAD, Galaxy, Optics, Stars, components_of, pixels_of
+from sphot_mpi.joint_scene import PAD, Galaxy, Optics, components_of
+from sphot_mpi.joint_sources import Stars, pixels_of
 from sphot_mpi.records import Image, Mask, Vector
 from sphot_mpi.unseen_light import LEAST_FIELD, half_light_distance, half_light_distance_at
 

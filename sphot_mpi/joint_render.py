@@ -10,7 +10,8 @@ from sphot_mpi.joint_confusion import told_by
 from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_mode_prior import MODE_NAMES, ModePrior
 from sphot_mpi.joint_neighbours import hidden_broadening
-from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Scene, Stars, at, components_of, sky_axes, sky_basis
+from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Scene, components_of, sky_axes, sky_basis
+from sphot_mpi.joint_sources import Stars, at
 from sphot_mpi.psf_kernel import FAMILIES
 from sphot_mpi.records import Image, Vector
 

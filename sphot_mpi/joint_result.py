@@ -25,7 +25,8 @@ from sphot_mpi.joint_render import (
     render_stars,
 )
 from sphot_mpi.joint_scaled import ScaledFit
-from sphot_mpi.joint_scene import PAD, Galaxy, Stars, at, components_of
+from sphot_mpi.joint_scene import PAD, Galaxy, components_of
+from sphot_mpi.joint_sources import Stars, at
 from sphot_mpi.kernels import joint as kernels
 from sphot_mpi.records import (
     SERSIC_PARAMETERS,

@@ -37,7 +37,8 @@ from sphot_mpi.joint_misfit import with_misfit
 from sphot_mpi.joint_modes import light_left, with_own_modes
 from sphot_mpi.joint_profile import Shaped, with_last_place, with_own_shape
 from sphot_mpi.joint_render import Freedom
-from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars, galaxy_of
+from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, galaxy_of
+from sphot_mpi.joint_sources import Stars
 from sphot_mpi.joint_trial import MOST_DISPLACED, displaced
 from sphot_mpi.outside_light import with_outside_light
 from sphot_mpi.psf import LibraryPSF

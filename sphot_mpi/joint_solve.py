@@ -19,7 +19,8 @@ from sphot_mpi.joint_bounds import ETA_MAX, bounded_step, invert, largest_r, sha
 from sphot_mpi.joint_kernel import prior_terms, shape_limit, stepped
 from sphot_mpi.joint_mode_prior import MODE_NAMES, ModePrior
 from sphot_mpi.joint_render import CENTRE_NAMES, MOVE_NAMES, SHAPE_NAMES, Freedom, Rendered, render_columns
-from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Scene, Stars
+from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Scene
+from sphot_mpi.joint_sources import Stars
 from sphot_mpi.joint_stars import STAR_STEP, StarSystem, star_system
 from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import Image

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 from sphot_mpi.errors import FitError
-from sphot_mpi.joint_scene import Optics, Stars
+from sphot_mpi.joint_scene import Optics
+from sphot_mpi.joint_sources import Stars
 from sphot_mpi.kernels import bands
 from sphot_mpi.kernels import joint as kernels
 from sphot_mpi.records import Image

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from sphot_mpi.joint import State
-from sphot_mpi.joint_scene import at
+from sphot_mpi.joint_sources import at
 from sphot_mpi.unseen_light import seen_through
 
 #: Part of a star's light beyond the data from which on a pixel belongs to the edge.

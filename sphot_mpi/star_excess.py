@@ -12,7 +12,7 @@ from scipy import special
 
 from sphot_mpi.joint import State, field_of, usable_of
 from sphot_mpi.joint_regions import galaxy_radius
-from sphot_mpi.joint_scene import at
+from sphot_mpi.joint_sources import at
 from sphot_mpi.records import StarExcess
 
 #: Elliptical annulus, in r_eff, in which stars on the galaxy are counted.

@@ -8,7 +8,8 @@ from analytic import gaussian_library, gaussian_stars
 from sphot_mpi.joint import State
 from sphot_mpi.joint_galaxy import galaxy_of, no_stars
 from sphot_mpi.joint_render import render_galaxy
-from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
+from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene
+from sphot_mpi.joint_sources import Stars
 from sphot_mpi.records import SersicParams
 
 SHAPE = (133, 150)

@@ -9,7 +9,7 @@ from joint_states import GALAXY, NEVER, SKY, noise, state_of
 from sphot_mpi.faint_stars import with_faint_stars
 from sphot_mpi.joint_galaxy import galaxy_of
 from sphot_mpi.joint_regions import galaxy_radius
-from sphot_mpi.joint_scene import Stars
+from sphot_mpi.joint_sources import Stars
 from sphot_mpi.unseen_light import faint_light
 
 

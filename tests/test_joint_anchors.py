@@ -19,7 +19,8 @@ from sphot_mpi.joint_anchors import (
 from sphot_mpi.joint_galaxy import galaxy_of
 from sphot_mpi.joint_regions import radius_at
 from sphot_mpi.joint_render import Freedom, render_stars
-from sphot_mpi.joint_scene import PAD, Stars
+from sphot_mpi.joint_scene import PAD
+from sphot_mpi.joint_sources import Stars
 from sphot_mpi.kernels.joint import displacement_terms
 
 PLACED = Freedom()

@@ -10,7 +10,8 @@ from joint_states import SKY, image_of, noise, stars_at, state_of
 from sphot_mpi.joint import State, solve
 from sphot_mpi.joint_blends import split_blends
 from sphot_mpi.joint_render import Freedom
-from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars
+from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene
+from sphot_mpi.joint_sources import Stars
 from sphot_mpi.psf import LibraryPSF
 from sphot_mpi.simulate_render import render_stars
 

@@ -25,7 +25,8 @@ from sphot_mpi.joint_glare import start_state
 from sphot_mpi.joint_holes import PLACE_SIGMA, stars_in_holes
 from sphot_mpi.joint_pipeline import fit_base_joint, fit_scaled_joint, make_frame
 from sphot_mpi.joint_render import kernel_stars
-from sphot_mpi.joint_scene import PAD, Optics, Stars
+from sphot_mpi.joint_scene import PAD, Optics
+from sphot_mpi.joint_sources import Stars
 from sphot_mpi.simulate_render import total_flux
 
 #: Radius, px, of the hole in a saturated star.

@@ -13,8 +13,9 @@ from sphot_mpi.joint_kernel import KERNEL_NAMES, prior_terms, shape_limit, stepp
 from sphot_mpi.joint_kernel_error import kernel_errors, star_pulls
 from sphot_mpi.joint_regions import galaxy_radius
 from sphot_mpi.joint_render import KERNEL_STARS, Freedom, kernel_stars, render_columns, render_galaxy, render_stars
-from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars, at
+from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene
 from sphot_mpi.joint_solve import solve_step
+from sphot_mpi.joint_sources import Stars, at
 from sphot_mpi.psf import PSF
 from sphot_mpi.psf_kernel import FAMILIES, Kernel
 from sphot_mpi.records import SersicParams

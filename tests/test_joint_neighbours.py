@@ -11,7 +11,8 @@ from sphot_mpi.joint import KERNEL_TOLERANCE
 from sphot_mpi.joint_galaxy import galaxy_of
 from sphot_mpi.joint_neighbours import HIDDEN_FWHM, hidden_broadening
 from sphot_mpi.joint_render import Freedom
-from sphot_mpi.joint_scene import PAD, Stars
+from sphot_mpi.joint_scene import PAD
+from sphot_mpi.joint_sources import Stars
 from sphot_mpi.psf_kernel import Kernel
 
 TRUTH, FAINT, N_FAINT = 1.1, 3.0, 200

@@ -12,7 +12,8 @@ from sphot_mpi.joint_galaxy import components_of, galaxy_of
 from sphot_mpi.joint_offset import brightest_crowd, with_component
 from sphot_mpi.joint_pipeline import fit_base_joint, make_frame
 from sphot_mpi.joint_result import base_result
-from sphot_mpi.joint_scene import PAD, Stars
+from sphot_mpi.joint_scene import PAD
+from sphot_mpi.joint_sources import Stars
 from sphot_mpi.simulate_render import total_flux
 
 #: A flat disk, and a bulge at 0.8 r_eff from its centre that is far brighter than it there.

@@ -9,7 +9,8 @@ from analytic import stamp_on
 from sphot_mpi.joint_anchors import HELD_SCATTER, held_to_colour, light_excess
 from sphot_mpi.joint_galaxy import galaxy_of
 from sphot_mpi.joint_render import render_sky
-from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Stars, sky_basis
+from sphot_mpi.joint_scene import PAD, Frame, Galaxy, sky_basis
+from sphot_mpi.joint_sources import Stars
 from sphot_mpi.kernels import joint as kernels
 from sphot_mpi.records import SersicParams
 

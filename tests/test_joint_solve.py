@@ -10,8 +10,9 @@ from sphot_mpi.errors import FitError
 from sphot_mpi.joint_galaxy import galaxy_of
 from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_render import Freedom, render_columns, render_galaxy, render_sky, render_stars
-from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Scene, Stars
+from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Scene
 from sphot_mpi.joint_solve import GALAXY_DAMPING, displacement_share, solve_step
+from sphot_mpi.joint_sources import Stars
 from sphot_mpi.joint_stars import STAR_DAMPING
 from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import SersicParams

@@ -37,7 +37,8 @@ from sphot_mpi.joint_galaxy import (
 )
 from sphot_mpi.joint_regions import centre_distance, galaxy_radius, star_reach
 from sphot_mpi.joint_render import Freedom, render_sky
-from sphot_mpi.joint_scene import PAD, Stars, at
+from sphot_mpi.joint_scene import PAD
+from sphot_mpi.joint_sources import Stars, at
 from sphot_mpi.records import SersicParams, SkyPlane
 from sphot_mpi.sersic import total_flux
 from sphot_mpi.unseen_light import half_light_distance, half_light_distance_at

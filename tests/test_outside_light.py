@@ -7,7 +7,8 @@ import pytest
 from analytic import gaussian_library, gaussian_stars
 
 from sphot_mpi.joint import State
-from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, Stars, at
+from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene
+from sphot_mpi.joint_sources import Stars, at
 from sphot_mpi.outside_light import with_outside_light
 
 SHAPE, SIGMA, KERNEL, NOISE = (70, 80), 1.5, 1.0, 0.01

@@ -7,7 +7,8 @@ import pytest
 from joint_states import GALAXY, SHAPE, SKY, galaxy_image, noise, state_of
 
 from sphot_mpi.joint_galaxy import galaxy_of
-from sphot_mpi.joint_scene import PAD, Stars
+from sphot_mpi.joint_scene import PAD
+from sphot_mpi.joint_sources import Stars
 from sphot_mpi.records import StarExcess
 from sphot_mpi.sersic import total_flux
 from sphot_mpi.star_excess import excess_of_same_stars, holds_galaxy_light, star_excess
