@@ -61,7 +61,7 @@ class FilterImages:
     def of(cls, view: View, cutout: Cutout, margin: int) -> "FilterImages":
         """Render what a fit has found."""
         components = on_canvas(view.fit.components, margin)
-        sersic = render_modulated(view.renderer, components, view.fit.modes)
+        sersic = render_modulated(view.renderer, components, view.fit)
         modulated = float((sersic - view.renderer.render_params(components)).sum()) if view.fit.modes else 0.0
         return cls(
             view=view,

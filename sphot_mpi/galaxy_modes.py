@@ -6,11 +6,12 @@ times a window that falls to 0 at its edge. So an amplitude a_k is a relative ch
 of the Sersics, and the model is linear in all amplitudes. It is the image that is multiplied, as the PSF has made it:
 of a galaxy much larger than the PSF that is its light, of a compact one the amplitudes describe its image. A core is
 lost in modes as wide as its disk: a second set is on the ellipse of the smaller of two components, or of half the size
-of a single one. A third set reaches beyond the first one, for arms and rings that are wider or finer. Its radii are
-stretched (`focus`), so that its modes are finest at the centre, where galaxies are brightest.
+of a single one, as wide as its image is. A third set reaches beyond the first one, for arms and rings that are wider or
+finer. The radii of both are stretched (`focus`), so that their modes are finest at the centre, where galaxies are
+brightest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from math import comb
@@ -23,7 +24,10 @@ from sphot_mpi.unseen_light import half_light_ellipse
 
 #: Radius of the disc, half-light radii, and highest degree of the polynomials on it.
 REACH, DEGREE = 1.5, 6
-#: Those of the wider disc, whose modes are narrower, and their focus.
+#: Degree and focus of the core's disc, which reaches as far in its own half-light radii: as fine as the PSF. To that
+#: reach comes, in quadrature, so much of the PSF's FWHM.
+CORE_DEGREE, CORE_FOCUS, CORE_BLUR = 8, 5.0, 1.5
+#: Reach, degree and focus of the wider disc, whose modes are narrower.
 WIDE_REACH, WIDE_DEGREE, WIDE_FOCUS = 3.5, 20, 3.0
 
 
@@ -32,18 +36,49 @@ def orders_to(degree: int) -> tuple[tuple[int, int], ...]:
     return tuple((n, m) for n in range(degree + 1) for m in range(-n, n + 1, 2))
 
 
-#: Modes of the first disc, and of the core's.
+#: Modes of the first disc.
 N_MODES = len(orders_to(DEGREE))
 #: Where the amplitudes of all of a galaxy's light, of its core and of the wider disc are among them.
-WHOLE, CORE, WIDE = (
-    slice(0, N_MODES),
-    slice(N_MODES, 2 * N_MODES),
-    slice(2 * N_MODES, 2 * N_MODES + len(orders_to(WIDE_DEGREE))),
-)
+WHOLE = slice(0, N_MODES)
+CORE = slice(WHOLE.stop, WHOLE.stop + len(orders_to(CORE_DEGREE)))
+WIDE = slice(CORE.stop, CORE.stop + len(orders_to(WIDE_DEGREE)))
 #: Most modes of a galaxy.
 MOST_MODES = WIDE.stop
-#: Reach, degree and focus of the wider disc of a galaxy with so many: files of format 1.4 and 1.5 have other ones.
-WIDE_DISCS = {122: (2.5, 10, 0.0), 246: (2.5, 18, 0.0), MOST_MODES: (WIDE_REACH, WIDE_DEGREE, WIDE_FOCUS)}
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What the disc of some light is like.
+
+    Parameters
+    ----------
+    reach : float
+        Radius of its edge, half-light radii.
+    degree : int
+        Highest degree of the polynomials.
+    focus : float
+        As of `Disc`.
+    blur : float
+        FWHM of the PSF that are added to the radius in quadrature.
+    """
+
+    reach: float = REACH
+    degree: int = DEGREE
+    focus: float = 0.0
+    blur: float = 0.0
+
+
+PLAIN, CORE_FORM = Form(), Form(degree=CORE_DEGREE, focus=CORE_FOCUS, blur=CORE_BLUR)
+WIDE_FORM = Form(WIDE_REACH, WIDE_DEGREE, WIDE_FOCUS)
+#: Forms of the core's and of the wider disc of a galaxy with so many modes; the first four are of formats before 1.7.
+FORMS = {
+    56: (PLAIN,),
+    122: (PLAIN, Form(2.5, 10)),
+    246: (PLAIN, Form(2.5, 18)),
+    287: (PLAIN, WIDE_FORM),
+    CORE.stop: (CORE_FORM,),
+    MOST_MODES: (CORE_FORM, WIDE_FORM),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +109,17 @@ class Disc:
     focus: float = 0.0
 
     @classmethod
-    def of(
-        cls, components: Sequence[SersicParams], reach: float = REACH, degree: int = DEGREE, focus: float = 0.0
-    ) -> "Disc":
-        """Return the disc of a galaxy within some half-light radii."""
-        ellipse = half_light_ellipse(components)
-        major = reach * ellipse.r_eff
-        return cls(ellipse.x_0, ellipse.y_0, ellipse.theta, major, major * (1.0 - ellipse.ellip), degree, focus)
+    def of(cls, components: Sequence[SersicParams], form: Form = PLAIN, fwhm: float = 0.0) -> "Disc":
+        """Return the disc of a galaxy, under a PSF of some FWHM, px."""
+        ellipse, blur = half_light_ellipse(components), form.blur * fwhm
+        major = form.reach * ellipse.r_eff
+        minor = major * (1.0 - ellipse.ellip)
+        axes = float(np.hypot(major, blur)), float(np.hypot(minor, blur))
+        return cls(ellipse.x_0, ellipse.y_0, ellipse.theta, *axes, form.degree, form.focus)
+
+    def moved(self, distance: float) -> "Disc":
+        """Return the disc moved along both axes."""
+        return replace(self, x=self.x + distance, y=self.y + distance)
 
     @property
     def orders(self) -> tuple[tuple[int, int], ...]:
@@ -94,12 +133,16 @@ def core_of(components: Sequence[SersicParams]) -> SersicParams:
     return smallest if len(components) > 1 else replace(smallest, r_eff=0.5 * smallest.r_eff)
 
 
-def discs_of(components: Sequence[SersicParams], n_modes: int = MOST_MODES) -> list[tuple[slice, Disc]]:
-    """Return the discs of a galaxy with so many amplitudes, and where theirs are."""
-    discs = [(WHOLE, Disc.of(components)), (CORE, Disc.of((core_of(components),)))]
-    if n_modes in WIDE_DISCS:
-        discs.append((slice(CORE.stop, n_modes), Disc.of(components, *WIDE_DISCS[n_modes])))
-    return [(own, disc) for own, disc in discs if own.stop <= n_modes]
+def discs_of(components: Sequence[SersicParams], fwhm: float, n_modes: int = MOST_MODES) -> list[tuple[slice, Disc]]:
+    """Return the discs of a galaxy with so many amplitudes under a PSF of some FWHM, px, and where theirs are."""
+    if n_modes < N_MODES:
+        return []
+    discs = [(WHOLE, Disc.of(components))]
+    # the core's, then the wider one
+    for light, form in zip(((core_of(components),), components), FORMS.get(n_modes, ()), strict=False):
+        disc, start = Disc.of(light, form, fwhm), discs[-1][0].stop
+        discs.append((slice(start, start + len(disc.orders)), disc))
+    return discs
 
 
 def whole_modes(modes: Sequence[float]) -> tuple[float, ...]:
@@ -109,51 +152,69 @@ def whole_modes(modes: Sequence[float]) -> tuple[float, ...]:
 
 
 def galaxy_modulation(
-    modes: Sequence[float] | Vector, components: Sequence[SersicParams], shape: tuple[int, ...]
+    modes: Sequence[float] | Vector, components: Sequence[SersicParams], fwhm: float, shape: tuple[int, ...]
 ) -> Image:
-    """Factor (ny, nx), read-only, on the components' light by the modes of a galaxy's discs, in their order."""
-    discs = tuple((tuple(map(float, modes[own])), disc) for own, disc in discs_of(components, len(modes)))
-    return _factor(discs, (shape[0], shape[1]))
+    """Factor on the components' light by the modes of a galaxy's discs.
 
+    Parameters
+    ----------
+    modes : (k,) sequence of float
+        Amplitudes.
+    components : sequence of SersicParams
+        What they modulate.
+    fwhm : float
+        That of the PSF, px, under which they were found.
+    shape : (int, int)
+        (ny, nx) of the image.
 
-# a held galaxy is asked for in every solve
-@lru_cache(maxsize=2)
-def _factor(discs: tuple[tuple[tuple[float, ...], Disc], ...], shape: tuple[int, int]) -> Image:
-    """As `galaxy_modulation`, of each disc's amplitudes."""
+    Returns
+    -------
+    (ny, nx) float64 ndarray
+        1 where none reaches.
+    """
     factor = np.ones(shape)
-    for modes, disc in discs:
-        if any(modes):
-            factor += modulation(modes, disc, shape) - 1.0
-    factor.setflags(write=False)
+    for own, disc in discs_of(components, fwhm, len(modes)):
+        if np.any(modes[own]):
+            factor += _departure(tuple(map(float, modes[own])), disc, (shape[0], shape[1]))
     return factor
 
 
-def mode_images(disc: Disc, shape: tuple[int, ...]) -> Image:
-    """Modes of amplitude 1.
+# a held galaxy is asked for in every solve, in which a kernel that moves changes its core's disc alone
+@lru_cache(maxsize=6)
+def _departure(modes: tuple[float, ...], disc: Disc, shape: tuple[int, int]) -> Image:
+    """`modulation` less 1, read-only."""
+    departure = modulation(modes, disc, shape) - 1.0
+    departure.setflags(write=False)
+    return departure
+
+
+def mode_images(disc: Disc, light: Image) -> Image:
+    """Some light times each mode of amplitude 1.
 
     Parameters
     ----------
     disc : Disc
         Where they are.
-    shape : (int, int)
-        (ny, nx) of the images.
+    light : (ny, nx) float64 ndarray
+        What they modulate.
 
     Returns
     -------
     (k, ny, nx) float64 ndarray
         0 beyond the disc.
     """
-    images = np.zeros((len(disc.orders), *shape))
-    box, values = _values(disc, shape)
+    images = np.zeros((len(disc.orders), *light.shape))
+    box, values = _values(disc, light.shape)
+    # pixels that are never written take no memory
     for image, value in zip(images, values, strict=True):
-        image[box] = value
+        np.multiply(value, light[box], out=image[box])
     return images
 
 
-def mode_light(disc: Disc, image: Image) -> Vector:
-    """Sum (k,) of an image (ny, nx) times each mode of amplitude 1."""
-    box, values = _values(disc, image.shape)
-    return np.array([(value * image[box]).sum() for value in values])
+def mode_light(disc: Disc, light: Image) -> Vector:
+    """Sum (k,) of each image of `mode_images`."""
+    box, values = _values(disc, light.shape)
+    return np.array([(value * light[box]).sum() for value in values])
 
 
 def modulation(modes: Sequence[float] | Vector, disc: Disc, shape: tuple[int, ...]) -> Image:
@@ -171,12 +232,12 @@ def modulation(modes: Sequence[float] | Vector, disc: Disc, shape: tuple[int, ..
     return factor
 
 
-def _values(disc: Disc, shape: tuple[int, ...]) -> tuple[tuple[slice, slice], list[Image]]:
+def _values(disc: Disc, shape: tuple[int, ...]) -> tuple[tuple[slice, slice], Iterator[Image]]:
     """Square around the disc on an image, and the modes in it."""
     box, square, turns = _turns(disc, shape)
     parts = ((turns[abs(m)].real if m >= 0 else turns[abs(m)].imag) for _, m in disc.orders)
     radial = (np.polyval(_radial(n, abs(m)), square) for n, m in disc.orders)
-    return box, [np.asarray(r * part) for r, part in zip(radial, parts, strict=True)]
+    return box, (np.asarray(r * part) for r, part in zip(radial, parts, strict=True))
 
 
 def _turns(disc: Disc, shape: tuple[int, ...]) -> tuple[tuple[slice, slice], Image, list[NDArray[np.complex128]]]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sphot_mpi.galaxy_modes import DEGREE, MOST_MODES, N_MODES, WIDE_DEGREE, orders_to
+from sphot_mpi.galaxy_modes import CORE_DEGREE, DEGREE, MOST_MODES, N_MODES, WIDE_DEGREE, orders_to
 from sphot_mpi.records import Image, Vector
 
 #: Dense unknowns: amplitudes of the modes, in the order of `galaxy_modes`: all light's, the core's, the wider disc's.
@@ -12,7 +12,7 @@ MODE_NAMES = tuple(f"mode_{k + 1}" for k in range(MOST_MODES))
 #: Those of the first disc.
 WHOLE_NAMES = MODE_NAMES[:N_MODES]
 #: Standard deviation of an amplitude over that of degree 0: galaxies have less structure on smaller scales.
-FALL = np.array([(1.0 + n) ** -0.5 for degree in (DEGREE, DEGREE, WIDE_DEGREE) for n, _ in orders_to(degree)])
+FALL = np.array([(1.0 + n) ** -0.5 for degree in (DEGREE, CORE_DEGREE, WIDE_DEGREE) for n, _ in orders_to(degree)])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

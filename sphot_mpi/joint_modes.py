@@ -10,7 +10,7 @@ total is settled, and leave that as it is. Those of its core, whose image is the
 beginning each filter's own, the base filter's too.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,18 +21,17 @@ from sphot_mpi.joint_mode_prior import FALL, MODE_NAMES, WHOLE_NAMES, ModePrior
 from sphot_mpi.joint_regions import galaxy_radius, star_reach
 from sphot_mpi.joint_render import Freedom, light_of_modes
 from sphot_mpi.joint_scene import Galaxy, components_of, galaxy_of
-from sphot_mpi.records import Vector
 
 #: Standard deviation of an amplitude of degree 0, and of how it differs from that of the base filter.
 SPREAD = 0.2
 #: Standard deviation, as a part of the galaxy's light, of what modes add where it is held, and where so much is left
 #: that it cannot have been measured better.
-HELD, LOOSE = 1e-6, 5e-3
-#: Within so many half-light radii of a galaxy or its core, a mean chi2 of a pixel as large as this is not left by noise
-#: and confusion, nor is light of so many of its errors.
+HELD, LOOSE = 1e-6, 2e-3
+#: Within so many half-light radii of a galaxy, its core or its nucleus, a mean chi2 of a pixel as large as this is not
+#: left by noise and confusion, nor is light of so many of its errors.
 LEFT_WITHIN, LEAST_LEFT, SIGNIFICANT = 2.0, 3.0, 3.0
-#: A mean chi2 of a single component's core as small as this is not worth a trial.
-SOME_LEFT = 1.5
+#: A mean chi2 of core and nucleus, or of the galaxy beside a wider disc, as small as this is not worth a trial.
+SOME_LEFT = 2.0
 #: Where that stands out, modes that leave less than this part of it are no chance, whatever the odds: without them the
 #: model is wrong.
 MOST_KEPT = 0.5
@@ -40,8 +39,8 @@ MOST_KEPT = 0.5
 LEAST_ODDS, PROMISING_ODDS = 0.0, -5.0
 #: Least S/N of a galaxy in which they are looked for once more when it is measured, unless what is left stands out.
 LEAST_SNR = 5.0
-#: Least r_eff, in FWHM of the PSF, of a component that has modes of its own.
-LEAST_CORE = 0.5
+#: Light and error of a galaxy that lacks none.
+NOTHING = (0.0, 0.0)
 
 
 def with_modes(state: State, freedom: Freedom, keep: Keep) -> tuple[State, Freedom] | None:
@@ -82,12 +81,9 @@ def light_left(state: State) -> tuple[float, float]:
     state : State
         With the stars that the galaxy was measured with.
     """
-    galaxy = _galaxy_of(state)
-    weight, left, unit = _left_on(state, galaxy)
-    error = float(np.sqrt(unit * (1.0 / weight).sum()))
-    light = float(left.sum())
-    told = _mean_chi2(state, galaxy) > LEAST_LEFT and abs(light) > SIGNIFICANT * error
-    return (light, error) if told else (0.0, 0.0)
+    left, *_ = _left_on_parts(state)
+    told = left.chi2 > LEAST_LEFT and abs(left.light) > SIGNIFICANT * left.error
+    return (left.light, left.error) if told else NOTHING
 
 
 def with_own_modes(
@@ -126,43 +122,31 @@ def _with_modes_told(
     state: State, measurement: Measurement, keep: Keep, lacking: tuple[float, float], whole: bool
 ) -> State:
     """As `with_own_modes`, of a galaxy with light, by the weights as they are."""
-    galaxy = _galaxy_of(state)
+    galaxy, left = _galaxy_of(state), _left_on_parts(state)
     seen = galaxy.fluxes.sum() > LEAST_SNR * measurement.flux_error
-    if not seen and all(_mean_chi2(state, part) <= LEAST_LEFT for part in _galaxy_and_core(state)):
+    if not seen and all(part.chi2 <= LEAST_LEFT for part in left):
         return state
-    parts = [WHOLE] if whole else []
-    if _may_have_core(state):
-        parts.append(CORE)
-    found = _better(state, *_freed(state, parts, keep, (0.0, 0.0))) if parts else state
-    if _mean_chi2(found, galaxy) <= LEAST_LEFT:
+    first, core = [WHOLE] if whole else [], [CORE] if max(part.chi2 for part in left[1:]) > SOME_LEFT else []
+    parts, found = [*first, *core], state
+    if parts:
+        found = _better(state, *_freed(state, parts, keep, NOTHING))
+    # where a core needs none, odds for many count against the few that are needed
+    if found is state and first and core:
+        found = _better(state, *_freed(state, first, keep, NOTHING))
+    if _left_on_parts(found)[0].chi2 <= SOME_LEFT:
         return found
     placed = replace(state, scene=replace(state.scene, galaxy=replace(galaxy, centres=_galaxy_of(found).centres)))
     return _better(found, *_freed(placed, [*parts, WIDE], keep, lacking))
-
-
-def _may_have_core(state: State) -> bool:
-    """Whether a core may depart from the components; that of a single one, which it has described, if some is left."""
-    galaxy, core = _galaxy_and_core(state)
-    # what the PSF does not resolve has no structure
-    resolved = core.half_light_radius() > LEAST_CORE * state.optics.fwhm
-    return resolved and (galaxy.size > 1 or _mean_chi2(state, core) > SOME_LEFT)
 
 
 def _better(state: State, tried: State, odds: float) -> State:
     """Return the one of two states that describes the galaxy; `odds` are the second one's log odds."""
     if odds > LEAST_ODDS:
         return tried
-    for part in _galaxy_and_core(state):
-        before, after = (_mean_chi2(one, part) for one in (state, tried))
-        if before > LEAST_LEFT and after < MOST_KEPT * before:
+    for before, after in zip(_left_on_parts(state), _left_on_parts(tried), strict=True):
+        if before.chi2 > LEAST_LEFT and after.chi2 < MOST_KEPT * before.chi2:
             return tried
     return state
-
-
-def _galaxy_and_core(state: State) -> list[Galaxy]:
-    """Return the galaxy, and by itself its core."""
-    galaxy = _galaxy_of(state)
-    return [galaxy, galaxy_of((core_of(components_of(galaxy)),))]
 
 
 def _galaxy_of(state: State) -> Galaxy:
@@ -171,18 +155,28 @@ def _galaxy_of(state: State) -> Galaxy:
     return state.scene.galaxy
 
 
-def _left_on(state: State, part: Galaxy) -> tuple[Vector, Vector, float]:
-    """Weights by noise and confusion of a galaxy's pixels, what is left in them, and chi2 of a degree of freedom."""
-    weighed, unit = with_confusion(state)
-    frame = weighed.optics.frame
-    there = frame.good & (galaxy_radius(part, frame.shape) < LEFT_WITHIN)
-    return frame.weight[there], residual_of(weighed)[there], unit
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """What a model leaves of some light: mean chi2 of its pixels, counting confusion, their sum, and its error."""
+
+    chi2: float
+    light: float
+    error: float
 
 
-def _mean_chi2(state: State, part: Galaxy) -> float:
-    """Chi2 of a pixel of a galaxy; 0 where it has none."""
-    weight, left, _ = _left_on(state, part)
-    return float((weight * left**2).mean()) if weight.size else 0.0
+def _left_on_parts(state: State) -> list[_Left]:
+    """Return what is left of the galaxy, of its core, and of that one's nucleus, no larger than the PSF."""
+    galaxy, (weighed, unit) = _galaxy_of(state), with_confusion(state)
+    core = core_of(components_of(galaxy))
+    nucleus = replace(core, r_eff=min(core.r_eff, state.optics.fwhm))
+    frame, residual = weighed.optics.frame, residual_of(weighed)
+    parts = []
+    for part in (galaxy, galaxy_of((core,)), galaxy_of((nucleus,))):
+        there = frame.good & (galaxy_radius(part, frame.shape) < LEFT_WITHIN)
+        weight, left = frame.weight[there], residual[there]
+        chi2 = float((weight * left**2).mean()) if weight.size else 0.0
+        parts.append(_Left(chi2, float(left.sum()), float(np.sqrt(unit * (1.0 / weight).sum()))))
+    return parts
 
 
 def _freed(state: State, parts: list[slice], keep: Keep, more: tuple[float, float]) -> tuple[State, float]:

@@ -114,13 +114,15 @@ def render_galaxy(galaxy: Galaxy | None, optics: Optics) -> Image:
         inside = optics.frame.interior(out)
         for c in range(galaxy.size):
             inside += galaxy.fluxes[c] * optics.renderer.render(galaxy.vector(c))
-        inside *= modulation_of(galaxy, inside.shape)
+        inside *= modulation_of(galaxy, optics)
     return out
 
 
-def modulation_of(galaxy: Galaxy, shape: tuple[int, ...]) -> Image | float:
-    """Factor on the light of a galaxy's components by its modes, on a cutout of `shape` (ny, nx)."""
-    return galaxy_modulation(galaxy.modes, components_of(galaxy), shape) if galaxy.modes.size else 1.0
+def modulation_of(galaxy: Galaxy, optics: Optics) -> Image | float:
+    """Factor on the light of a galaxy's components by its modes, on the cutout."""
+    if galaxy.modes.size == 0:
+        return 1.0
+    return galaxy_modulation(galaxy.modes, components_of(galaxy), optics.fwhm, optics.renderer.shape)
 
 
 def light_of_modes(galaxy: Galaxy, optics: Optics) -> Vector:
@@ -129,7 +131,7 @@ def light_of_modes(galaxy: Galaxy, optics: Optics) -> Vector:
         return np.zeros(0)
     smooth = optics.frame.interior(render_galaxy(replace(galaxy, modes=np.zeros(0)), optics))
     light = np.zeros(galaxy.modes.size)
-    for own, disc in discs_of(components_of(galaxy), galaxy.modes.size):
+    for own, disc in discs_of(components_of(galaxy), optics.fwhm, galaxy.modes.size):
         light[own] = mode_light(disc, smooth)
     return light
 
@@ -254,13 +256,12 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
     else:
         unit = [renderer.render(vector)[np.newaxis] for vector in vectors]
     if freedom.modes is not None:
-        smooth = sum(flux * images[0] for flux, images in zip(galaxy.fluxes, unit, strict=True))
-        for own, disc in discs_of(components_of(galaxy), galaxy.modes.size):
+        smooth = np.pad(sum(flux * images[0] for flux, images in zip(galaxy.fluxes, unit, strict=True)), PAD)
+        for own, disc in discs_of(components_of(galaxy), optics.fwhm, galaxy.modes.size):
             if freedom.modes.are_free(own):
-                modes = zip(MODE_NAMES[own], mode_images(disc, optics.renderer.shape), strict=True)
-                columns |= {name: np.pad(image * smooth, PAD) for name, image in modes}
+                columns |= dict(zip(MODE_NAMES[own], mode_images(disc.moved(PAD), smooth), strict=True))
     if galaxy.modes.size:
-        unit = [images * modulation_of(galaxy, optics.renderer.shape) for images in unit]
+        unit = [images * modulation_of(galaxy, optics) for images in unit]
 
     def summed(k: int) -> Image:
         # of all components, which have shift and kernel in common

@@ -252,7 +252,7 @@ def _move_stars(stars: Stars, system: StarSystem, solution: _Solution) -> Stars:
     variance = system.variance.copy()
     flux_rows = solution.response[system.first]
     # the dense unknowns' share of the variance; their covariance is marginal over all stars
-    variance[:, 0] += np.einsum("ij,jk,ik->i", flux_rows, solution.covariance, flux_rows)
+    variance[:, 0] += ((flux_rows @ solution.covariance) * flux_rows).sum(axis=1)
     variance[~np.isfinite(variance[:, 0]), 0] = np.inf
     flux = stars.flux + step[system.first]
     x, y = stars.x.copy(), stars.y.copy()

@@ -73,17 +73,17 @@ def render_model(fit: FilterFit, cutout: Cutout, library: LibraryPSF) -> ModelIm
     """
     psf, shape = working_psf(fit, library), cutout.shape
     return ModelImages(
-        sersic=render_modulated(SersicRenderer(psf, shape), fit.components, fit.modes),
+        sersic=render_modulated(SersicRenderer(psf, shape), fit.components, fit),
         sources=render_sources(fit, psf, shape) + render_unseen(fit.unseen, fit.components, cutout.usable, psf),
         sky=fit.sky.render(shape),
     )
 
 
-def render_modulated(renderer: SersicRenderer, components: Sequence[SersicParams], modes: Sequence[float]) -> Image:
-    """Render Sersic components with their modes, if there are any: (ny, nx) float64, data unit."""
+def render_modulated(renderer: SersicRenderer, components: Sequence[SersicParams], fit: FilterFit) -> Image:
+    """Render Sersic components with the modes that a fit has, if any: (ny, nx) float64, data unit."""
     image = renderer.render_params(components)
-    if len(modes):
-        image *= galaxy_modulation(modes, components, image.shape)
+    if fit.modes:
+        image *= galaxy_modulation(fit.modes, components, fit.kernel.fwhm, image.shape)
     return image
 
 

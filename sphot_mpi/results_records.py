@@ -115,7 +115,7 @@ def fit_of(
 
 
 def _modes(row: np.void) -> tuple[float, ...]:
-    """Return the amplitudes of a galaxy's modes; files before format 1.2 know none, before 1.6 not all."""
+    """Return the amplitudes of a galaxy's modes; files before format 1.2 know none, before 1.7 not all."""
     names = (f"mode_{k + 1}" for k in range(MOST_MODES))
     values = (float(row[name]) for name in names if name in (row.dtype.names or ()))
     return tuple(value for value in values if np.isfinite(value))

@@ -9,13 +9,22 @@ from astropy.units import Unit
 from numpy.typing import NDArray
 
 from sphot_mpi.flags import APERTURE_FLAG_DESCRIPTIONS, FIT_FLAG_DESCRIPTIONS, SOURCE_FLAG_DESCRIPTIONS
-from sphot_mpi.galaxy_modes import DEGREE, REACH, WIDE_DEGREE, WIDE_FOCUS, WIDE_REACH, orders_to
+from sphot_mpi.galaxy_modes import (
+    CORE_DEGREE,
+    CORE_FOCUS,
+    DEGREE,
+    REACH,
+    WIDE_DEGREE,
+    WIDE_FOCUS,
+    WIDE_REACH,
+    orders_to,
+)
 from sphot_mpi.photometry_record import CURVE_ROWS
 from sphot_mpi.records import SERSIC_PARAMETERS, SOURCE_DTYPE
 from sphot_mpi.storable import N_ANNULI
 
 FORMAT = "sphot-mpi"
-FORMAT_VERSION = "1.6"
+FORMAT_VERSION = "1.7"
 
 #: Stand for the unit of the data, of a flux and of a slope, until the unit of a campaign is known.
 DATA, FLUX, SLOPE, MOMENT = "<data>", "<data> pix", "<data> / pix", "<data> pix2"
@@ -50,7 +59,11 @@ _MODES = tuple(
     (of, reach, order)
     for of, reach, degree in (
         ("all", REACH, DEGREE),
-        ("the smaller component, or half a single one's size", REACH, DEGREE),
+        (
+            f"the smaller component, or half a single one's size, of a distance stretched with focus {CORE_FOCUS:g}",
+            REACH,
+            CORE_DEGREE,
+        ),
         (f"all, of a distance stretched with focus {WIDE_FOCUS:g}", WIDE_REACH, WIDE_DEGREE),
     )
     for order in orders_to(degree)

@@ -13,7 +13,7 @@ from sphot_mpi.catalogue import Catalogue
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.config import load_config
 from sphot_mpi.errors import OutputError
-from sphot_mpi.galaxy_modes import CORE, MOST_MODES, WHOLE
+from sphot_mpi.galaxy_modes import MOST_MODES
 from sphot_mpi.outcomes import Status, TaskKey
 from sphot_mpi.results import write_results
 from sphot_mpi.results_comm import SoloComm
@@ -142,7 +142,7 @@ def test_tables_that_do_not_belong_together_are_noticed(tmp_path):
         stored.load(row)
 
 
-@pytest.mark.parametrize(("version", "modes"), [("1.1", 0), ("1.2", WHOLE.stop), ("1.3", CORE.stop), ("1.5", 246)])
+@pytest.mark.parametrize(("version", "modes"), [("1.1", 0), ("1.2", 28), ("1.3", 56), ("1.5", 246), ("1.6", 287)])
 def test_a_file_that_knows_less_is_read_with_that(tmp_path, version, modes):
     galaxies, kept = random_campaign(1)
     path = write(tmp_path / "r.h5", galaxies, kept)
