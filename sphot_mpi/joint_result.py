@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sphot_mpi.config import Config
 from sphot_mpi.flags import FitFlag, SourceFlag
 from sphot_mpi.joint import State
-from sphot_mpi.joint_anchors import with_assigned_errors
+from sphot_mpi.joint_anchors import held_to_colour, with_assigned_errors
 from sphot_mpi.joint_base import KERNEL_STAR_SNR, LEAST_KERNEL_STARS, BaseFit
 from sphot_mpi.joint_bounds import ETA_MAX, shape_ranges
 from sphot_mpi.joint_kernel_error import kernel_errors
@@ -379,6 +379,13 @@ class _Summary:
         return flags
 
     def _report(self, sources: NDArray[np.void]) -> NDArray[np.bool_]:
-        """Sources that count as found: significant, on the image, and with data under them."""
+        """Sources that count as found: significant, on the image, and with data under them.
+
+        A flux that is held to the typical colour is not measured, but the star is known: it counts where it would be
+        found if it stood alone.
+        """
         bad = SourceFlag.OUTSIDE | SourceFlag.NEGATIVE | SourceFlag.NO_COVARIANCE | SourceFlag.FULLY_MASKED
-        return np.asarray((sources["snr"] > self.config.psf.report_snr) & ((sources["flags"] & int(bad)) == 0))
+        stars, optics = self.scene.stars, self.state.optics
+        alone = stars.flux * np.sqrt(at(optics.matched.precision, stars)) / self.frame.correlation
+        significance = np.where(held_to_colour(stars), alone, sources["snr"])
+        return np.asarray((significance > self.config.psf.report_snr) & ((sources["flags"] & int(bad)) == 0))

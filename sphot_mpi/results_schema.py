@@ -267,7 +267,7 @@ SOURCES = (
         Column(name, str(SOURCE_DTYPE[name].str[1:]), _SOURCE_WORDS[name][0], _SOURCE_WORDS[name][1])
         for name in SOURCE_DTYPE.names or ()
     ),
-    Column("reported", "?", "", "passes the reporting threshold and the quality cuts"),
+    Column("reported", "?", "", "passes the quality cuts and the threshold on S/N, if alone where the flux is held"),
     Column("mag", "f8", "mag(AB)", "magnitude of flux_fit; NaN where it is not positive"),
     Column("mag_err", "f8", "mag", "its 1-sigma error"),
     Column("ra", "f8", "deg", "right ascension (ICRS); NaN without a WCS"),

@@ -13,6 +13,7 @@ from fakes import FAKES, FILTERS, make_fakes
 from sphot_mpi import cli, mpi
 from sphot_mpi.errors import OutputError
 from sphot_mpi.results_reader import ResultsReader
+from sphot_mpi.results_schema import FORMAT_VERSION
 from sphot_mpi.tasks import Fitters
 
 
@@ -258,7 +259,7 @@ def test_a_file_of_a_later_format_is_refused_by_everything(command, call, files)
     result = call("catalogue.csv") if name == "run" else call(name, "results.h5", *rest)
     assert result.exit_code == 1, result.output
     assert "results.h5: " in result.output
-    assert "its format is version 9.0, and this sphot-mpi reads 1.6 and older; " in result.output
+    assert f"its format is version 9.0, and this sphot-mpi reads {FORMAT_VERSION} and older; " in result.output
     assert (files.folder / "results.h5").read_bytes() == before
 
 

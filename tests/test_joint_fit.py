@@ -670,3 +670,8 @@ def test_the_light_of_lumps_that_became_stars_belongs_to_the_galaxys_total():
         assert one.total_flux == pytest.approx(components + (modulated - smooth).sum() + one.excess.flux, rel=1e-5)
         assert one.excess.flux > 0.02 * total
     assert base.flags & (FitFlag.STAR_EXCESS | FitFlag.STRUCTURED)
+    # stars that are held to the typical colour are known no better than colours are, 30 % at least, but are there
+    below = fit.report & (fit.sources["snr"] < CONFIG.psf.report_snr)
+    assert below.any()
+    assert (fit.sources["flags"][below] & int(SourceFlag.PRIOR_DRIVEN)).all()
+    assert (fit.sources["flux_err"][below] > 0.29 * fit.sources["flux_fit"][below]).all()
