@@ -132,7 +132,7 @@ def held_to_colour(stars: Stars) -> NDArray[np.bool_]:
 
 
 def with_assigned_errors(stars: Stars, correlation: float) -> Stars:
-    """Return stars of which those that are held to the typical colour know their fluxes as well as that is their own.
+    """Return the stars; the flux of one that is held to the typical colour has the scatter of colours for its error.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ def drop_dark(state: State) -> State:
 
 
 def free_displaced(state: State) -> State:
-    """Let anchored stars go that the residual pulls elsewhere, off the galaxy: there it may be that what pulls.
+    """Let anchored stars go that the residual pulls elsewhere, but for those on the galaxy: it may be what pulls.
 
     Parameters
     ----------

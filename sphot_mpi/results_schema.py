@@ -9,16 +9,7 @@ from astropy.units import Unit
 from numpy.typing import NDArray
 
 from sphot_mpi.flags import APERTURE_FLAG_DESCRIPTIONS, FIT_FLAG_DESCRIPTIONS, SOURCE_FLAG_DESCRIPTIONS
-from sphot_mpi.galaxy_modes import (
-    CORE_DEGREE,
-    CORE_FOCUS,
-    DEGREE,
-    REACH,
-    WIDE_DEGREE,
-    WIDE_FOCUS,
-    WIDE_REACH,
-    orders_to,
-)
+from sphot_mpi.galaxy_modes import CORE_FORM, PLAIN, WIDE_FORM, Form, orders_to
 from sphot_mpi.photometry_record import CURVE_ROWS
 from sphot_mpi.records import SERSIC_PARAMETERS, SOURCE_DTYPE
 from sphot_mpi.storable import N_ANNULI
@@ -54,19 +45,22 @@ class Column:
     description: str
 
 
-#: What each mode is about, its reach in half-light radii, its degree and order.
+def _extent(form: Form) -> str:
+    """How far modes reach and how they are stretched."""
+    blur = f" and, in quadrature, {form.blur:g} FWHM of the PSF" if form.blur else ""
+    focus = f", distances stretched with focus {form.focus:g}," if form.focus else ""
+    return f"{form.reach:g} r_eff{blur}{focus}"
+
+
+#: What each mode is about, where it is, and its degree and order.
 _MODES = tuple(
-    (of, reach, order)
-    for of, reach, degree in (
-        ("all", REACH, DEGREE),
-        (
-            f"the smaller component, or half a single one's size, of a distance stretched with focus {CORE_FOCUS:g}",
-            REACH,
-            CORE_DEGREE,
-        ),
-        (f"all, of a distance stretched with focus {WIDE_FOCUS:g}", WIDE_REACH, WIDE_DEGREE),
+    (of, _extent(form), order)
+    for of, form in (
+        ("all", PLAIN),
+        ("the smaller component, or half a single one's size", CORE_FORM),
+        ("all", WIDE_FORM),
     )
-    for order in orders_to(degree)
+    for order in orders_to(form.degree)
 )
 
 _NAME = Column("name", "S", "", "name of the galaxy")
@@ -187,9 +181,9 @@ SERSIC = (
             "f8",
             "",
             f"relative change of the components' light by the Zernike polynomial of degree {n} and order {m} within "
-            f"{reach} r_eff of {of}; NaN where there is none",
+            f"{extent} of {of}; NaN where there is none",
         )
-        for k, (of, reach, (n, m)) in enumerate(_MODES)
+        for k, (of, extent, (n, m)) in enumerate(_MODES)
     ),
     Column(
         "position_scatter",
