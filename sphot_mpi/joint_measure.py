@@ -169,6 +169,18 @@ def with_confusion(state: State) -> tuple[State, float]:
     return state.with_frame(replace(frame, weight=weight)), correlated_unit(state, noise.share)
 
 
+def with_correlations(state: State) -> tuple[State, float]:
+    """Return the state with errors by which a smooth unknown is told, and the chi2 of a degree of freedom under them.
+
+    Each pixel's own noise and the confusion count as often as neighbours share them. Where a galaxy is bright that is
+    little beside the field, whose weights are as of `with_confusion`.
+    """
+    frame, noise = state.optics.frame, confusion_of(state)
+    unit = correlated_unit(state, noise.share)
+    shared = frame.correlation**2 + frame.weight * (noise.variance * star_area(state))
+    return state.with_frame(replace(frame, weight=frame.weight * (unit / shared))), unit
+
+
 def confusion_of(state: State) -> Confusion:
     """Measure the confusion on a state's residual."""
     return confusion(state.optics.frame, state.scene.galaxy, residual_of(state))
@@ -183,8 +195,12 @@ def chance(state: State) -> float:
 def correlated_unit(state: State, share: float) -> float:
     """Factor by which correlations widen the variance of a smooth unknown; `share` of the variance is confusion.
 
-    Noise is correlated by what drizzling did to it, unfitted stars over the effective area ``1 / sum P^2`` of the PSF.
+    Noise is correlated by what drizzling did to it, unfitted stars over the PSF.
     """
+    return (1.0 - share) * state.optics.frame.correlation**2 + share * star_area(state)
+
+
+def star_area(state: State) -> float:
+    """Effective area ``1 / sum P^2`` of the PSF, px^2."""
     stamp = state.optics.stars.sampled(state.optics.core_radius)
-    area = 1.0 / float((stamp**2).sum())
-    return (1.0 - share) * state.optics.frame.correlation**2 + share * area
+    return 1.0 / float((stamp**2).sum())

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sphot_mpi.galaxy_modes import CORE, N_MODES, REACH, WHOLE, WIDE, WIDE_REACH, core_of
-from sphot_mpi.joint import Keep, State, prune, residual_of, solve
-from sphot_mpi.joint_measure import Measurement, chance, with_confusion
+from sphot_mpi.joint import Keep, State, prune, residual_of, settle, solve
+from sphot_mpi.joint_measure import Measurement, chance, with_confusion, with_correlations
 from sphot_mpi.joint_mode_prior import FALL, MODE_NAMES, WHOLE_NAMES, ModePrior
 from sphot_mpi.joint_regions import galaxy_radius, star_reach
 from sphot_mpi.joint_render import Freedom, light_of_modes
@@ -30,15 +30,18 @@ HELD, LOOSE = 1e-6, 2e-3
 #: Within so many half-light radii of a galaxy, its core or its nucleus, a mean chi2 of a pixel as large as this is not
 #: left by noise and confusion, nor is light of so many of its errors.
 LEFT_WITHIN, LEAST_LEFT, SIGNIFICANT = 2.0, 3.0, 3.0
-#: A mean chi2 of core and nucleus, or of the galaxy beside a wider disc, as small as this is not worth a trial.
-SOME_LEFT = 2.0
-#: Where that stands out, modes that leave less than this part of it are no chance, whatever the odds: without them the
-#: model is wrong.
-MOST_KEPT = 0.5
+#: A mean chi2 of core and nucleus, or of the galaxy beside a wider disc, as small as this is not worth a trial. Modes
+#: that leave less than some part of a larger one are no chance, whatever the odds: without them the model is wrong.
+SOME_LEFT, MOST_KEPT = 1.5, 0.5
 #: Least log odds for modes, and those after one solve that may become as much.
 LEAST_ODDS, PROMISING_ODDS = 0.0, -5.0
 #: Least S/N of a galaxy in which they are looked for once more when it is measured, unless what is left stands out.
 LEAST_SNR = 5.0
+#: A step that moves a galaxy farther than this, px, is followed by another one before a wider disc is tried, for no
+#: image is linear in its place.
+STILL = 0.05
+#: Most solves in which the stars follow before the last one for modes.
+FOLLOWING_PASSES = 3
 #: Light and error of a galaxy that lacks none.
 NOTHING = (0.0, 0.0)
 
@@ -87,11 +90,11 @@ def light_left(state: State) -> tuple[float, float]:
 
 
 def with_own_modes(
-    state: State, measurement: Measurement, keep: Keep, *, lacking: tuple[float, float], whole: bool
+    state: State, measurement: Measurement, held: Freedom, keep: Keep, *, lacking: tuple[float, float], whole: bool
 ) -> State:
     """Let a measured galaxy's light depart from its components as this filter's image has it, where that is likelier.
 
-    One solve finds how: the model is linear in modes, and stars follow when it is settled.
+    One solve finds how, for the model is linear in modes, and another one where the stars have come to since.
 
     Parameters
     ----------
@@ -100,6 +103,8 @@ def with_own_modes(
         reach beyond the first disc by `LOOSE` of its light.
     measurement : Measurement
         Of that galaxy.
+    held : Freedom
+        What is free while the galaxy is held.
     keep : Keep
         Which stars stay.
     lacking : (float, float)
@@ -115,7 +120,10 @@ def with_own_modes(
     # modes describe the structure for which errors had been widened
     plain = state.with_frame(frame.unwidened())
     found = _with_modes_told(plain, measurement, keep, lacking, whole)
-    return state if found is plain else found.with_frame(frame)
+    if found is plain:
+        return state
+    settled, _ = settle(found.with_frame(frame), held, keep, most=FOLLOWING_PASSES)
+    return _once_more(settled.with_frame(plain.optics.frame), keep, whole).with_frame(frame)
 
 
 def _with_modes_told(
@@ -130,6 +138,9 @@ def _with_modes_told(
     parts, found = [*first, *core], state
     if parts:
         found = _better(state, *_freed(state, parts, keep, NOTHING))
+        moved = np.hypot(*(_galaxy_of(found).centres - galaxy.centres)[galaxy.main])
+        if moved > STILL and _left_on_parts(found)[0].chi2 > SOME_LEFT:
+            found, _ = _freed(found, parts, keep, NOTHING)
     # where a core needs none, odds for many count against the few that are needed
     if found is state and first and core:
         found = _better(state, *_freed(state, first, keep, NOTHING))
@@ -139,12 +150,20 @@ def _with_modes_told(
     return _better(found, *_freed(placed, [*parts, WIDE], keep, lacking))
 
 
+def _once_more(state: State, keep: Keep, whole: bool) -> State:
+    """Solve again for the modes that a galaxy has; if the wider disc's are among them, for its core's alone."""
+    modes = _galaxy_of(state).modes
+    parts = [WHOLE] if whole and modes.size <= CORE.stop else []
+    parts += [CORE] if modes[CORE].any() else []
+    return _freed(state, parts, keep, NOTHING)[0] if parts else state
+
+
 def _better(state: State, tried: State, odds: float) -> State:
     """Return the one of two states that describes the galaxy; `odds` are the second one's log odds."""
     if odds > LEAST_ODDS:
         return tried
     for before, after in zip(_left_on_parts(state), _left_on_parts(tried), strict=True):
-        if before.chi2 > LEAST_LEFT and after.chi2 < MOST_KEPT * before.chi2:
+        if before.chi2 > SOME_LEFT and after.chi2 < MOST_KEPT * before.chi2:
             return tried
     return state
 
@@ -189,7 +208,7 @@ def _freed(state: State, parts: list[slice], keep: Keep, more: tuple[float, floa
     light = light[free]
     if not light.any():
         return state, -np.inf
-    tried, unit = with_confusion(replace(state, scene=replace(state.scene, galaxy=galaxy)))
+    tried, unit = with_correlations(replace(state, scene=replace(state.scene, galaxy=galaxy)))
     # amplitudes that are likeliest to add it
     variance = (SPREAD * FALL[free]) ** 2
     mean = modes[free] + variance * light * (more[0] / (variance @ light**2))

@@ -159,7 +159,7 @@ def fit_scaled_scene(
     # a galaxy that stands elsewhere had pulled at stars, too
     state = placed if positions == "forced" else free_displaced(placed)
     if config.core.light_modes:
-        state = with_own_modes(state, measurement, keep, lacking=lacking, whole=True)
+        state = with_own_modes(state, measurement, held, keep, lacking=lacking, whole=True)
     if converged is None or state is not placed:
         state, converged = settle(state, held, keep, most=LAST_PASSES)
     state = without_strays(state)
