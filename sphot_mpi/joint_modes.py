@@ -151,7 +151,10 @@ def _with_modes_told(
 
 
 def _once_more(state: State, keep: Keep, whole: bool) -> State:
-    """Solve again for the modes that a galaxy has; if the wider disc's are among them, for its core's alone."""
+    """Solve again for the modes that a galaxy has; if the wider disc's are among them, for its core's alone.
+
+    The prior is about those that it has: what they add in all stays as it is.
+    """
     modes = _galaxy_of(state).modes
     parts = [WHOLE] if whole and modes.size <= CORE.stop else []
     parts += [CORE] if modes[CORE].any() else []
