@@ -1,7 +1,8 @@
 """The base filter's stars in another filter: anchors at their places, expected to have the typical colour.
 
 A star that this filter shows and the base filter does not may stand beside an anchor, which takes its light and leaves
-a dipole. So anchors that the residual pulls away are freed of their places in the end.
+a dipole. So stars that the residual pulls far are freed of their anchors in the end; those that it pulls less far move
+within their errors.
 """
 
 from dataclasses import replace
@@ -37,7 +38,8 @@ MOST_EXCESS, SIGNIFICANT, MOST_SCATTER = 1.3, 3.0, 0.4
 FREE_SNR = 30.0
 #: Anchored stars below this S/N are dropped: a dark star only makes room for somebody else's light.
 LEAST_ANCHORED_SNR = 0.0
-#: Least S/N of an anchored star that may be somewhere else, least distance to that place, FWHM, and the chi2 it gains.
+#: Least S/N of an anchored star that may be somewhere else, distance to that place from which it is not its anchor's,
+#: FWHM, and the least chi2 that it gains there.
 LEAST_FREED_SNR, LEAST_DISPLACED, DISPLACED_CHI2 = 5.0, 0.1, 25.0
 #: A star farther than this from the anchor that it was freed of, FWHM, is another one.
 SAME_STAR_FWHM = 0.5
@@ -180,7 +182,9 @@ def drop_dark(state: State) -> State:
 
 
 def free_displaced(state: State) -> State:
-    """Let anchored stars go that the residual pulls elsewhere, but for those on the galaxy: it may be what pulls.
+    """Let anchored stars move that the residual pulls elsewhere, but for those on the galaxy: it may be what pulls.
+
+    Those that it pulls far are let go of their anchors.
 
     Parameters
     ----------
@@ -192,14 +196,14 @@ def free_displaced(state: State) -> State:
     chosen = stars.anchored & ~held_to_colour(stars) & (stars.snr(frame.correlation) > LEAST_FREED_SNR)
     if galaxy is not None:
         chosen &= radius_at(galaxy, frame.shape, stars) > 1.0
-    displaced = np.flatnonzero(chosen)
-    if displaced.size:
-        move, gain = _displacements(state, displaced)
-        displaced = displaced[(gain > DISPLACED_CHI2) & (np.hypot(*move.T) > LEAST_DISPLACED * optics.fwhm)]
-    if not displaced.size:
+    move, gain = _displacements(state, np.flatnonzero(chosen))
+    told = gain > DISPLACED_CHI2
+    pulled, move = np.flatnonzero(chosen)[told], move[told]
+    if not pulled.size:
         return state
+    far = pulled[np.hypot(*move.T) > LEAST_DISPLACED * optics.fwhm]
     sigma, free, age = stars.anchor_sigma.copy(), stars.free.copy(), stars.age.copy()
-    sigma[displaced], free[displaced], age[displaced] = np.inf, True, 1
+    free[pulled], sigma[far], age[far] = True, np.inf, 1
     stars = replace(stars, anchor_sigma=sigma, free=free, age=age)
     return replace(state, scene=state.scene.with_stars(stars))
 

@@ -82,7 +82,7 @@ def test_what_is_not_told_or_not_far_enough_lets_no_anchor_go():
     truth = stars_at(6, low=4.0)
     fwhm = state_of(np.zeros(SHAPE), truth).optics.fwhm
     near = solve(state_of(SKY + image_of(truth) + noise(), anchored(truth, 0.8 * LEAST_DISPLACED * fwhm)), PLACED)
-    assert free_displaced(near) is near
+    assert free_displaced(near).scene.stars.anchored.all()
     # chi2 grows with the square of the flux: a fifth of the least that is told
     faint = replace(truth, flux=np.full(6, 0.3))
     pinned = solve(state_of(SKY + image_of(faint) + noise(), anchored(faint, 0.5)), PLACED)
@@ -91,6 +91,20 @@ def test_what_is_not_told_or_not_far_enough_lets_no_anchor_go():
     held = replace(anchored(truth, 0.6), prior_flux=truth.flux, prior_sigma=HELD_SCATTER * truth.flux)
     of_the_galaxy = solve(state_of(SKY + image_of(truth) + noise(), held), PLACED)
     assert free_displaced(of_the_galaxy) is of_the_galaxy
+
+
+def test_anchors_that_stand_hardly_beside_their_stars_share_the_way_with_them():
+    truth = stars_at(6, low=4.0)
+    off, sigma = 0.8 * LEAST_DISPLACED * state_of(np.zeros(SHAPE), truth).optics.fwhm, 0.02
+    stars = replace(anchored(truth, off), anchor_sigma=np.full(6, sigma))
+    freed = free_displaced(solve(state_of(SKY + image_of(truth) + noise(), stars), PLACED))
+    found = settle(freed, PLACED, Keep(3.0, 3.0), most=8)[0].scene.stars
+    # the mean of two measurements by their errors: what both say has a variance of its own, the anchor's is sigma^2
+    variance = found.variance[:, 1]
+    expected = truth.x + off * variance / sigma**2
+    np.testing.assert_array_less(np.abs(found.x - expected), 4.0 * np.sqrt(variance))
+    np.testing.assert_array_less(variance, sigma**2)
+    assert found.anchored.all()
 
 
 def test_on_the_galaxy_anchors_stay_where_they_are():
