@@ -177,16 +177,19 @@ def kernel_is_told(step: Step, correlation: float) -> bool:
     return 0.0 < error < LEAST_KNOWN_SIZE
 
 
-def prune(state: State, keep: Keep, *, merge: bool = True) -> State:
+def prune(state: State, keep: Keep, *, merge: bool = True, solved: NDArray[np.bool_] | None = None) -> State:
     """Drop stars that are not significant, merged (if asked) or off the image.
 
-    Anchored and measured stars stay, but for those that `merge_dark` merges.
+    Anchored and measured stars stay, but for those that `merge_dark` merges, and those that were not solved for, which
+    stand beyond `solved` on the frame.
     """
     limit = MERGE_FWHM * state.optics.fwhm
     stars = merge_dark(state.scene.stars, limit, (state.optics.star_error / state.optics.frame.correlation) ** 2)
     if stars.size == 0:
         return replace(state, scene=state.scene.with_stars(stars))
     held = stars.anchored | stars.measured
+    if solved is not None:
+        held |= ~at(solved, stars)
     needed = np.full(stars.size, keep.field)
     if state.scene.galaxy is not None:
         inside = radius_at(state.scene.galaxy, state.optics.frame.shape, stars) < 1.0
@@ -263,7 +266,7 @@ def settle(state: State, freedom: Freedom, keep: Keep, *, most: int) -> tuple[St
     quiet, change, part = False, np.zeros(0), 1.0
     for index in range(most):
         before, scene = state.step, state.scene
-        state = prune(solve(state, freedom), keep, merge=False)
+        state = prune(solve(state, freedom), keep, merge=False, solved=freedom.stars)
         assert state.step is not None
         # chi2 is that before a step: the first under new unknowns shows nothing of what they do
         if index > 0 and before is not None:

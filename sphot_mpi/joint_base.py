@@ -131,7 +131,7 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
         state = descend(state, (threshold,), held, keep, centre_caution(state, config), first_blend=LAST_BLEND)
     state = with_outside_light(free_all(with_faint_stars(state, limits)), weigh=False)
     if config.core.light_modes:
-        state = with_own_modes(state, measurement, held, keep, lacking=lacking, whole=False)
+        state = with_own_modes(state, measurement, keep, lacking=lacking, whole=False)
     state, converged = settle(state, held, keep, most=SETTLE_PASSES)
     return BaseFit(
         state=replace(state, scene=state.scene.with_stars(state.scene.stars.with_gone(measured))),

@@ -95,6 +95,8 @@ class Measurement:
         Where it comes from.
     mode_light : (k,) float64 ndarray
         Light that each mode of amplitude 1 adds to the galaxy.
+    place : (2, 2) float64 ndarray, optional
+        Covariance of the galaxy's place, where it was found after its light.
     """
 
     names: tuple[str, ...]
@@ -103,6 +105,7 @@ class Measurement:
     change: ShapeChange | None = None
     solved: Solved | None = None
     mode_light: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    place: Image | None = None
 
     @property
     def flux_error(self) -> float:

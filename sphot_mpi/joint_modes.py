@@ -90,7 +90,7 @@ def light_left(state: State) -> tuple[float, float]:
 
 
 def with_own_modes(
-    state: State, measurement: Measurement, held: Freedom, keep: Keep, *, lacking: tuple[float, float], whole: bool
+    state: State, measurement: Measurement, keep: Keep, *, lacking: tuple[float, float], whole: bool
 ) -> State:
     """Let a measured galaxy's light depart from its components as this filter's image has it, where that is likelier.
 
@@ -103,8 +103,6 @@ def with_own_modes(
         reach beyond the first disc by `LOOSE` of its light.
     measurement : Measurement
         Of that galaxy.
-    held : Freedom
-        What is free while the galaxy is held.
     keep : Keep
         Which stars stay.
     lacking : (float, float)
@@ -122,7 +120,8 @@ def with_own_modes(
     found = _with_modes_told(plain, measurement, keep, lacking, whole)
     if found is plain:
         return state
-    settled, _ = settle(found.with_frame(frame), held, keep, most=FOLLOWING_PASSES)
+    near = Freedom(stars=star_reach(galaxy, state.optics, WIDE_REACH))
+    settled, _ = settle(found.with_frame(frame), near, keep, most=FOLLOWING_PASSES)
     return _once_more(settled.with_frame(plain.optics.frame), keep, whole).with_frame(frame)
 
 
@@ -222,11 +221,11 @@ def _freed(state: State, parts: list[slice], keep: Keep, more: tuple[float, floa
         unit=unit,
         light=light / max(more[1], (LOOSE if wide else HELD) * float(galaxy.fluxes.sum())),
     )
-    # no star tells them by a place that is far off; all move when it is settled
+    # stars that are far off tell nothing of them; all are solved for when it is settled
     near = star_reach(galaxy, state.optics, WIDE_REACH if wide else REACH)
     # in another filter what they take up had pulled at the galaxy's place; so many do what a small move does
-    freedom = Freedom(modes=prior, places=near, galaxy_move=WHOLE in parts and not wide)
-    tried = prune(solve(tried, freedom), keep, merge=False)
+    freedom = Freedom(modes=prior, stars=near, galaxy_move=WHOLE in parts and not wide)
+    tried = prune(solve(tried, freedom), keep, merge=False, solved=near)
     return tried.with_frame(frame), log_odds(tried, prior)
 
 

@@ -14,6 +14,7 @@ from sphot_mpi.joint_scene import Galaxy
 from sphot_mpi.joint_shape_prior import untold_change, with_change
 from sphot_mpi.joint_trial import NEGLIGIBLE, PLACE_CHANGE, TRIAL_PASSES, WINGS, Trial
 from sphot_mpi.joint_wald import wald
+from sphot_mpi.records import Image
 
 #: Wald's chi2 of a filter's free profile against the base filter's, above which it has its own; and that of its shares
 #: alone.
@@ -155,33 +156,36 @@ def _try_profiles(state: State, galaxy: Galaxy, moved: Freedom, keep: Keep) -> _
     return tried
 
 
-def with_last_place(state: State, held: Freedom) -> tuple[State, Freedom]:
+def with_last_place(state: State) -> tuple[State, Freedom | None]:
     """Solve once more with the galaxy's place, its light held: beside fainter stars it may be another one.
 
     Parameters
     ----------
     state : State
         With all stars.
-    held : Freedom
-        What is free while the galaxy is held.
 
     Returns
     -------
     state : State
         With the galaxy where it was, if the step says no more than chance does.
     freedom : Freedom
-        What is to be free from here on: its place, too, or not.
+        What is to be free from here on: its place beside the stars near it. None: it stays.
     """
-    galaxy, freer = state.scene.galaxy, replace(held, galaxy_move=True)
+    galaxy = state.scene.galaxy
     assert galaxy is not None
+    freer = Freedom(galaxy_move=True, stars=star_reach(galaxy, state.optics, WINGS))
     moved = solve(state, freer)
-    assert moved.step is not None
     assert moved.scene.galaxy is not None
-    rows = [moved.step.names.index(name) for name in MOVE_NAMES]
-    covariance = moved.step.covariance[np.ix_(rows, rows)] * state.optics.frame.correlation**2
-    if wald((moved.scene.galaxy.centres - galaxy.centres)[0], covariance) > PLACE_CHANGE:
+    if wald((moved.scene.galaxy.centres - galaxy.centres)[0], place_covariance(moved)) > PLACE_CHANGE:
         return moved, freer
-    return replace(moved, scene=replace(moved.scene, galaxy=galaxy)), held
+    return replace(moved, scene=replace(moved.scene, galaxy=galaxy)), None
+
+
+def place_covariance(state: State) -> Image:
+    """Covariance (2, 2), px^2, of the galaxy's place in the last solve, in which it was free."""
+    assert state.step is not None
+    rows = [state.step.names.index(name) for name in MOVE_NAMES]
+    return np.asarray(state.step.covariance[np.ix_(rows, rows)] * state.optics.frame.correlation**2)
 
 
 def _with_own_places(trial: Trial, freedom: Freedom, keep: Keep) -> Trial:

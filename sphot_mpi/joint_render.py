@@ -50,6 +50,8 @@ class Freedom:
         Those amplitudes of the galaxy's modes, which it has to have, that this prior is about.
     places : (ny, nx) bool ndarray, optional
         Where on the frame free stars may move; default: everywhere.
+    stars : (ny, nx) bool ndarray, optional
+        Where on the frame stars are solved for, the others being held as they are; default: everywhere.
     """
 
     kernel: bool = False
@@ -62,6 +64,7 @@ class Freedom:
     galaxy_scale: bool = False
     modes: ModePrior | None = None
     places: NDArray[np.bool_] | None = None
+    stars: NDArray[np.bool_] | None = None
 
     def moving(self, stars: Stars) -> Stars:
         """Return stars of which only those are free that may move."""

@@ -321,10 +321,7 @@ class _Summary:
         """Covariance of the place as it was measured with the light, or else after it; None where it was not."""
         if MOVE_NAMES[0] in self.measurement.names:
             return self.measurement.block([*MOVE_NAMES])
-        if MOVE_NAMES[0] not in self.index:
-            return None
-        rows = [self.index[name] for name in MOVE_NAMES]
-        return np.asarray(self.covariance[np.ix_(rows, rows)])
+        return self.measurement.place
 
     def _sources(self) -> NDArray[np.void]:
         """The table of all stars in the model, in the cutout's pixel frame."""

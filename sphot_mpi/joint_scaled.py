@@ -35,7 +35,7 @@ from sphot_mpi.joint_galaxy import no_stars
 from sphot_mpi.joint_measure import Measurement, measure
 from sphot_mpi.joint_misfit import with_misfit
 from sphot_mpi.joint_modes import light_left, with_own_modes
-from sphot_mpi.joint_profile import Shaped, with_last_place, with_own_shape
+from sphot_mpi.joint_profile import Shaped, place_covariance, with_last_place, with_own_shape
 from sphot_mpi.joint_render import Freedom
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, galaxy_of
 from sphot_mpi.joint_sources import Stars
@@ -155,13 +155,14 @@ def fit_scaled_scene(
     if positions != "forced":
         state = _add_new(state, base, held, keep, _caution(state, base, covered, config), lower, positions)
     state = with_outside_light(with_faint_stars(state, base.faint_limits), weigh=False)
-    placed, converged, place = _placed(state, held, keep) if followed else (state, None, FitFlag(0))
+    place = FitFlag(0)
+    if followed:
+        state, measurement, place = _placed(state, measurement, keep)
     # a galaxy that stands elsewhere had pulled at stars, too
-    state = placed if positions == "forced" else free_displaced(placed)
+    state = state if positions == "forced" else free_displaced(state)
     if config.core.light_modes:
-        state = with_own_modes(state, measurement, held, keep, lacking=lacking, whole=True)
-    if converged is None or state is not placed:
-        state, converged = settle(state, held, keep, most=LAST_PASSES)
+        state = with_own_modes(state, measurement, keep, lacking=lacking, whole=True)
+    state, converged = settle(state, held, keep, most=LAST_PASSES)
     state = without_strays(state)
     return ScaledFit(
         state=replace(state, scene=state.scene.with_stars(state.scene.stars.with_gone(measured))),
@@ -172,22 +173,22 @@ def fit_scaled_scene(
     )
 
 
-def _placed(state: State, held: Freedom, keep: Keep) -> tuple[State, bool | None, FitFlag]:
+def _placed(state: State, measurement: Measurement, keep: Keep) -> tuple[State, Measurement, FitFlag]:
     """Let the galaxy's place follow what all stars leave beside its held light, no farther than the same one would.
 
-    Returns whether it became quiet, None where it is still to be settled, and `DISPLACED` if the galaxy has moved.
+    The measurement comes back with what is known of the place, and `DISPLACED` if the galaxy has moved.
     """
     galaxy = state.scene.galaxy
     assert galaxy is not None
-    moved, freer = with_last_place(state, held)
-    if not freer.galaxy_move:
-        return moved, None, FitFlag(0)
-    settled, quiet = settle(moved, freer, keep, most=PLACE_PASSES)
+    moved, freer = with_last_place(state)
+    if freer is None:
+        return moved, measurement, FitFlag(0)
+    settled, _ = settle(moved, freer, keep, most=PLACE_PASSES)
     assert settled.scene.galaxy is not None
     change = (settled.scene.galaxy.centres - galaxy.centres)[galaxy.main]
     if np.hypot(*change) < MOST_DISPLACED * galaxy.half_light_radius():
-        return settled, quiet, displaced(change)
-    return state, None, FitFlag(0)
+        return settled, replace(measurement, place=place_covariance(settled)), displaced(change)
+    return state, measurement, FitFlag(0)
 
 
 def _excess(state: State, base: FilterFit) -> StarExcess:

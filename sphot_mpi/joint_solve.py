@@ -20,7 +20,7 @@ from sphot_mpi.joint_kernel import prior_terms, shape_limit, stepped
 from sphot_mpi.joint_mode_prior import MODE_NAMES, ModePrior
 from sphot_mpi.joint_render import CENTRE_NAMES, MOVE_NAMES, SHAPE_NAMES, Freedom, Rendered, render_columns
 from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Scene
-from sphot_mpi.joint_sources import Stars
+from sphot_mpi.joint_sources import Stars, at
 from sphot_mpi.joint_stars import STAR_STEP, StarSystem, star_system
 from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import Image
@@ -122,11 +122,13 @@ def solve_step(scene: Scene, optics: Optics, freedom: Freedom) -> Step:
     frame = optics.frame
     rendered = render_columns(scene, optics, freedom)
     residual = frame.residual(rendered.stars + rendered.galaxy + rendered.sky)
-    system = star_system(freedom.moving(scene.stars), optics, residual, rendered.images)
+    solved = np.ones(scene.stars.size, bool) if freedom.stars is None else at(freedom.stars, scene.stars)
+    stars = scene.stars.take(solved)
+    system = star_system(freedom.moving(stars), optics, residual, rendered.images)
     names = rendered.names
     dense = _dense_normal(rendered, frame, residual, optics.kernel, scene.galaxy, freedom.modes)
     solution = _solve_dense(system, dense)
-    new_stars = _move_stars(scene.stars, system, solution)
+    new_stars = scene.stars.with_part(solved, _move_stars(stars, system, solution))
     steps = dict(zip(names, solution.dense, strict=True))
     return Step(
         scene=_apply_dense(scene, new_stars, steps, frame.shape),

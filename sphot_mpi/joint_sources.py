@@ -108,6 +108,13 @@ class Stars:
         """Return the chosen sources."""
         return Stars(**{name: getattr(self, name)[chosen] for name in Stars.__dataclass_fields__})
 
+    def with_part(self, chosen: NDArray[np.bool_], part: "Stars") -> "Stars":
+        """Return them with the chosen ones replaced, in their order."""
+        fields = {name: getattr(self, name).copy() for name in Stars.__dataclass_fields__}
+        for name, values in fields.items():
+            values[chosen] = getattr(part, name)
+        return Stars(**fields)
+
     def join(self, other: "Stars") -> "Stars":
         """Return both sets, this one first."""
         return Stars(

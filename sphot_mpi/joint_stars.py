@@ -18,6 +18,7 @@ from sphot_mpi.kernels import joint as kernels
 from sphot_mpi.records import Image
 
 Vector = NDArray[np.float64]
+Index = NDArray[np.int64]
 
 #: Longest step of a star's position, px, and damping scale of that step.
 STAR_STEP, STAR_DAMPING = 0.7, 0.5
@@ -85,21 +86,19 @@ def star_system(stars: Stars, optics: Optics, residual: Image, columns: NDArray[
     """Assemble and factorise the stars' normal equations, priors and damping included."""
     frame, radius = optics.frame, optics.core_radius
     corner_y, corner_x = (np.rint(place).astype(np.int64) - radius for place in (stars.y, stars.x))
-    # across the frame's shorter side there are fewer stars
-    place = corner_y if frame.shape[0] >= frame.shape[1] else corner_x
-    order = np.argsort(place, kind="stable")
     width = np.where(stars.free, 3, 1)
+    sortings = [_sorted(corner, width, 2 * radius + 1) for corner in (corner_y, corner_x)]
+    order, place, sorted_first, band_width = min(sortings, key=lambda sorting: sorting[-1])
+    sorted_width, size = width[order], int(width.sum())
     first = np.empty(stars.size, np.int64)
-    first[order] = np.cumsum(width[order]) - width[order]
-    sorted_first, sorted_width, place = first[order], width[order], place[order]
-    size = int(width.sum())
+    first[order] = sorted_first
     stamps = optics.stars.columns(stars.x[order], stars.y[order], stars.flux[order], sorted_first, sorted_width, radius)
     # the residual is one more dense image, in the last batch
     m = columns.shape[0]
     whole = m - m % TOGETHER
     rest = np.zeros((TOGETHER, *frame.shape))
     rest[: m - whole], rest[m - whole] = columns[whole:], residual
-    band = np.empty((size, bands.band_width(place, sorted_first, sorted_width, 2 * radius + 1) + 1))
+    band = np.empty((size, band_width + 1))
     products = np.empty((size, whole + TOGETHER))
     bands.band_normal(
         band,
@@ -133,6 +132,14 @@ def star_system(stars: Stars, optics: Optics, residual: Image, columns: NDArray[
     neighbours = kernels.nearest_neighbours(stars.x[order], stars.y[order], ERROR_REACH * optics.fwhm, ERROR_NEIGHBOURS)
     variance[order] = bands.band_variances(band, sorted_first, sorted_width, neighbours, damping[order])
     return StarSystem(_cholesky(band), products[:, m].copy(), products[:, :m], first, width, variance)
+
+
+def _sorted(corner: Index, width: Index, side: int) -> tuple[Index, Index, Index, int]:
+    """Order of stars along an axis; in that order, their stamps' first pixels and columns; and the band's width."""
+    order = np.argsort(corner, kind="stable")
+    place, sorted_width = corner[order], width[order]
+    first = np.cumsum(sorted_width) - sorted_width
+    return order, place, first, bands.band_width(place, first, sorted_width, side)
 
 
 def _priors(stars: Stars) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

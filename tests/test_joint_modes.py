@@ -28,7 +28,6 @@ from sphot_mpi.unseen_light import half_light_distance
 
 FREE = Freedom(galaxy_flux=True, galaxy_shape=True)
 KEEP = Keep.beside_free_galaxy(2.0)
-HELD = Freedom()
 #: Of a galaxy that is far above the noise, and of one that is not.
 SEEN, UNSEEN = (
     Measurement(names=("0.flux",), covariance=np.array([[error**2]]), quiet=True)
@@ -112,12 +111,12 @@ def test_another_filters_own_departures_leave_the_total_as_it_was_measured(base)
     for seed in range(3):
         image = SKY + image_of(stars) + noise(seed)
         same = state_of(image + modulated(known), stars, galaxy)
-        assert with_own_modes(same, SEEN, HELD, KEEP, lacking=NOTHING, whole=True) is same
+        assert with_own_modes(same, SEEN, KEEP, lacking=NOTHING, whole=True) is same
         light = light_of_modes(galaxy_of((GALAXY,), tuple(known)), same.optics)
         own = draw(rng)
         own[0] -= light @ own / light[0]
         other = state_of(image + modulated(known + own), stars, galaxy)
-        found = with_own_modes(other, SEEN, HELD, KEEP, lacking=NOTHING, whole=True)
+        found = with_own_modes(other, SEEN, KEEP, lacking=NOTHING, whole=True)
         flux = total_flux(GALAXY)
         # held to 1e-6, which data tell worse by far
         modes = found.scene.galaxy.modes.copy()
@@ -141,15 +140,15 @@ def test_a_core_departs_in_every_filters_own_way_and_the_rest_stays_as_it_was_me
         light = light_of_modes(galaxy_of(pair, tuple(own)), state_of(np.full(SHAPE, SKY)).optics)
         own[N_MODES] -= light[N_MODES:] @ own[N_MODES:] / light[N_MODES]
         bright = state_of(SKY + modulated(own, pair) + noise(1), galaxy=galaxy)
-        found = with_own_modes(bright, SEEN, HELD, KEEP, lacking=NOTHING, whole=False).scene.galaxy
+        found = with_own_modes(bright, SEEN, KEEP, lacking=NOTHING, whole=False).scene.galaxy
         np.testing.assert_array_equal(found.modes[:N_MODES], own[:N_MODES])
         # 2 and 3 %, by the noise
         before, after = (modulated(one, pair) - modulated(own, pair) for one in (own[:N_MODES], found.modes))
         assert np.abs(after).sum() < 0.1 * np.abs(before).sum()
         same = state_of(SKY + modulated(own[:N_MODES], pair) + noise(2), galaxy=galaxy)
-        assert with_own_modes(same, SEEN, HELD, KEEP, lacking=NOTHING, whole=False) is same
+        assert with_own_modes(same, SEEN, KEEP, lacking=NOTHING, whole=False) is same
     single = state_of(SKY + galaxy_image(GALAXY) + noise(3), galaxy=galaxy_of((GALAXY,)))
-    assert with_own_modes(single, SEEN, HELD, KEEP, lacking=NOTHING, whole=False) is single
+    assert with_own_modes(single, SEEN, KEEP, lacking=NOTHING, whole=False) is single
 
 
 def test_what_no_chance_leaves_is_taken_up_against_the_odds():
@@ -162,7 +161,7 @@ def test_what_no_chance_leaves_is_taken_up_against_the_odds():
         state = state_of(SKY + modulated(amplitude * own) + noise(1), galaxy=galaxy)
         # where so little is known, the odds are for none: -7.0 and -4.8
         state = state.with_frame(replace(state.optics.frame, correlation=20.0))
-        found = with_own_modes(state, SEEN, HELD, KEEP, lacking=NOTHING, whole=True)
+        found = with_own_modes(state, SEEN, KEEP, lacking=NOTHING, whole=True)
         assert (found is not state) == expected
         if expected:
             before, after = (
@@ -179,7 +178,7 @@ def test_a_galaxy_that_stood_off_its_place_leaves_noise_where_its_modes_are(off)
     for seed in range(3):
         own = draw(np.random.default_rng(seed))
         state = state_of(SKY + modulated(own) + noise(seed), galaxy=there)
-        found = with_own_modes(state, SEEN, HELD, KEEP, lacking=NOTHING, whole=True)
+        found = with_own_modes(state, SEEN, KEEP, lacking=NOTHING, whole=True)
         left = found.optics.frame.interior(residual_of(found))[half_light_distance((GALAXY,), SHAPE, 0) < LEFT_WITHIN]
         # chance scatters a mean of 660 by 5.5 %
         assert (left**2).mean() < 1.2 * NOISE**2
@@ -190,7 +189,7 @@ def test_modes_are_told_by_the_images_own_errors():
     own = draw(np.random.default_rng(3), 0.05)
     state = state_of(SKY + modulated(own) + noise(1), galaxy=galaxy_of((GALAXY,)))
     wide = state.with_frame(state.optics.frame.widened(np.full(state.optics.frame.shape, 20.0)))
-    found, told = (with_own_modes(one, SEEN, HELD, KEEP, lacking=NOTHING, whole=True) for one in (wide, state))
+    found, told = (with_own_modes(one, SEEN, KEEP, lacking=NOTHING, whole=True) for one in (wide, state))
     # roundings of the weights, amplified by the solve
     np.testing.assert_allclose(found.scene.galaxy.modes, told.scene.galaxy.modes, atol=1e-9)
     assert np.abs(found.scene.galaxy.modes).max() > 0.01
@@ -217,7 +216,7 @@ def test_what_stands_out_beyond_the_disc_is_taken_up_with_its_light(whole):
         own[round_modes] += np.linalg.solve(slopes, np.array([more * flux, 0.0]) - more_light(own))
         bright = state_of(SKY + modulated(own) + noise(seed), galaxy=galaxy_of((GALAXY,)))
         lacking = light_left(bright)
-        found = with_own_modes(bright, SEEN, HELD, KEEP, lacking=lacking, whole=whole).scene.galaxy
+        found = with_own_modes(bright, SEEN, KEEP, lacking=lacking, whole=whole).scene.galaxy
         assert found.modes.size == MOST_MODES
         assert lacking[0] == pytest.approx(more * flux, abs=3.0 * lacking[1])
         image = modulated(found.modes, components_of(found))
@@ -228,9 +227,7 @@ def test_what_stands_out_beyond_the_disc_is_taken_up_with_its_light(whole):
         assert left < 0.3 * were
         faint = state_of(SKY + modulated(0.01 * own) + noise(seed), galaxy=galaxy_of((GALAXY,)))
         assert light_left(faint) == NOTHING
-        assert (
-            with_own_modes(faint, SEEN, HELD, KEEP, lacking=NOTHING, whole=whole).scene.galaxy.modes.size < MOST_MODES
-        )
+        assert with_own_modes(faint, SEEN, KEEP, lacking=NOTHING, whole=whole).scene.galaxy.modes.size < MOST_MODES
 
 
 def test_a_galaxy_that_is_not_seen_has_modes_only_where_what_is_left_stands_out():
@@ -239,8 +236,8 @@ def test_a_galaxy_that_is_not_seen_has_modes_only_where_what_is_left_stands_out(
     # mean chi2 of the core 2.4, and 480; both are likelier with modes
     for amplitude, expected in ((0.05, False), (1.0, True)):
         state = state_of(SKY + modulated(amplitude * own) + noise(1), galaxy=galaxy_of((GALAXY,)))
-        assert with_own_modes(state, SEEN, HELD, KEEP, lacking=NOTHING, whole=True) is not state
-        assert (with_own_modes(state, UNSEEN, HELD, KEEP, lacking=NOTHING, whole=True) is not state) == expected
+        assert with_own_modes(state, SEEN, KEEP, lacking=NOTHING, whole=True) is not state
+        assert (with_own_modes(state, UNSEEN, KEEP, lacking=NOTHING, whole=True) is not state) == expected
 
 
 def test_a_galaxy_without_light_has_no_modes():
@@ -248,7 +245,7 @@ def test_a_galaxy_without_light_has_no_modes():
     for factor in (0.0, -0.1):
         galaxy = replace(state.scene.galaxy, fluxes=factor * state.scene.galaxy.fluxes)
         dark = replace(state, scene=replace(state.scene, galaxy=galaxy))
-        assert with_own_modes(dark, UNSEEN, HELD, KEEP, lacking=NOTHING, whole=True) is dark
+        assert with_own_modes(dark, UNSEEN, KEEP, lacking=NOTHING, whole=True) is dark
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -257,7 +254,7 @@ def test_a_core_that_leaves_nothing_or_is_not_seen_has_no_modes(whole, place):
     galaxy = galaxy_of((GALAXY, replace(BULGE, **place)), tuple(draw(np.random.default_rng(7))))
     state = state_of(SKY + noise(4), galaxy=galaxy)
     state = state_of(SKY + state.optics.frame.interior(render_galaxy(galaxy, state.optics)) + noise(4), galaxy=galaxy)
-    found = with_own_modes(state, SEEN, HELD, KEEP, lacking=NOTHING, whole=whole)
+    found = with_own_modes(state, SEEN, KEEP, lacking=NOTHING, whole=whole)
     assert np.isfinite(found.scene.galaxy.modes).all()
     assert found is state
 

@@ -12,7 +12,7 @@ from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_render import Freedom, render_columns, render_galaxy, render_sky, render_stars
 from sphot_mpi.joint_scene import PAD, Frame, Galaxy, Optics, Scene
 from sphot_mpi.joint_solve import GALAXY_DAMPING, displacement_share, solve_step
-from sphot_mpi.joint_sources import Stars
+from sphot_mpi.joint_sources import Stars, at
 from sphot_mpi.joint_stars import STAR_DAMPING
 from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import SersicParams
@@ -285,6 +285,27 @@ def test_displacements_are_shared_out_by_the_new_flux_but_for_dark_and_anchored_
     share = displacement_share(stars, np.array([4.0, 0.8, 0.1, 2.0, 2.0, 4.0]))
     assert share == pytest.approx([0.25, 1.25, 2.0, 1.0, 1.0, 1.0])
     assert displacement_share(stars, -np.ones(6)) == pytest.approx(np.ones(6))
+
+
+def test_stars_that_are_not_solved_for_stay_and_the_others_step_as_beside_a_model_with_those_held():
+    truth = true_scene(20, seed=3)
+    start, optics = nearby(truth), optics_on(observed(truth, seed=8))
+    near = np.zeros(optics.frame.shape, bool)
+    near[:, : near.shape[1] // 2] = True
+    chosen = at(near, start.stars)
+    assert 3 < chosen.sum() < 17
+    step = solve_step(start, optics, Freedom(galaxy_flux=True, stars=near))
+    far = render_stars(start.stars.take(~chosen), optics)
+    beside = optics.on(replace(optics.frame, data=np.where(optics.frame.good, optics.frame.data - far, 0.0)))
+    alone = solve_step(replace(start, stars=start.stars.take(chosen)), beside, Freedom(galaxy_flux=True))
+    for name in Stars.__dataclass_fields__:
+        got, expected = getattr(step.scene.stars, name), getattr(alone.scene.stars, name)
+        np.testing.assert_array_equal(got[~chosen], getattr(start.stars, name)[~chosen])
+        # the same images, rendered together or apart: 3e-6 of a star
+        np.testing.assert_allclose(got[chosen], expected, rtol=1e-4, atol=1e-4)
+    assert np.abs(step.scene.stars.flux - start.stars.flux)[chosen].max() > NOISE
+    np.testing.assert_allclose(step.scene.galaxy.fluxes, alone.scene.galaxy.fluxes, rtol=1e-5)
+    np.testing.assert_allclose(step.covariance, alone.covariance, rtol=1e-6)
 
 
 @pytest.mark.parametrize("case", CASES)
