@@ -182,9 +182,9 @@ def drop_dark(state: State) -> State:
 
 
 def free_displaced(state: State) -> State:
-    """Let anchored stars move that the residual pulls elsewhere, but for those on the galaxy: it may be what pulls.
+    """Let stars move that are held where the residual pulls them elsewhere, by anchors or because they had settled.
 
-    Those that it pulls far are let go of their anchors.
+    Those that it pulls far are let go of their anchors. Those on the galaxy stay: it may be what pulls.
 
     Parameters
     ----------
@@ -193,7 +193,7 @@ def free_displaced(state: State) -> State:
     """
     stars, optics, galaxy = state.scene.stars, state.optics, state.scene.galaxy
     frame = optics.frame
-    chosen = stars.anchored & ~held_to_colour(stars) & (stars.snr(frame.correlation) > LEAST_FREED_SNR)
+    chosen = (stars.anchored | ~stars.free) & ~held_to_colour(stars) & (stars.snr(frame.correlation) > LEAST_FREED_SNR)
     if galaxy is not None:
         chosen &= radius_at(galaxy, frame.shape, stars) > 1.0
     move, gain = _displacements(state, np.flatnonzero(chosen))

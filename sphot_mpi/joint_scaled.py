@@ -38,7 +38,7 @@ from sphot_mpi.joint_modes import light_left, with_own_modes
 from sphot_mpi.joint_profile import Shaped, place_covariance, with_last_place, with_own_shape
 from sphot_mpi.joint_render import Freedom
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, galaxy_of
-from sphot_mpi.joint_sources import Stars
+from sphot_mpi.joint_sources import Stars, around
 from sphot_mpi.joint_trial import MOST_DISPLACED, displaced
 from sphot_mpi.outside_light import with_outside_light
 from sphot_mpi.psf import LibraryPSF
@@ -60,6 +60,8 @@ PINNED_PASSES = (2, 3)
 #: Most solves of a measurement, shape pinned and free; and after the last detection, with the galaxy's place and
 #: without.
 SETTLE_PASSES, REFIT_PASSES, PLACE_PASSES, LAST_PASSES = 4, 10, 16, 8
+#: Most solves after that for stars that are let go of their anchors, and how far from these, FWHM, others move, too.
+MOVE_PASSES, NEAR_FWHM = 4, 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -153,7 +155,10 @@ def fit_scaled_scene(
         state = with_anchors(state, base, measured=False)
         state = solve(_with_prior(solve(state, held), base, config), held)
     if positions != "forced":
-        state = _add_new(state, base, held, keep, _caution(state, base, covered, config), lower, positions)
+        # where the galaxy is not seen, what stands out at its centre is no structure of it, nor is its light
+        bright = _is_seen(state, measurement, LEAST_SEEN_SNR)
+        caution = _caution(state, base, covered, config) if bright else structure_factor(state)
+        state = _add_new(state, base, held, keep, caution, lower, positions)
     state = with_outside_light(with_faint_stars(state, base.faint_limits), weigh=False)
     place = FitFlag(0)
     if followed:
@@ -163,7 +168,7 @@ def fit_scaled_scene(
     if config.core.light_modes:
         state = with_own_modes(state, measurement, keep, lacking=lacking, whole=True)
     state, converged = settle(state, held, keep, most=LAST_PASSES)
-    state = without_strays(state)
+    state = without_strays(state if positions == "forced" else _with_last_moves(state, keep))
     return ScaledFit(
         state=replace(state, scene=state.scene.with_stars(state.scene.stars.with_gone(measured))),
         measurement=measurement,
@@ -189,6 +194,19 @@ def _placed(state: State, measurement: Measurement, keep: Keep) -> tuple[State, 
     if np.hypot(*change) < MOST_DISPLACED * galaxy.half_light_radius():
         return settled, replace(measurement, place=place_covariance(settled)), displaced(change)
     return state, measurement, FitFlag(0)
+
+
+def _with_last_moves(state: State, keep: Keep) -> State:
+    """Let anchored stars move, beside those near them, of which only the last settling has shown that they should."""
+    freed, before = free_displaced(state), state.scene.stars
+    stars = freed.scene.stars
+    changed = (stars.free != before.free) | (stars.anchored != before.anchored)
+    if not changed.any():
+        return state
+    near = around(stars.take(changed), state.optics.frame.shape, NEAR_FWHM * state.optics.fwhm)
+    settled, _ = settle(freed, Freedom(stars=near), keep, most=MOVE_PASSES)
+    # errors of what all stars tell are those of the last solve for all
+    return replace(settled, step=state.step)
 
 
 def _excess(state: State, base: FilterFit) -> StarExcess:

@@ -5,8 +5,9 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from sphot_mpi.records import Vector
+from sphot_mpi.records import Mask, Vector
 
 Pixel = TypeVar("Pixel", bound=np.generic)
 
@@ -131,6 +132,14 @@ def at(image: NDArray[Pixel], stars: Stars) -> NDArray[Pixel]:
     """Values of an image at the pixels nearest to the stars, the image's edge for those beyond it."""
     ix, iy = pixels_of(stars, image.shape)
     return image[iy, ix]
+
+
+def around(stars: Stars, shape: tuple[int, int], distance: float) -> Mask:
+    """Pixels of an image no farther, px, than some distance from the pixel nearest to a star."""
+    ix, iy = pixels_of(stars, shape)
+    off = np.ones(shape, bool)
+    off[iy, ix] = False
+    return np.asarray(ndimage.distance_transform_edt(off) <= distance)
 
 
 def pixels_of(stars: Stars, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

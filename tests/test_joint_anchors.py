@@ -70,6 +70,17 @@ def test_anchors_that_stand_beside_their_stars_are_let_go_and_find_them():
     assert np.mean(pinned / truth.flux[:4]) == pytest.approx(np.exp(-0.36 / (4.0 * (0.9**2 + 1.0**2))), abs=0.01)
 
 
+def test_stars_without_anchors_that_are_held_beside_their_places_move_again():
+    truth = stars_at(12, low=4.0)
+    off = replace(truth, x=truth.x + np.where(np.arange(12) < 4, 0.6, 0.0), free=np.zeros(12, bool), age=np.full(12, 9))
+    state = solve(state_of(SKY + image_of(truth) + noise(), off), PLACED)
+    np.testing.assert_array_equal(state.scene.stars.x, off.x)
+    freed = free_displaced(state)
+    np.testing.assert_array_equal(freed.scene.stars.free, np.arange(12) < 4)
+    found = settle(freed, PLACED, Keep(3.0, 3.0), most=8)[0].scene.stars
+    np.testing.assert_array_less(np.abs(found.x - truth.x)[:4], 4.0 * np.sqrt(found.variance[:4, 1]))
+
+
 def test_anchors_that_stand_where_their_stars_are_stay():
     # of 10 x 25 stars, chance takes 250 exp(-25 / 2)
     for seed in range(10):

@@ -18,6 +18,7 @@ from test_joint_fit import (
     base_fit,
     crowded,
     library,
+    lone_error,
     make_cutout,
 )
 
@@ -81,6 +82,24 @@ def other_fit(galaxy):
     """The other filter's fit of a field whose galaxy has another shape there."""
     other = make_cutout(replace(crowded(), components=(galaxy,)), OTHER, with_error=True)
     return fit_scaled_joint(other, library(OTHER), base_fit(), base_cutout(), CONFIG)
+
+
+def test_a_star_at_the_centre_of_a_galaxy_that_is_not_seen_in_a_filter_is_found_there():
+    field, flux = crowded(), 25.0 * lone_error(OTHER)
+    x, y = GALAXY.x_0 + 2.0, GALAXY.y_0 - 1.0
+    starred = replace(
+        field, x=np.append(field.x, x), y=np.append(field.y, y), flux=np.append(field.flux, flux),
+        ratio=np.append(field.ratio, 1.0), components=(),
+    )  # fmt: skip
+    fit = fit_scaled_joint(
+        make_cutout(starred, OTHER, with_error=True), library(OTHER), base_fit(), base_cutout(), CONFIG
+    )
+    assert fit.total_flux < 5.0 * fit.total_flux_err
+    reported = fit.sources[fit.report]
+    nearest = reported[np.hypot(reported["x_fit"] - x, reported["y_fit"] - y).argmin()]
+    # a part of it is taken for the galaxy, whose light is held from then on
+    assert np.hypot(nearest["x_fit"] - x, nearest["y_fit"] - y) < 0.5
+    assert nearest["snr"] > 5.0
 
 
 @pytest.mark.parametrize("size", [1.1, 1.3])
