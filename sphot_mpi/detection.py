@@ -1,5 +1,6 @@
 """Matched-filter detection of point sources on a residual image."""
 
+import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -43,6 +44,13 @@ class MatchedFilter:
         self._squared = np.conj(self._transform(stamp**2, radius))
         good = self._convolve((weight > 0.0).astype(np.float64), self._squared)
         self.covered = good > LEAST_COVERAGE * float((stamp**2).sum())
+
+    def reweighted(self, weight: Image) -> "MatchedFilter":
+        """Return the filter for other weights on the same usable pixels."""
+        other = copy.copy(self)
+        other.weight = weight
+        other.__dict__.pop("precision", None)
+        return other
 
     @cached_property
     def precision(self) -> Image:

@@ -232,6 +232,15 @@ def modulation(modes: Sequence[float] | Vector, disc: Disc, shape: tuple[int, ..
     return factor
 
 
+def box_of(disc: Disc, shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Rows and columns of the square around the disc on an image."""
+    rows, columns = (
+        slice(max(int(np.floor(centre - disc.major)), 0), max(min(int(np.ceil(centre + disc.major)) + 1, side), 0))
+        for centre, side in ((disc.y, shape[0]), (disc.x, shape[1]))
+    )
+    return rows, columns
+
+
 def _values(disc: Disc, shape: tuple[int, ...]) -> tuple[tuple[slice, slice], Iterator[Image]]:
     """Square around the disc on an image, and the modes in it."""
     box, square, turns = _turns(disc, shape)
@@ -245,10 +254,7 @@ def _turns(disc: Disc, shape: tuple[int, ...]) -> tuple[tuple[slice, slice], Ima
 
     This rho is the stretched one, the window's is not.
     """
-    rows, columns = (
-        slice(max(int(np.floor(centre - disc.major)), 0), max(min(int(np.ceil(centre + disc.major)) + 1, side), 0))
-        for centre, side in ((disc.y, shape[0]), (disc.x, shape[1]))
-    )
+    rows, columns = box_of(disc, shape)
     y, x = np.ogrid[rows, columns]
     along = (x - disc.x) * np.cos(disc.theta) + (y - disc.y) * np.sin(disc.theta)
     across = (y - disc.y) * np.cos(disc.theta) - (x - disc.x) * np.sin(disc.theta)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sphot_mpi.galaxy_modes import discs_of, galaxy_modulation, mode_images, mode_light
+from sphot_mpi.galaxy_modes import Disc, box_of, discs_of, galaxy_modulation, mode_images, mode_light
 from sphot_mpi.joint_confusion import told_by
 from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_mode_prior import MODE_NAMES, ModePrior
@@ -87,6 +87,8 @@ class Rendered:
     images : (m + t + h, ny, nx) float64 ndarray
         `columns`, `tests`, and what hidden neighbours add to the bright stars on average, as far as a broader PSF does
         the same; h is 0 where the kernel is held or nothing hides, else 1.
+    rows : (m + t + h, 2) int64 ndarray
+        First row of each image and the one after its last, beyond which it is 0.
     """
 
     stars: Image
@@ -95,6 +97,7 @@ class Rendered:
     names: tuple[str, ...]
     told: tuple[int, ...]
     images: NDArray[np.float64]
+    rows: NDArray[np.int64]
 
     @property
     def columns(self) -> NDArray[np.float64]:
@@ -224,14 +227,34 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
         residual = optics.frame.residual(star_image + galaxy_image + sky_image)
         areas |= dict.fromkeys(KERNEL_NAMES, told_by(optics.frame, scene.galaxy, residual))
     tests = [test * areas[name] for name, test in zip(told, tests, strict=True)]
+    stack = np.stack([*columns.values(), *tests, *hidden])
+    rows = np.tile([0, shape[0]], (len(stack), 1))
+    for own, limits in _rows_of_modes(scene.galaxy, optics, freedom):
+        rows[[names.index(name) for name in MODE_NAMES[own]]] = limits
     return Rendered(
         stars=star_image,
         galaxy=galaxy_image,
         sky=sky_image,
         names=names,
         told=tuple(names.index(name) for name in told),
-        images=np.stack([*columns.values(), *tests, *hidden]),
+        images=stack,
+        rows=rows,
     )
+
+
+def _free_discs(galaxy: Galaxy, optics: Optics, modes: ModePrior | None) -> list[tuple[slice, Disc]]:
+    """Discs, in the frame's coordinates, whose modes are free, and where these are among the amplitudes."""
+    if modes is None:
+        return []
+    discs = discs_of(components_of(galaxy), optics.fwhm, galaxy.modes.size)
+    return [(own, disc.moved(PAD)) for own, disc in discs if modes.are_free(own)]
+
+
+def _rows_of_modes(galaxy: Galaxy | None, optics: Optics, freedom: Freedom) -> list[tuple[slice, tuple[int, int]]]:
+    """Frame rows between which the images of free modes are not 0, and where these are among the amplitudes."""
+    discs = [] if galaxy is None else _free_discs(galaxy, optics, freedom.modes)
+    boxes = [(own, box_of(disc, optics.frame.shape)[0]) for own, disc in discs]
+    return [(own, (rows.start, rows.stop)) for own, rows in boxes]
 
 
 def _centre_tells(frame: Frame, galaxy: Galaxy | None) -> bool:
@@ -260,9 +283,8 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
         unit = [renderer.render(vector)[np.newaxis] for vector in vectors]
     if freedom.modes is not None:
         smooth = np.pad(sum(flux * images[0] for flux, images in zip(galaxy.fluxes, unit, strict=True)), PAD)
-        for own, disc in discs_of(components_of(galaxy), optics.fwhm, galaxy.modes.size):
-            if freedom.modes.are_free(own):
-                columns |= dict(zip(MODE_NAMES[own], mode_images(disc.moved(PAD), smooth), strict=True))
+        for own, disc in _free_discs(galaxy, optics, freedom.modes):
+            columns |= dict(zip(MODE_NAMES[own], mode_images(disc, smooth), strict=True))
     if galaxy.modes.size:
         unit = [images * modulation_of(galaxy, optics) for images in unit]
 

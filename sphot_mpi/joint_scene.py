@@ -165,6 +165,8 @@ class Optics:
         if frame.weight is not self.frame.weight:
             for name in ("matched", "star_error"):
                 other.__dict__.pop(name, None)
+            if "matched" in self.__dict__ and np.array_equal(frame.good, self.frame.good):
+                other.matched = self.matched.reweighted(frame.weight)
         return other
 
     @property

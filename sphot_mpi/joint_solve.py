@@ -124,7 +124,7 @@ def solve_step(scene: Scene, optics: Optics, freedom: Freedom) -> Step:
     residual = frame.residual(rendered.stars + rendered.galaxy + rendered.sky)
     solved = np.ones(scene.stars.size, bool) if freedom.stars is None else at(freedom.stars, scene.stars)
     stars = scene.stars.take(solved)
-    system = star_system(freedom.moving(stars), optics, residual, rendered.images)
+    system = star_system(freedom.moving(stars), optics, residual, rendered.images, rendered.rows)
     names = rendered.names
     dense = _dense_normal(rendered, frame, residual, optics.kernel, scene.galaxy, freedom.modes)
     solution = _solve_dense(system, dense)
@@ -207,7 +207,7 @@ def _dense_normal(
         raise FitError(msg)
     names = rendered.names
     m, t = len(names), len(rendered.told)
-    gram, pulls = _products(rendered.images, frame.weight, residual)
+    gram, pulls = _products(rendered, frame.weight, residual)
     rows = np.arange(m)
     rows[list(rendered.told)] = m + np.arange(t)
     prior, pull = prior_terms(names, kernel)
@@ -219,18 +219,19 @@ def _dense_normal(
     return _Dense(gram, rhs, rows, prior, _dense_damping(names), names, kernel, m + t, low, high)
 
 
-def _products(images: NDArray[np.float64], weight: Image, residual: Image) -> tuple[NDArray[np.float64], Vector]:
-    """Weighted products of images (k, ny, nx) with each other (k, k), and with the residual (k,)."""
-    count, weights, left = len(images), weight.ravel(), residual.ravel()
-    images = images.reshape(count, -1)
-    gram, pulls, room = np.zeros((count, count)), np.zeros(count), np.empty((count, PIXELS_TOGETHER))
-    # so many pixels of all images fit into the cache
-    for start in range(0, left.size, PIXELS_TOGETHER):
-        part = slice(start, start + PIXELS_TOGETHER)
-        own = images[:, part]
-        weighted = np.multiply(own, weights[part], out=room[:, : own.shape[1]])
-        gram += weighted @ own.T
-        pulls += weighted @ left[part]
+def _products(rendered: Rendered, weight: Image, residual: Image) -> tuple[NDArray[np.float64], Vector]:
+    """Weighted products of all images with each other (k, k), and with the residual (k,)."""
+    count, (ny, nx) = len(rendered.images), weight.shape
+    gram, pulls, together = np.zeros((count, count)), np.zeros(count), max(PIXELS_TOGETHER // nx, 1)
+    # so many rows of all images fit into the cache
+    for start in range(0, ny, together):
+        part = slice(start, min(start + together, ny))
+        there = np.flatnonzero((rendered.rows[:, 0] < part.stop) & (rendered.rows[:, 1] > start))
+        own = rendered.images[:, part] if there.size == count else rendered.images[there, part]
+        own = own.reshape(there.size, -1)
+        weighted = own * weight[part].ravel()
+        gram[np.ix_(there, there)] += weighted @ own.T
+        pulls[there] += weighted @ residual[part].ravel()
     return gram, pulls
 
 

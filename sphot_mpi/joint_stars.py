@@ -82,8 +82,11 @@ def _cholesky(band: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.ascontiguousarray(factor.T)
 
 
-def star_system(stars: Stars, optics: Optics, residual: Image, columns: NDArray[np.float64]) -> StarSystem:
-    """Assemble and factorise the stars' normal equations, priors and damping included."""
+def star_system(stars: Stars, optics: Optics, residual: Image, columns: NDArray[np.float64], rows: Index) -> StarSystem:
+    """Assemble and factorise the stars' normal equations, priors and damping included.
+
+    Dense columns (m, ny, nx) are 0 but from the first of their `rows` (m, 2) to before the second.
+    """
     frame, radius = optics.frame, optics.core_radius
     corner_y, corner_x = (np.rint(place).astype(np.int64) - radius for place in (stars.y, stars.x))
     width = np.where(stars.free, 3, 1)
@@ -111,6 +114,8 @@ def star_system(stars: Stars, optics: Optics, residual: Image, columns: NDArray[
         place,
         frame.weight,
         columns[:whole],
+        rows[:whole, 0].reshape(-1, TOGETHER).min(axis=1),
+        rows[:whole, 1].reshape(-1, TOGETHER).max(axis=1),
         rest,
     )
     diagonal, pull = _priors(stars)

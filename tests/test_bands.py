@@ -49,7 +49,11 @@ def test_the_band_is_the_dense_normal_matrix(widths):
     dense = np.random.default_rng(1).normal(size=(6, *SHAPE))
     b = bands.band_width(corner_y, first, width, SIDE)
     band, cross = np.full((columns.shape[0], b + 1), np.nan), np.full((columns.shape[0], 6), np.nan)
-    bands.band_normal(band, cross, columns, first, width, corner_y, corner_x, corner_y, weight, dense[:3], dense[3:])
+    top, end = np.array([SHAPE[0] // 3]), np.array([SHAPE[0] // 2])
+    dense[:3, : top[0]] = dense[:3, end[0] :] = 0.0
+    bands.band_normal(
+        band, cross, columns, first, width, corner_y, corner_x, corner_y, weight, dense[:3], top, end, dense[3:]
+    )
     star = np.repeat(np.arange(width.size), width)
     images = np.array(
         [stamp_on(SHAPE, column, corner_y[s], corner_x[s]) for column, s in zip(columns, star, strict=True)]
@@ -77,6 +81,8 @@ def test_no_star_is_an_empty_band():
         none,
         np.ones(SHAPE),
         np.ones((0, *SHAPE)),
+        none,
+        none,
         np.ones((3, *SHAPE)),
     )
     bands.band_solve(band, cross.T)

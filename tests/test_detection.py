@@ -62,6 +62,15 @@ def test_precision_and_snr_are_the_least_squares_flux_at_every_pixel():
     np.testing.assert_allclose(snr[covered], (top / np.sqrt(precision))[covered], atol=1e-9)
 
 
+def test_a_filter_for_other_weights_is_that_which_is_made_with_them():
+    rng = np.random.default_rng(4)
+    one, two = (rng.uniform(0.5, 2.0, SHAPE) * (np.arange(SHAPE[1]) > 20) for _ in range(2))
+    residual, first, anew = rng.normal(size=SHAPE), MatchedFilter(one, STAMP), MatchedFilter(two, STAMP)
+    first.snr(residual)
+    np.testing.assert_array_equal(first.reweighted(two).snr(residual), anew.snr(residual))
+    np.testing.assert_array_equal(first.reweighted(two).precision, anew.precision)
+
+
 def test_nothing_is_seen_where_nothing_is_covered():
     weight = np.full(SHAPE, NOISE**-2)
     weight[30:80, 40:90] = 0.0

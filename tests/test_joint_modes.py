@@ -60,6 +60,13 @@ def test_columns_of_modes_are_derivatives_of_the_image_and_their_sums_its_light(
     step = rng.normal(size=N_MODES)
     moved = render_galaxy(replace(galaxy, modes=galaxy.modes + step), optics)
     columns = rendered.columns[[rendered.names.index(name) for name in WHOLE_NAMES]]
+    # beyond their rows there is nothing, and within them something
+    for image, (start, stop) in zip(rendered.images, rendered.rows, strict=True):
+        assert image[start:stop].any()
+        assert not image[:start].any()
+        assert not image[stop:].any()
+    first, last = rendered.rows[rendered.names.index(WHOLE_NAMES[0])]
+    assert 0 < first < last < optics.frame.shape[0]
     # the model is linear in them; a galaxy rendered with its derivatives is the same to 1e-6 of its peak
     np.testing.assert_allclose(np.tensordot(step, columns, 1), moved - render_galaxy(galaxy, optics), atol=1e-5)
     np.testing.assert_allclose(columns.sum(axis=(1, 2)), light_of_modes(galaxy, optics), rtol=1e-5, atol=1e-5)

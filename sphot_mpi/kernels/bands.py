@@ -176,7 +176,7 @@ def overlap_products(block, a, b, dy, dx):
 
 
 @jit
-def band_normal(band, cross, columns, first, width, corner_y, corner_x, place, weight, dense, rest):
+def band_normal(band, cross, columns, first, width, corner_y, corner_x, place, weight, dense, top, end, rest):
     """Normal equations of all stars, and their products with the dense images.
 
     Parameters
@@ -197,6 +197,8 @@ def band_normal(band, cross, columns, first, width, corner_y, corner_x, place, w
         1 / variance, 0 = masked.
     dense : (m, ny, nx) float64 ndarray
         Images; m a multiple of three.
+    top, end : (m / 3,) int64 ndarray
+        First row of each three and the one after their last, beyond which they are 0.
     rest : (3, ny, nx) float64 ndarray
         Three more.
     """
@@ -216,8 +218,11 @@ def band_normal(band, cross, columns, first, width, corner_y, corner_x, place, w
         y, x = max(0, -oy), max(0, -ox)
         high, wide = max(min(k, ny - oy) - y, 0), max(min(k, nx - ox) - x, 0)
         for d in range(0, dense.shape[0], 3):
-            window_products(block, a, dense[d : d + 3], y, x, y + oy, x + ox, high, wide)
-            cross[first[s] : first[s] + width[s], d : d + 3] = block[: width[s]]
+            if y + oy < end[d // 3] and y + high + oy > top[d // 3]:
+                window_products(block, a, dense[d : d + 3], y, x, y + oy, x + ox, high, wide)
+                cross[first[s] : first[s] + width[s], d : d + 3] = block[: width[s]]
+            else:
+                cross[first[s] : first[s] + width[s], d : d + 3] = 0.0
         window_products(block, a, rest, y, x, y + oy, x + ox, high, wide)
         cross[first[s] : first[s] + width[s], dense.shape[0] :] = block[: width[s]]
         while place[s] - place[near] >= k:
