@@ -2,7 +2,7 @@
 
 A star that this filter shows and the base filter does not may stand beside an anchor, which takes its light and leaves
 a dipole. So stars that the residual pulls far are freed of their anchors in the end; those that it pulls less far move
-within their errors.
+within their errors. So do this filter's own stars that had settled and are held.
 """
 
 from dataclasses import replace

@@ -60,7 +60,7 @@ PINNED_PASSES = (2, 3)
 #: Most solves of a measurement, shape pinned and free; and after the last detection, with the galaxy's place and
 #: without.
 SETTLE_PASSES, REFIT_PASSES, PLACE_PASSES, LAST_PASSES = 4, 10, 16, 8
-#: Most solves after that for stars that are let go of their anchors, and how far from these, FWHM, others move, too.
+#: Most solves after that for held stars that move once more, and how far from these, FWHM, others are solved for, too.
 MOVE_PASSES, NEAR_FWHM = 4, 2.0
 
 
@@ -197,7 +197,7 @@ def _placed(state: State, measurement: Measurement, keep: Keep) -> tuple[State, 
 
 
 def _with_last_moves(state: State, keep: Keep) -> State:
-    """Let anchored stars move, beside those near them, of which only the last settling has shown that they should."""
+    """Let stars move, beside those near them, of which only the last settling has shown that they should."""
     freed, before = free_displaced(state), state.scene.stars
     stars = freed.scene.stars
     changed = (stars.free != before.free) | (stars.anchored != before.anchored)
