@@ -75,7 +75,7 @@ def _cholesky(band: NDArray[np.float64]) -> NDArray[np.float64]:
     """Cholesky factor of a band matrix, which is overwritten."""
     if not band.size:
         return band
-    factor, info = lapack.dpbtrf(band.T, lower=0, overwrite_ab=1)
+    factor, info = lapack.dpbtrf(band.T, lower=1, overwrite_ab=1)
     if info != 0:
         msg = f"the stars' normal equations are singular (column {info})"
         raise FitError(msg)
@@ -123,16 +123,16 @@ def star_system(stars: Stars, optics: Optics, residual: Image, columns: NDArray[
     for axis in range(3):
         has = width > axis
         rows = first[has] + axis
-        band[rows, -1] += diagonal[has, axis]
+        band[rows, 0] += diagonal[has, axis]
         if axis > 0:
-            told = band[rows, -1].copy()
-            band[rows, -1] = (told + 1.0 / STAR_DAMPING**2) * stars.damping[has]
-            damping[has, axis - 1] = band[rows, -1] - told
+            told = band[rows, 0].copy()
+            band[rows, 0] = (told + 1.0 / STAR_DAMPING**2) * stars.damping[has]
+            damping[has, axis - 1] = band[rows, 0] - told
         products[rows, m] += pull[has, axis]
     # a source without any usable pixel has an empty column; it stays as it is
-    band[band[:, -1] <= 0.0, -1] = 1.0
+    band[band[:, 0] <= 0.0, 0] = 1.0
     # nor may stars that have come to stand on one place, whose sum is all that is told, make it singular
-    band[:, -1] *= 1.0 + RIDGE
+    band[:, 0] *= 1.0 + RIDGE
     variance = np.empty((stars.size, 3))
     neighbours = kernels.nearest_neighbours(stars.x[order], stars.y[order], ERROR_REACH * optics.fwhm, ERROR_NEIGHBOURS)
     variance[order] = bands.band_variances(band, sorted_first, sorted_width, neighbours, damping[order])

@@ -30,7 +30,7 @@ def matrix_of(band):
     out = np.zeros((n, n))
     for i in range(n):
         for j in range(max(0, i - b), i + 1):
-            out[i, j] = out[j, i] = band[i, b - i + j]
+            out[i, j] = out[j, i] = band[j, i - j]
     return out
 
 
@@ -39,7 +39,7 @@ def band_of(matrix, b):
     out = np.zeros((n, b + 1))
     for i in range(n):
         for j in range(max(0, i - b), i + 1):
-            out[i, b - i + j] = matrix[i, j]
+            out[j, i - j] = matrix[i, j]
     return out
 
 
