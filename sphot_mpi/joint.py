@@ -4,13 +4,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
 
 from sphot_mpi.detection import detect
 from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_regions import radius_at
-from sphot_mpi.joint_render import CENTRE_NAMES, SHAPE_NAMES, Freedom, render_galaxy, render_sky, render_stars
-from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Scene
-from sphot_mpi.joint_solve import GALAXY_STEP, Step, solve_step
+from sphot_mpi.joint_render import Freedom, render_galaxy, render_sky, render_stars
+from sphot_mpi.joint_scene import Frame, Optics, Scene
+from sphot_mpi.joint_solve import Step, solve_step
 from sphot_mpi.joint_sources import Stars, at
 from sphot_mpi.kernels import joint as kernels
 from sphot_mpi.records import Image
@@ -20,15 +21,8 @@ from sphot_mpi.unseen_light import FIELD, LEAST_FIELD
 KERNEL_TOLERANCE, COARSE_TOLERANCE = 0.003, 0.01
 #: A new source must beat this part of the star light already there; early steps are stricter.
 BLEND_LADDER = (0.3, 0.1, 0.05, 0.02)
-#: A fit has converged when chi2 changes by less than this part of it, or by less than 1, and the galaxy by less than
-#: this part of the pixels' error. What is left to come of a field full of blends is in stars that push each other.
-QUIET_CHI2, QUIET_STEP = 0.02, 0.5
-#: Solving ends before its last pass when chi2 changes by less than this: each pass of stars moves the kernel a little.
-LAST_CHI2 = 3e-3
 #: Index of the strictest blend.
 LAST_BLEND = len(BLEND_LADDER) - 1
-#: A galaxy's step takes back the one before if the cosine of their angle is below minus this.
-TURN = 0.5
 #: Stars nearer to each other than this x FWHM become one.
 MERGE_FWHM = 0.3
 #: Error of the kernel's size, px^2, above which it is held: what would move it is noise.
@@ -216,11 +210,12 @@ def merge_dark(stars: Stars, limit: float, variance: float) -> Stars:
     bright = np.flatnonzero(~stars.anchored & (stars.flux > 0.0))
     if dark.size == 0 or bright.size == 0:
         return stars
-    distance = np.hypot(stars.x[dark, None] - stars.x[bright], stars.y[dark, None] - stars.y[bright])
-    near = distance.min(axis=1) < limit
+    tree = KDTree(np.column_stack((stars.x[bright], stars.y[bright])))
+    distance, nearest = tree.query(np.column_stack((stars.x[dark], stars.y[dark])), distance_upper_bound=limit)
+    near = distance < limit
     x, y, flux, variances = stars.x.copy(), stars.y.copy(), stars.flux.copy(), stars.variance.copy()
     base_id, base_flux, present = stars.base_id.copy(), stars.base_flux.copy(), np.ones(stars.size, bool)
-    for d, k in zip(dark[near], bright[distance.argmin(axis=1)[near]], strict=True):
+    for d, k in zip(dark[near], bright[nearest[near]], strict=True):
         total = flux[k] + flux[d]
         present[d], present[k] = False, total > 0.0
         if present[k]:
@@ -254,50 +249,3 @@ def descend(
         state = add_stars(state, threshold, blend, caution)
         state = prune(solve(state, freedom, COARSE_TOLERANCE), keep)
     return state
-
-
-def settle(state: State, freedom: Freedom, keep: Keep, *, most: int) -> tuple[State, bool]:
-    """Solve without detection until chi2 and galaxy are quiet; returns whether they became so.
-
-    No bright stars are merged any more: of what detection made in vain little is left, and a real pair would be missed.
-    Where a step takes back the one before, as Gauss-Newton steps do that are too long, the galaxy goes half as far from
-    there on, until they no longer do.
-    """
-    quiet, change, part = False, np.zeros(0), 1.0
-    for index in range(most):
-        before, scene = state.step, state.scene
-        state = prune(solve(state, freedom), keep, merge=False, solved=freedom.stars)
-        assert state.step is not None
-        # chi2 is that before a step: the first under new unknowns shows nothing of what they do
-        if index > 0 and before is not None:
-            gain, chi2 = abs(before.chi2 - state.step.chi2), state.step.chi2
-            quiet = gain < max(1.0, QUIET_CHI2 * chi2) and state.step.moved < QUIET_STEP
-            if quiet and gain < max(1.0, LAST_CHI2 * chi2):
-                break
-        if scene.galaxy is not None and state.scene.galaxy is not None:
-            # the common shift moves stars as well, and is no step of the galaxy
-            galaxy = replace(scene.galaxy, centres=scene.galaxy.centres + (state.scene.shift - scene.shift))
-            last, change = change, galaxy_change(galaxy, state.scene.galaxy)
-            turns = index > 0 and change @ last < -TURN * np.linalg.norm(change) * np.linalg.norm(last)
-            part = 0.5 * part if turns else min(2.0 * part, 1.0)
-            if part < 1.0:
-                state = replace(state, scene=replace(state.scene, galaxy=between(galaxy, state.scene.galaxy, part)))
-    return state, quiet
-
-
-def galaxy_change(first: Galaxy, second: Galaxy) -> NDArray[np.float64]:
-    """Change of places and shapes between two galaxies, in the longest steps."""
-    longest = [GALAXY_STEP[name] for name in (*CENTRE_NAMES, *SHAPE_NAMES)]
-    change = np.hstack((second.centres - first.centres, second.shapes - first.shapes))
-    return np.asarray((change / longest).ravel())
-
-
-def between(first: Galaxy, second: Galaxy, part: float) -> Galaxy:
-    """Return the galaxy that has come by some part of the way from the first to the second."""
-    return Galaxy(
-        centres=first.centres + part * (second.centres - first.centres),
-        shapes=first.shapes + part * (second.shapes - first.shapes),
-        fluxes=first.fluxes + part * (second.fluxes - first.fluxes),
-        # of the second one, which they belong to: they have a solve's own size at once
-        modes=second.modes,
-    )

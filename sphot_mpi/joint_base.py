@@ -6,7 +6,7 @@ import numpy as np
 
 from sphot_mpi.config import Config
 from sphot_mpi.faint_stars import flux_limits, with_faint_stars
-from sphot_mpi.joint import LAST_BLEND, Keep, State, descend, prune, settle, solve
+from sphot_mpi.joint import LAST_BLEND, Keep, State, descend, prune, solve
 from sphot_mpi.joint_blends import split_blends
 from sphot_mpi.joint_core import with_central_stars, without_needless_component, without_stars_at_centres
 from sphot_mpi.joint_galaxy import Smooth, refit, second_component
@@ -18,6 +18,7 @@ from sphot_mpi.joint_offset import with_crowd_as_component, with_peak_as_compone
 from sphot_mpi.joint_regions import centre_distance, galaxy_radius
 from sphot_mpi.joint_render import Freedom, render_stars
 from sphot_mpi.joint_scene import Frame, Galaxy, Optics
+from sphot_mpi.joint_settle import settle_stars
 from sphot_mpi.joint_sources import Stars, at
 from sphot_mpi.outside_light import with_outside_light
 from sphot_mpi.psf import LibraryPSF
@@ -132,7 +133,7 @@ def fit_base_scene(frame: Frame, library: LibraryPSF, config: Config) -> BaseFit
     state = with_outside_light(free_all(with_faint_stars(state, limits)), weigh=False)
     if config.core.light_modes:
         state = with_own_modes(state, measurement, keep, lacking=lacking, whole=False)
-    state, converged = settle(state, held, keep, most=SETTLE_PASSES)
+    state, converged = settle_stars(state, held, keep, most=SETTLE_PASSES)
     return BaseFit(
         state=replace(state, scene=state.scene.with_stars(state.scene.stars.with_gone(measured))),
         measurement=measurement,

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sphot_mpi.joint import Keep, State, residual_of, settle
+from sphot_mpi.joint import Keep, State, residual_of
 from sphot_mpi.joint_confusion import Confusion, confusion
 from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_mode_prior import MODE_NAMES
 from sphot_mpi.joint_render import Freedom, light_of_modes
+from sphot_mpi.joint_settle import settle
 from sphot_mpi.records import Image
 
 
@@ -94,7 +95,7 @@ class Measurement:
     solved : Solved, optional
         Where it comes from.
     mode_light : (k,) float64 ndarray
-        Light that each mode of amplitude 1 adds to the galaxy.
+        Light that each mode of amplitude 1 adds to the galaxy, if they were free.
     place : (2, 2) float64 ndarray, optional
         Covariance of the galaxy's place, where it was found after its light.
     """
@@ -160,7 +161,7 @@ def measure(state: State, freedom: Freedom, keep: Keep, *, most: int, weigh: boo
         covariance=settled.step.covariance * unit,
         quiet=quiet,
         solved=solved,
-        mode_light=np.zeros(0) if galaxy is None else light_of_modes(galaxy, settled.optics),
+        mode_light=np.zeros(0) if galaxy is None or freedom.modes is None else light_of_modes(galaxy, settled.optics),
     )
     return settled.with_frame(replace(settled.optics.frame, weight=frame.weight)), measurement
 

@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sphot_mpi.galaxy_modes import CORE, N_MODES, REACH, WHOLE, WIDE, WIDE_REACH, core_of
-from sphot_mpi.joint import Keep, State, prune, residual_of, settle, solve
+from sphot_mpi.joint import Keep, State, prune, residual_of, solve
 from sphot_mpi.joint_measure import Measurement, chance, with_confusion, with_correlations
 from sphot_mpi.joint_mode_prior import FALL, MODE_NAMES, WHOLE_NAMES, ModePrior
 from sphot_mpi.joint_regions import galaxy_radius, star_reach
 from sphot_mpi.joint_render import Freedom, light_of_modes
 from sphot_mpi.joint_scene import Galaxy, components_of, galaxy_of
+from sphot_mpi.joint_settle import settle
 
 #: Standard deviation of an amplitude of degree 0, and of how it differs from that of the base filter.
 SPREAD = 0.2

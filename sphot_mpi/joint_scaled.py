@@ -10,7 +10,7 @@ from sphot_mpi.config_sections import Positions
 from sphot_mpi.faint_stars import with_faint_stars
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.galaxy_modes import whole_modes
-from sphot_mpi.joint import BLEND_LADDER, LAST_BLEND, Keep, State, add_stars, descend, prune, settle, solve
+from sphot_mpi.joint import BLEND_LADDER, LAST_BLEND, Keep, State, add_stars, descend, prune, solve
 from sphot_mpi.joint_anchors import (
     drop_dark,
     free_bright,
@@ -38,6 +38,7 @@ from sphot_mpi.joint_modes import light_left, with_own_modes
 from sphot_mpi.joint_profile import Shaped, place_covariance, with_last_place, with_own_shape
 from sphot_mpi.joint_render import Freedom
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene, galaxy_of
+from sphot_mpi.joint_settle import settle, settle_stars
 from sphot_mpi.joint_sources import Stars, around
 from sphot_mpi.joint_trial import MOST_DISPLACED, displaced
 from sphot_mpi.outside_light import with_outside_light
@@ -167,7 +168,7 @@ def fit_scaled_scene(
     state = state if positions == "forced" else free_displaced(state)
     if config.core.light_modes:
         state = with_own_modes(state, measurement, keep, lacking=lacking, whole=True)
-    state, converged = settle(state, held, keep, most=LAST_PASSES)
+    state, converged = settle_stars(state, held, keep, most=LAST_PASSES)
     state = without_strays(state if positions == "forced" else _with_last_moves(state, keep))
     return ScaledFit(
         state=replace(state, scene=state.scene.with_stars(state.scene.stars.with_gone(measured))),

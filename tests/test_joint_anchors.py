@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from joint_states import GALAXY, SHAPE, SKY, galaxy_image, image_of, noise, stars_at, state_of
 
-from sphot_mpi.joint import Keep, settle, solve
+from sphot_mpi.joint import Keep, solve
 from sphot_mpi.joint_anchors import (
     DISPLACED_CHI2,
     HELD_SCATTER,
@@ -20,6 +20,7 @@ from sphot_mpi.joint_galaxy import galaxy_of
 from sphot_mpi.joint_regions import radius_at
 from sphot_mpi.joint_render import Freedom, render_stars
 from sphot_mpi.joint_scene import PAD
+from sphot_mpi.joint_settle import settle
 from sphot_mpi.joint_sources import Stars
 from sphot_mpi.kernels.joint import displacement_terms
 

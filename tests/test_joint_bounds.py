@@ -9,10 +9,11 @@ from scipy.ndimage import gaussian_filter
 from scipy.optimize import lsq_linear
 
 from sphot_mpi.errors import FitError
-from sphot_mpi.joint import Keep, settle
+from sphot_mpi.joint import Keep
 from sphot_mpi.joint_bounds import LN_N_APART, LN_N_RANGE, bounded_step, shape_ranges
 from sphot_mpi.joint_galaxy import components_of, galaxy_of
 from sphot_mpi.joint_render import Freedom
+from sphot_mpi.joint_settle import settle
 from sphot_mpi.sersic_fit import fit_sersic
 from sphot_mpi.sersic_problem import SersicBounds
 from sphot_mpi.sersic_profile import elliptical_radius

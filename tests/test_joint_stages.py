@@ -23,7 +23,7 @@ from joint_states import (
     state_of,
 )
 
-from sphot_mpi.joint import Keep, add_stars, merge_dark, prune, residual_of, settle, solve
+from sphot_mpi.joint import Keep, add_stars, merge_dark, prune, residual_of, solve
 from sphot_mpi.joint_core import without_needless_component, without_stars_at_centres
 from sphot_mpi.joint_galaxy import (
     clipped,
@@ -38,6 +38,7 @@ from sphot_mpi.joint_galaxy import (
 from sphot_mpi.joint_regions import centre_distance, galaxy_radius, star_reach
 from sphot_mpi.joint_render import Freedom, render_sky
 from sphot_mpi.joint_scene import PAD
+from sphot_mpi.joint_settle import settle
 from sphot_mpi.joint_sources import Stars, at
 from sphot_mpi.records import SersicParams, SkyPlane
 from sphot_mpi.sersic import total_flux
@@ -339,41 +340,3 @@ def test_a_star_off_its_anchor_is_found_once():
         assert (stars.flux[here] > 0.0).all()
         assert stars.flux[here].sum() == pytest.approx(flux, rel=0.02)
         assert np.average(stars.x[here], weights=stars.flux[here]) == pytest.approx(x, abs=0.05)
-
-
-@pytest.mark.parametrize(("too_long", "most"), [(2.0, 5), (4.0, 8), (7.0, 12)])
-def test_a_galaxy_whose_steps_are_too_long_settles(monkeypatch, too_long, most):
-    state = state_of(SKY + galaxy_image(GALAXY) + noise(), galaxy=galaxy_of((GALAXY,)))
-    real = solve(state, Freedom(galaxy_shape=True))
-    aim, error = real.scene.galaxy.centres, 0.05
-
-    def overshooting(state, freedom):
-        step = too_long * (aim - state.scene.galaxy.centres)
-        galaxy = replace(state.scene.galaxy, centres=state.scene.galaxy.centres + step)
-        done = replace(real.step, moved=float(np.abs(step).max() / error), chi2=1.0)
-        return replace(state, scene=replace(state.scene, galaxy=galaxy), step=done)
-
-    monkeypatch.setattr("sphot_mpi.joint.solve", overshooting)
-    start = replace(real.scene.galaxy, centres=aim + [[0.4, -0.3]])
-    start = replace(real, scene=replace(real.scene, galaxy=start))
-    settled, quiet = settle(start, Freedom(galaxy_shape=True), Keep(3.0, 3.0), most=most)
-    # by themselves the steps lead to and fro for ever, or farther and farther away
-    assert quiet
-    np.testing.assert_allclose(settled.scene.galaxy.centres, aim, atol=error)
-
-
-def test_a_swinging_shift_takes_the_galaxy_with_it(monkeypatch):
-    state = solve(state_of(SKY + galaxy_image(GALAXY) + noise(), galaxy=galaxy_of((GALAXY,))), Freedom())
-    swings = iter([0.2, -0.19, 0.18, -0.17])
-
-    def swinging(state, freedom):
-        scene, step = state.scene, np.array([next(swings), 0.0])
-        galaxy = replace(scene.galaxy, centres=scene.galaxy.centres + step)
-        moved = replace(state.step, moved=9.0)
-        return replace(state, scene=replace(scene, galaxy=galaxy, shift=scene.shift + step), step=moved)
-
-    monkeypatch.setattr("sphot_mpi.joint.solve", swinging)
-    settled, _ = settle(state, Freedom(shift=True), Keep(3.0, 3.0), most=4)
-    # stars and anchors have made the whole of every step
-    shift = settled.scene.galaxy.centres[0] - state.scene.galaxy.centres[0]
-    np.testing.assert_allclose(shift, settled.scene.shift, atol=1e-12)
