@@ -138,7 +138,10 @@ def _try_profiles(state: State, galaxy: Galaxy, moved: Freedom, keep: Keep) -> _
         tried = replace(tried, promises_place=trial.promises_place())
         change, less_may_do = trial.shape_change() or tried.change, galaxy.size > 1
         if trial.promises_shape(least_change):
-            trial = trial.settled(own, keep)
+            trial = trial.settled(own, keep, TRIAL_PASSES // 2)
+            # wings that have run away by then hardly come back, nor would they be trusted
+            if trial.wings_hold(most_in_wings):
+                trial = trial.settled(own, keep, TRIAL_PASSES // 2)
             holds, by_profile = trial.wings_hold(most_in_wings), trial.profile_chi2 > least_change
             if holds and trial.is_other(least_change) and trial.is_told():
                 return replace(tried, own=trial if galaxy.size == 1 else _with_own_places(trial, own, keep))

@@ -26,6 +26,7 @@ from sphot_mpi.flags import FitFlag
 from sphot_mpi.joint_galaxy import galaxy_of
 from sphot_mpi.joint_measure import Measurement
 from sphot_mpi.joint_pipeline import fit_base_joint, fit_scaled_joint
+from sphot_mpi.joint_trial import TRIAL_PASSES, Trial
 from sphot_mpi.joint_wald import profile_change
 from sphot_mpi.psf_correction import ShapeErrors, total_light
 from sphot_mpi.simulate_render import SersicScene, total_flux
@@ -144,6 +145,24 @@ def test_wings_that_the_data_do_not_tell_are_refused_and_flagged():
     (got,) = fit.components
     assert (got.r_eff, got.n) == (base.r_eff, base.n)
     assert not other_fit(GALAXY).flags & FitFlag.WINGS_UNTOLD
+
+
+@pytest.mark.parametrize(("n", "kept"), [(4.0, False), (2.4, True)])
+def test_a_trial_whose_wings_run_away_ends_after_half_its_solves(monkeypatch, n, kept):
+    asked, settled = [], Trial.settled
+
+    def counted(trial, freedom, keep, most=TRIAL_PASSES):
+        if freedom.galaxy_profile:
+            asked.append(most)
+        return settled(trial, freedom, keep, most)
+
+    monkeypatch.setattr(Trial, "settled", counted)
+    other = replace(GALAXY, n=n)
+    share = (0.1, 1.0)[kept] * total_flux(GALAXY) / total_flux(other)
+    fit = other_fit(replace(other, amplitude=share * other.amplitude))
+    assert (FitFlag.OWN_PROFILE in fit.flags) == kept
+    # one that is kept comes after another of which its wings were no fault
+    assert asked == [TRIAL_PASSES // 2] * (4 if kept else 1)
 
 
 def test_a_ring_pulls_no_profile_whose_outskirts_pay_for_it():
