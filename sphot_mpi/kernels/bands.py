@@ -139,40 +139,88 @@ def weigh(out, columns, oy, ox, weight):
     """
     ny, nx = weight.shape
     k = columns.shape[1]
-    out[:] = 0.0
-    i0, i1 = max(0, -ox), min(k, nx - ox)
-    for j in range(max(0, -oy), min(k, ny - oy)):
-        w = weight[j + oy]
+    j0, j1, i0, i1 = max(0, -oy), min(k, ny - oy), max(0, -ox), min(k, nx - ox)
+    width = max(i1 - i0, 0)
+    if j1 - j0 < k or width < k:
+        out[:] = 0.0
+    for j in range(j0, j1):
+        w = weight[j + oy, i0 + ox : i0 + ox + width]
         for p in range(columns.shape[0]):
-            for i in range(i0, i1):
-                out[p, j, i] = w[i + ox] * columns[p, j, i]
+            u, v = out[p, j, i0 : i0 + width], columns[p, j, i0 : i0 + width]
+            for i in range(width):
+                u[i] = w[i] * v[i]
 
 
 @jit_fast
-def overlap_products(block, a, b, dy, dx):
-    """Scalar products of all columns of two stamps over their overlap.
+def fill_pair(band, column, a, n_a, columns, first, n_b, dy, dx):
+    """Fill a matrix with the scalar products of all columns of two stamps over their overlap.
 
     Parameters
     ----------
-    block : (3, 3) float64 ndarray
-        Overwritten: ``block[p, q] = sum(a[p] * b[q])``.
-    a, b : (1 or 3, k, k) float64 ndarray
-        The stamps' columns.
+    band : (n columns, b + 1) float64 ndarray
+        Its elements for the two are overwritten.
+    column : int
+        First column of the first stamp in the matrix.
+    a : (3, k, k) float64 ndarray
+        That one's columns, `n_a` (1 or 3) of them, weighted.
+    n_a : int
+        Their number.
+    columns : (n columns, k, k) float64 ndarray
+        The second stamp's are those from `first` on.
+    first, n_b : int
+        Where, and their number (1 or 3).
     dy, dx : int
-        Corner of `b` minus corner of `a`, px.
+        Corner of the second one minus corner of the first, px.
     """
-    k = a.shape[1]
-    y, x, height, width = max(0, dy), max(0, dx), k - abs(dy), k - abs(dx)
-    if b.shape[0] == 3:
-        window_products(block, a, b, y, x, y - dy, x - dx, height, width)
-        return
-    for p in range(a.shape[0]):
-        s = 0.0
-        for j in range(y, y + height):
-            u, v = a[p, j, x : x + width], b[0, j - dy, x - dx : x - dx + width]
+    k, d = a.shape[1], first - column
+    y, x, v, u, height, width = max(0, dy), max(0, dx), max(0, -dy), max(0, -dx), k - abs(dy), k - abs(dx)
+    # a loop for each case, for what is chosen within one costs as much as the products
+    s00 = s01 = s02 = s10 = s11 = s12 = s20 = s21 = s22 = 0.0
+    if n_a == 3 and n_b == 3:
+        for j in range(height):
+            a0, a1, a2 = a[0, y + j, x : x + width], a[1, y + j, x : x + width], a[2, y + j, x : x + width]
+            b0, b1 = columns[first, v + j, u : u + width], columns[first + 1, v + j, u : u + width]
+            b2 = columns[first + 2, v + j, u : u + width]
             for i in range(width):
-                s += u[i] * v[i]
-        block[p, 0] = s
+                p, q, r, e, f, g = a0[i], a1[i], a2[i], b0[i], b1[i], b2[i]
+                s00 += p * e
+                s01 += p * f
+                s02 += p * g
+                s10 += q * e
+                s11 += q * f
+                s12 += q * g
+                s20 += r * e
+                s21 += r * f
+                s22 += r * g
+        band[column, d], band[column, d + 1], band[column, d + 2] = s00, s01, s02
+        band[column + 1, d], band[column + 1, d + 1], band[column + 2, d] = s11, s12, s22
+        # of a star with itself there is nothing beyond the diagonal
+        if d > 0:
+            band[column + 1, d - 1], band[column + 2, d - 2], band[column + 2, d - 1] = s10, s20, s21
+    elif n_b == 3:
+        for j in range(height):
+            a0, b0 = a[0, y + j, x : x + width], columns[first, v + j, u : u + width]
+            b1, b2 = columns[first + 1, v + j, u : u + width], columns[first + 2, v + j, u : u + width]
+            for i in range(width):
+                s00 += a0[i] * b0[i]
+                s01 += a0[i] * b1[i]
+                s02 += a0[i] * b2[i]
+        band[column, d], band[column, d + 1], band[column, d + 2] = s00, s01, s02
+    elif n_a == 3:
+        for j in range(height):
+            a0, b0 = a[0, y + j, x : x + width], columns[first, v + j, u : u + width]
+            a1, a2 = a[1, y + j, x : x + width], a[2, y + j, x : x + width]
+            for i in range(width):
+                s00 += a0[i] * b0[i]
+                s10 += a1[i] * b0[i]
+                s20 += a2[i] * b0[i]
+        band[column, d], band[column + 1, d - 1], band[column + 2, d - 2] = s00, s10, s20
+    else:
+        for j in range(height):
+            a0, b0 = a[0, y + j, x : x + width], columns[first, v + j, u : u + width]
+            for i in range(width):
+                s00 += a0[i] * b0[i]
+        band[column, d] = s00
 
 
 @jit
@@ -230,13 +278,7 @@ def band_normal(band, cross, columns, first, width, corner_y, corner_x, place, w
             dy, dx = corner_y[t] - corner_y[s], corner_x[t] - corner_x[s]
             if abs(dy) >= k or abs(dx) >= k:
                 continue
-            overlap_products(block, a, columns[first[t] : first[t] + width[t]], dy, dx)
-            for p in range(width[s]):
-                j = first[s] + p
-                for q in range(width[t]):
-                    i = first[t] + q
-                    if i >= j:
-                        band[j, i - j] = block[p, q]
+            fill_pair(band, first[s], weighted, width[s], columns, first[t], width[t], dy, dx)
 
 
 @jit_fast
