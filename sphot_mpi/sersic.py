@@ -7,6 +7,7 @@ the periodic images of the galaxy, is taken away again: their light varies slowl
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,9 @@ _ROOM_SMALL, _ROOM_LARGE, _ROOM_EXTENTS = 1.1, 1.5, 4.2
 #: Images, and sets of them with derivatives, that a renderer keeps: a galaxy is asked for again as long as neither it
 #: nor the kernel changes.
 _MOST_IMAGES, _MOST_SETS = 4, 3
+#: A galaxy that has moved by less than this, px, is that before and its slopes: for a core of sigma 1 px, to 1e-5 of
+#: its peak.
+_LINEAR = 0.003
 #: Periods are even and FFT-friendly, on a ladder of this ratio above the smallest, so that a fit meets few of them.
 _PERIODS = np.array(sorted(2**a * 3**b * 5**c for a in range(1, 13) for b in range(4) for c in range(3)))
 _LADDER = 1.12
@@ -134,7 +138,7 @@ class SersicRenderer:
         self.grids = LibraryGrids(psf.library) if grids is None else grids
         self._boxes: dict[tuple[int, int], Box] = {}
         self._images: dict[bytes, Array] = {}
-        self._sets: dict[tuple[bytes, int, int], Array] = {}
+        self._sets: dict[tuple[bytes, int, int], tuple[Array, Array]] = {}
         self._rings = self.grids.ring_area * kernel_envelope(psf, self.grids.ring_radius)
         self._nodes = [_chebyshev(side) for side in shape]
 
@@ -153,6 +157,9 @@ class SersicRenderer:
         """Image of unit total flux, (ny, nx), not to be written to: the last few are kept."""
         key = vector.tobytes()
         if key not in self._images:
+            for (shape, count, _), (centre, images) in self._sets.items():
+                if shape == key[16:] and (found := _moved(centre, images, vector[:2], placed=count > 1)) is not None:
+                    return np.asarray(found[0])
             spectra, grid = self._spectra(vector, 1)
             image = self._finish(spectra, vector, grid, 1)[0]
             image.setflags(write=False)
@@ -192,13 +199,15 @@ class SersicRenderer:
         wanted = self.kernel_slopes if kernel_slopes is None else self.kernel_slopes and kernel_slopes
         n_slopes = len(self.psf.kernel.coordinates) if wanted else 0
         count = 7 if shape else 3 if place else 1
-        key = vector.tobytes(), count, n_slopes
-        if key not in self._sets:
-            spectra, grid = self._spectra(vector, count, n_slopes)
-            images = self._finish(spectra, vector, grid, count)
-            images.setflags(write=False)
-            keep(self._sets, key, images, _MOST_SETS)
-        return self._sets[key]
+        key = vector[2:].tobytes(), count, n_slopes
+        kept = self._sets.get(key)
+        if kept is not None and (images := _moved(*kept, vector[:2], placed=count > 1)) is not None:
+            return images
+        spectra, grid = self._spectra(vector, count, n_slopes)
+        images = self._finish(spectra, vector, grid, count)
+        images.setflags(write=False)
+        keep(self._sets, key, (vector[:2].copy(), images), _MOST_SETS)
+        return images
 
     def _finish(self, spectra: NDArray[np.complexfloating], vector: Array, grid: tuple[int, int], count: int) -> Array:
         """Images (float64) of `spectra`, the first `count` without the periodic images' light."""
@@ -276,6 +285,20 @@ class SersicRenderer:
         return light
 
 
+def _moved(centre: Array, images: Array, new: Array, *, placed: bool) -> Array | None:
+    """Images of a galaxy about a centre, `placed` with derivatives by it, about a new one; None: that is too far."""
+    step = new - centre
+    if not step.any():
+        return images
+    if not placed or np.abs(step).max() > _LINEAR:
+        return None
+    moved = images.copy()
+    moved[0] += step[0] * images[1] + step[1] * images[2]
+    moved.setflags(write=False)
+    return moved
+
+
+@lru_cache(maxsize=8)
 def _chebyshev(side: int) -> tuple[Array, Array]:
     """Chebyshev nodes on a side of `side` px and the matrix that interpolates from them to the pixels."""
     order = np.arange(_NODES)

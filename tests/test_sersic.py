@@ -267,9 +267,10 @@ SHAPES = [
 @pytest.mark.parametrize("p", SHAPES)
 def test_derivatives_equal_finite_differences(p):
     # 1e-5 of each image's maximum: single precision (1e-7) and the five-point rule (1e-8) leave room
-    renderer = SersicRenderer(PSF(make_library(), Kernel(values=(0.6,))), (81, 92), size=240)
-    vector = to_vector(p)
-    images = renderer.jacobian(vector)
+    psf, vector = PSF(make_library(), Kernel(values=(0.6,))), to_vector(p)
+    images = SersicRenderer(psf, (81, 92), size=240).jacobian(vector)
+    # one that has no derivatives to move a galaxy by
+    renderer = SersicRenderer(psf, (81, 92), size=240)
     np.testing.assert_allclose(images[0], renderer.render(vector), atol=1e-6 * images[0].max())
     h = 2e-3
     for k in range(6):
@@ -399,6 +400,31 @@ def test_a_galaxy_that_is_asked_for_again_is_rendered_once():
     # the last few are kept, no more
     assert renderer.jacobian(vector) is not whole
     np.testing.assert_array_equal(renderer.jacobian(vector), whole)
+
+
+@pytest.mark.parametrize("p", SHAPES)
+def test_a_galaxy_that_hardly_moves_is_moved_by_its_slopes(p):
+    psf = PSF(make_library(), Kernel(values=(0.6,)))
+    renderer, fresh = (SersicRenderer(psf, (81, 92), kernel_slopes=True) for _ in range(2))
+    vector = to_vector(p)
+    still = renderer.jacobian(vector, shape=False)
+    for step in ([0.0029, 0.0], [-0.002, 0.0029]):
+        near = vector + np.append(step, np.zeros(4))
+        exact, moved = fresh.render(near), renderer.jacobian(near, shape=False)
+        # half a step squared times a curvature of 1 / px^2 of the peak, along both axes
+        assert np.abs(moved[0] - exact).max() < 1e-5 * exact.max()
+        np.testing.assert_array_equal(renderer.render(near), moved[0])
+        # the slopes stay, and what they were moved from
+        np.testing.assert_array_equal(moved[1:], still[1:])
+        assert np.abs(still[0] - exact).max() > 1e-4 * exact.max()
+        assert renderer.jacobian(vector, shape=False) is still
+    # farther off it is made anew, and so is one without slopes by its place: those by the kernel are others
+    far = vector + np.array([0.0031, 0.0, 0.0, 0.0, 0.0, 0.0])
+    np.testing.assert_array_equal(renderer.jacobian(far, shape=False), fresh.jacobian(far, shape=False))
+    alone = renderer.jacobian(vector, shape=False, place=False)
+    near = vector + np.array([0.001, 0.001, 0.0, 0.0, 0.0, 0.0])
+    np.testing.assert_array_equal(renderer.jacobian(near, shape=False, place=False), fresh.jacobian(near)[[0, 7]])
+    assert alone.shape[0] == 2
 
 
 def test_index_off_the_table_is_refused():
