@@ -68,7 +68,7 @@ def star_pulls(state: State, residual: Image) -> NDArray[np.float64]:
     stars, optics = state.scene.stars, state.optics
     frame, radius = optics.frame, optics.core_radius
     telling = kernel_stars(stars, optics) & at(frame.anchored_area & frame.good, stars)
-    slopes = optics.stars.render_with_derivatives(stars.x, stars.y, stars.flux, shift=None, kernel=telling).kernel
+    slopes = optics.stars.render_with_derivatives(stars.x, stars.y, stars.flux, shift=False, kernel=telling).kernel
     chosen = stars.take(telling)
     owner = np.full(frame.shape, -1)
     for index in np.argsort(chosen.flux):

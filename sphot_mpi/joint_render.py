@@ -15,7 +15,7 @@ from sphot_mpi.joint_sources import Stars, at
 from sphot_mpi.psf_kernel import FAMILIES
 from sphot_mpi.records import Image, Vector
 
-#: Stars above this S/N, were they alone, tell kernel and shift; what the others say is nothing beside it.
+#: Stars above this S/N, were they alone, tell the kernel; what the others say is nothing beside it.
 TELLING_SNR = 5.0
 #: So many of them, the brightest, tell the kernel: unseen neighbours broaden the others.
 KERNEL_STARS = 30
@@ -196,17 +196,12 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
     hidden: list[Image] = []
     of_kernel = kernel_stars(stars, optics) if freedom.kernel else None
     if freedom.kernel or freedom.shift:
-        telling = stars.flux > TELLING_SNR * optics.star_error
-        images = optics.stars.render_with_derivatives(
-            stars.x,
-            stars.y,
-            stars.flux,
-            shift=telling if freedom.shift else None,
-            kernel=of_kernel,
+        rendered = optics.stars.render_with_derivatives(
+            stars.x, stars.y, stars.flux, shift=freedom.shift, kernel=of_kernel
         )
-        star_image = images.model
-        columns |= dict(zip(KERNEL_NAMES, images.kernel, strict=False))
-        columns |= dict(zip(SHIFT_NAMES, images.shift, strict=False))
+        star_image = rendered.model
+        columns |= dict(zip(KERNEL_NAMES, rendered.kernel, strict=False))
+        columns |= dict(zip(SHIFT_NAMES, rendered.shift, strict=False))
     else:
         star_image = render_stars(stars, optics)
     if of_kernel is not None and (broadening := hidden_broadening(stars, optics, of_kernel)) > 0.0:

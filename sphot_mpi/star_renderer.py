@@ -77,6 +77,7 @@ class StarRenderer:
         ly, lx = (2 * fft.next_fast_len((side + reach + MARGIN + 1) // 2) for side in shape)
         self._period = ly, lx
         self._last: tuple[tuple[bytes, ...], Image] | None = None
+        self._sampled: dict[int, Image] = {}
 
     @cached_property
     def _grids(self) -> LibraryGrids:
@@ -164,22 +165,24 @@ class StarRenderer:
             return np.zeros(self.shape)
         key = x.tobytes(), y.tobytes(), flux.tobytes()
         if self._last is None or self._last[0] != key:
-            image = self.render_with_derivatives(x, y, flux, shift=None, kernel=None).model
+            image = self.render_with_derivatives(x, y, flux, shift=False, kernel=None).model
             image.setflags(write=False)
             self._last = key, image
         return self._last[1]
 
     def render_with_derivatives(
-        self, x: Vector, y: Vector, flux: Vector, *, shift: NDArray[np.bool_] | None, kernel: NDArray[np.bool_] | None
+        self, x: Vector, y: Vector, flux: Vector, *, shift: bool, kernel: NDArray[np.bool_] | None
     ) -> StarImages:
-        """Image of point sources, and the derivatives of some of them.
+        """Image of point sources, and its derivatives.
 
         Parameters
         ----------
         x, y, flux : (n,) float64 ndarray
             As in `render`.
-        shift, kernel : (n,) bool ndarray or None
-            Sources whose derivatives are summed; None: that derivative is not wanted.
+        shift : bool
+            Whether the derivatives by a common displacement are wanted.
+        kernel : (n,) bool ndarray or None
+            Sources whose derivatives by the kernel are summed; None: these are not wanted.
 
         Returns
         -------
@@ -187,17 +190,15 @@ class StarRenderer:
             Of all sources, and of the chosen ones' derivatives.
         """
         ly, lx = self._period
-        n_shift, n_kernel = 2 * (shift is not None), self._factors[1].shape[0] * (kernel is not None)
+        n_shift, n_kernel = 2 * shift, self._factors[1].shape[0] * (kernel is not None)
         spectra = np.zeros((1 + n_shift + n_kernel, ly, lx // 2 + 1), np.complex64)
         # single precision has no room for every unit of the data
         unit = float(np.abs(flux).max(initial=0.0)) or 1.0
-        none = np.zeros(x.size, bool)
-        moved, blurred = (none if chosen is None else chosen for chosen in (shift, kernel))
-        for moves in (False, True):
-            for blurs in (False, True):
-                part = (moved == moves) & (blurred == blurs)
-                if part.any():
-                    self._add(spectra, x[part], y[part], flux[part] / unit, shift=moves, slopes=blurs)
+        blurred = np.zeros(x.size, bool) if kernel is None else kernel
+        for blurs in (False, True):
+            part = blurred == blurs
+            if part.any():
+                self._add(spectra, x[part], y[part], flux[part] / unit, shift=shift, slopes=blurs)
         images = self._images(spectra, unit)
         return StarImages(images[0], images[1 : 1 + n_shift], images[1 + n_shift :])
 
@@ -242,8 +243,10 @@ class StarRenderer:
         return columns
 
     def sampled(self, radius: int) -> Image:
-        """Unit-flux star centred on a pixel, cut to a half-size of `radius` px."""
-        return sampled_star(self.core, radius)
+        """Unit-flux star centred on a pixel, cut to a half-size of `radius` px; not to be written to."""
+        if radius not in self._sampled:
+            self._sampled[radius] = sampled_star(self.core, radius)
+        return self._sampled[radius]
 
 
 def _kernel_transform(frequency: NDArray[np.float64]) -> NDArray[np.float64]:
