@@ -71,17 +71,18 @@ def with_faint_stars(state: State, limits: tuple[float, ...]) -> State:
         return state
     # as bright as where they were found
     found = np.where(stars.base_flux > 0.0, stars.base_flux, stars.flux)
-    in_field = at(field, stars)
+    in_field, distance, pixels = at(field, stars), at(radius, stars), field.sum()
+    within = [np.count_nonzero(radius < edge) for edge in EDGES]
     means = [0.0] * (len(EDGES) - 1)
     for index, (low, high, limit) in enumerate(zip(EDGES[:-1], EDGES[1:], limits, strict=True)):
-        ring = (radius >= low) & (radius < high)
-        if not ring.any():
+        area = within[index + 1] - within[index]
+        if area == 0:
             continue
         few = stars.flux[in_field & (found < limit)]
-        present = stars.flux[at(ring, stars) & (found < limit)]
-        missing = few.sum() / field.sum() - present.sum() / ring.sum()
+        present = stars.flux[(distance >= low) & (distance < high) & (found < limit)]
+        missing = few.sum() / pixels - present.sum() / area
         # by how much the light of as many stars as expected there varies by chance
-        chance = (few**2).sum() / (field.sum() * ring.sum())
+        chance = (few**2).sum() / (pixels * area)
         means[index] = missing * max(1.0 - chance / missing**2, 0.0) if missing > 0.0 else 0.0
     faint = faint_light(means, radius)
     frame = replace(frame, faint=faint, unseen=replace(frame.unseen, faint=tuple(means)))

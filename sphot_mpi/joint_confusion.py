@@ -7,7 +7,7 @@ import numpy as np
 from sphot_mpi.joint_regions import outside
 from sphot_mpi.joint_scene import PAD, Frame, Galaxy, components_of
 from sphot_mpi.records import Image
-from sphot_mpi.robust import robust_sigma
+from sphot_mpi.robust import median, robust_sigma
 from sphot_mpi.unseen_light import half_light_distance
 
 #: Rows and columns of the image from which it is measured, at least.
@@ -46,7 +46,7 @@ def confusion(frame: Frame, galaxy: Galaxy | None, residual: Image) -> Confusion
         good = outside(good, half_light_distance(components_of(galaxy), frame.shape, PAD, step))
     total = robust_sigma(residual[sample][good]) ** 2
     # the weights' own level where half of the field lies; bright stars have larger errors
-    known = 1.0 / float(np.median(weight[good]))
+    known = 1.0 / median(weight[good])
     excess = max(total - known, 0.0)
     return Confusion(excess, excess / max(total, known))
 

@@ -21,7 +21,7 @@ from sphot_mpi.records import Image
 #: Parts of the image that pull independently of each other, about as long as wide, for arms and lumps are as large as
 #: these: outer radii of rings, r_eff, and sectors in each and beyond. Sectors begin at the major axis, and again half a
 #: sector from it.
-RINGS, SECTORS = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0), (1, 4, 6, 8, 8, 8, 8)
+RINGS, SECTORS, STARTS = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0), (1, 4, 6, 8, 8, 8, 8), (0.0, 0.5)
 #: Pulls that differ by less than this x the variance that noise lets expect differ by chance.
 LEAST_MISFIT = 2.0
 #: Most of what is told of an unknown that one part may be taken to tell: what it tells alone leaves nothing in it.
@@ -68,8 +68,7 @@ def with_misfit(state: State, measurement: Measurement) -> Measurement:
     columns[list(rendered.told)] = rendered.tests
     response = measurement.covariance[rows] / solved.unit
     radius = galaxy_radius(galaxy, frame.shape)
-    divisions = [_parts(galaxy, radius, start) for start in (0.0, 0.5)]
-    scatter = response @ _scatter(columns, residual, solved.weight, divisions) @ response.T
+    scatter = response @ _scatter(columns, residual, solved.weight, _divisions(galaxy, radius)) @ response.T
     return replace(measurement, names=names, covariance=widened(covariance, scatter))
 
 
@@ -104,18 +103,18 @@ def _scatter(columns: NDArray[np.float64], residual: Image, weight: Image, divis
     return np.asarray(back @ out @ back.T)
 
 
-def _parts(galaxy: Galaxy, radius: Image, start: float) -> NDArray[np.uint8]:
-    """Number of each pixel's part of the image; `start`: where sectors begin, in their width."""
+def _divisions(galaxy: Galaxy, radius: Image) -> list[NDArray[np.uint8]]:
+    """Number of each pixel's part of the image, with sectors that begin in two places."""
     x_0, y_0 = galaxy.centres[galaxy.main] + PAD
     eta_1, eta_2 = galaxy.shapes[galaxy.main, 2:]
     theta, ratio = 0.5 * np.arctan2(eta_2, eta_1), galaxy.axis_ratios()[galaxy.main]
-    y, x = np.indices(radius.shape)
+    y, x = np.ogrid[: radius.shape[0], : radius.shape[1]]
     along = (x - x_0) * np.cos(theta) + (y - y_0) * np.sin(theta)
     across = ((y - y_0) * np.cos(theta) - (x - x_0) * np.sin(theta)) / ratio
     ring = np.digitize(radius, RINGS)
     count, first = np.array(SECTORS)[ring], np.cumsum((0, *SECTORS))[ring]
-    sector = np.floor(np.arctan2(across, along) / (2.0 * np.pi) * count + start).astype(np.int64) % count
-    return np.asarray(first + sector, np.uint8)
+    place = np.arctan2(across, along) / (2.0 * np.pi) * count
+    return [np.asarray(first + np.floor(place + start).astype(np.int64) % count, np.uint8) for start in STARTS]
 
 
 def widened(covariance: Image, scatter: Image) -> Image:

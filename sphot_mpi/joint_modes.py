@@ -137,17 +137,18 @@ def _with_modes_told(
     first, core = [WHOLE] if whole else [], [CORE] if max(part.chi2 for part in left[1:]) > SOME_LEFT else []
     parts, found = [*first, *core], state
     if parts:
-        found = _better(state, *_freed(state, parts, keep, NOTHING))
+        found = _better(state, left, *_freed(state, parts, keep, NOTHING))
         moved = np.hypot(*(_galaxy_of(found).centres - galaxy.centres)[galaxy.main])
         if moved > STILL and _left_on_parts(found)[0].chi2 > SOME_LEFT:
             found, _ = _freed(found, parts, keep, NOTHING)
     # where a core needs none, odds for many count against the few that are needed
     if found is state and first and core:
-        found = _better(state, *_freed(state, first, keep, NOTHING))
-    if _left_on_parts(found)[0].chi2 <= SOME_LEFT:
+        found = _better(state, left, *_freed(state, first, keep, NOTHING))
+    left = left if found is state else _left_on_parts(found)
+    if left[0].chi2 <= SOME_LEFT:
         return found
     placed = replace(state, scene=replace(state.scene, galaxy=replace(galaxy, centres=_galaxy_of(found).centres)))
-    return _better(found, *_freed(placed, [*parts, WIDE], keep, lacking))
+    return _better(found, left, *_freed(placed, [*parts, WIDE], keep, lacking))
 
 
 def _once_more(state: State, keep: Keep, whole: bool) -> State:
@@ -161,11 +162,13 @@ def _once_more(state: State, keep: Keep, whole: bool) -> State:
     return _freed(state, parts, keep, NOTHING)[0] if parts else state
 
 
-def _better(state: State, tried: State, odds: float) -> State:
-    """Return the one of two states that describes the galaxy; `odds` are the second one's log odds."""
+def _better(state: State, left: list["_Left"], tried: State, odds: float) -> State:
+    """Return the one of two states that describes the galaxy: what the first one has left, the second's log odds."""
     if odds > LEAST_ODDS:
         return tried
-    for before, after in zip(_left_on_parts(state), _left_on_parts(tried), strict=True):
+    if all(part.chi2 <= SOME_LEFT for part in left):
+        return state
+    for before, after in zip(left, _left_on_parts(tried), strict=True):
         if before.chi2 > SOME_LEFT and after.chi2 < MOST_KEPT * before.chi2:
             return tried
     return state

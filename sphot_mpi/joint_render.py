@@ -222,10 +222,14 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
         residual = optics.frame.residual(star_image + galaxy_image + sky_image)
         areas |= dict.fromkeys(KERNEL_NAMES, told_by(optics.frame, scene.galaxy, residual))
     tests = [test * areas[name] for name, test in zip(told, tests, strict=True)]
-    stack = np.stack([*columns.values(), *tests, *hidden])
-    rows = np.tile([0, shape[0]], (len(stack), 1))
+    images = [*columns.values(), *tests, *hidden]
+    rows = np.tile([0, shape[0]], (len(images), 1))
     for own, limits in _rows_of_modes(scene.galaxy, optics, freedom):
         rows[[names.index(name) for name in MODE_NAMES[own]]] = limits
+    # pixels that are never written take no memory
+    stack = np.zeros((len(images), *shape))
+    for out, image, (first, last) in zip(stack, images, rows, strict=True):
+        out[first:last] = image[first:last]
     return Rendered(
         stars=star_image,
         galaxy=galaxy_image,
@@ -283,10 +287,13 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
     if galaxy.modes.size:
         unit = [images * modulation_of(galaxy, optics) for images in unit]
 
-    def summed(k: int) -> Image:
+    def summed(k: int, onto: Image | None = None) -> Image:
         # of all components, which have shift and kernel in common
-        total = sum(flux * images[k] for flux, images in zip(galaxy.fluxes, unit, strict=True))
-        return np.pad(np.asarray(total), PAD)
+        total = np.zeros(optics.frame.shape) if onto is None else onto.copy()
+        inside = optics.frame.interior(total)
+        for flux, images in zip(galaxy.fluxes, unit, strict=True):
+            inside += flux * images[k]
+        return total
 
     image = summed(0)
     if needs_derivatives:
@@ -294,10 +301,9 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
             # the kernel's derivatives come last
             names = [name for name in KERNEL_NAMES if name in columns]
             for k, name in enumerate(names):
-                columns[name] = columns[name] + summed(k - len(names))
+                columns[name] = summed(k - len(names), columns[name])
         if freedom.shift:
-            columns["shift_x"] = columns["shift_x"] + summed(1)
-            columns["shift_y"] = columns["shift_y"] + summed(2)
+            columns |= {name: summed(1 + k, columns[name]) for k, name in enumerate(SHIFT_NAMES)}
     if freedom.galaxy_move:
         columns |= {name: summed(1 + k) for k, name in enumerate(MOVE_NAMES)}
     if freedom.galaxy_scale:

@@ -7,7 +7,7 @@ light falls on it, have a place to be.
 
 import copy
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -300,8 +300,9 @@ class Scene:
         return Scene(stars=stars, galaxy=self.galaxy, sky=self.sky, shift=self.shift)
 
 
+@lru_cache(maxsize=4)
 def sky_basis(shape: tuple[int, int]) -> NDArray[np.float64]:
-    """Images 1, (x - x_c) / half width, (y - y_c) / half height on a frame.
+    """Images 1, (x - x_c) / half width, (y - y_c) / half height on a frame; not to be written to: the last are kept.
 
     Returns
     -------
@@ -311,6 +312,7 @@ def sky_basis(shape: tuple[int, int]) -> NDArray[np.float64]:
     along_y, along_x = sky_axes(shape)
     out = np.ones((3, *shape))
     out[1], out[2] = along_x, along_y[:, None]
+    out.setflags(write=False)
     return out
 
 

@@ -59,7 +59,8 @@ def structure_factor(state: State) -> Image:
 
 def negative_tail(values: NDArray[np.float64]) -> float:
     """One-sigma width of the lower half of a distribution about zero, at least that about its median."""
-    return float(max(-np.percentile(values, LOW), np.median(values) - np.percentile(values, LOW), 1e-9))
+    low, median = np.percentile(values, (LOW, 50.0))
+    return float(max(-low, median - low, 1e-9))
 
 
 def with_wider_errors(state: State, factor: float) -> State:

@@ -72,7 +72,9 @@ def faint_light(means: Sequence[float], radius: Image) -> Image:
     """
     middles = 0.5 * (np.array(EDGES[:-1]) + np.array(EDGES[1:]))
     beyond = 2.0 * EDGES[-1] - middles[-1]
-    return np.interp(radius, [*middles, beyond], [*means, 0.0])
+    light, near = np.zeros(radius.shape), radius < beyond
+    light[near] = np.interp(radius[near], [*middles, beyond], [*means, 0.0])
+    return light
 
 
 def half_light_distance(

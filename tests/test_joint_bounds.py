@@ -10,7 +10,7 @@ from scipy.optimize import lsq_linear
 
 from sphot_mpi.errors import FitError
 from sphot_mpi.joint import Keep
-from sphot_mpi.joint_bounds import LN_N_APART, LN_N_RANGE, bounded_step, shape_ranges
+from sphot_mpi.joint_bounds import LN_N_APART, LN_N_RANGE, bounded_step, invert, shape_ranges
 from sphot_mpi.joint_galaxy import components_of, galaxy_of
 from sphot_mpi.joint_render import Freedom
 from sphot_mpi.joint_settle import settle
@@ -68,6 +68,24 @@ def test_a_bounded_step_ends_where_unknowns_cannot_be_told_apart():
         step = bounded_step(matrix, design.T @ rng.normal(size=20), low, high)
         assert (step >= low).all()
         assert (step <= high).all()
+
+
+@pytest.mark.parametrize("alike", [1.0, 1e-2, 1e-5, 1e-8, 1e-11, 0.0])
+def test_an_inverse_is_a_pseudo_inverse_where_unknowns_cannot_be_told_apart(alike):
+    rng = np.random.default_rng(3)
+    design = rng.normal(size=(20, M))
+    design[:, 0] = design[:, 1] + alike * design[:, 0]
+    matrix = design.T @ design
+    # not symmetric, as tests that differ from the columns make it
+    matrix[3] *= 1.0 + 0.1 * rng.normal(size=M)
+    scale = np.sqrt(np.diag(matrix))
+    scaled = matrix / np.outer(scale, scale)
+    singular = np.linalg.svd(scaled, compute_uv=False)
+    expected = np.linalg.pinv(scaled, rcond=1e-12) / np.outer(scale, scale)
+    # round-off grows with the condition of what is not left out
+    kept = singular[singular > 1e-12 * singular[0]]
+    rtol = 100.0 * np.finfo(float).eps * kept[0] / kept[-1]
+    np.testing.assert_allclose(invert(matrix), expected, atol=rtol * np.abs(expected).max())
 
 
 def test_a_galaxy_whose_n_is_out_of_reach_comes_to_rest_at_the_least_chi2():
