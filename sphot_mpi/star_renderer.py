@@ -246,6 +246,7 @@ class StarRenderer:
         """Unit-flux star centred on a pixel, cut to a half-size of `radius` px; not to be written to."""
         if radius not in self._sampled:
             self._sampled[radius] = sampled_star(self.core, radius)
+            self._sampled[radius].setflags(write=False)
         return self._sampled[radius]
 
 

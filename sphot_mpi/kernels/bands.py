@@ -333,9 +333,12 @@ def band_solve(factor, rhs):
 
 
 @jit_fast
-def _eliminate(upper, p, count):
-    """Eliminate the `count` (1 or 3) columns from `p` on of a symmetric matrix in its upper triangle, if positive."""
-    size, end = upper.shape[0], p + count
+def _eliminate(upper, size, p, count):
+    """Eliminate `count` (1 or 3) columns from `p` on of a symmetric matrix (size, size) in its upper triangle.
+
+    Returns whether it is positive so far; if not, it is left half done.
+    """
+    end = p + count
     for i in range(p, end):
         if not upper[i, i] > 0.0:
             return False
@@ -404,7 +407,7 @@ def band_variances(band, first, width, neighbours, damping):
         for q in range(k, 0, -1):
             t = neighbours[s, q - 1]
             if t >= 0:
-                ok = ok and _eliminate(upper[:size, :size], p, width[t])
+                ok = ok and _eliminate(upper, size, p, width[t])
                 p += width[t]
         if not ok:
             continue
