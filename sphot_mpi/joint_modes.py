@@ -163,7 +163,10 @@ def _once_more(state: State, keep: Keep, whole: bool) -> State:
 
 
 def _better(state: State, left: list["_Left"], tried: State, odds: float) -> State:
-    """Return the one of two states that describes the galaxy: what the first one has left, the second's log odds."""
+    """Return the one of two states that describes the galaxy.
+
+    `left` is what the first one leaves of it, `odds` are the second one's log odds.
+    """
     if odds > LEAST_ODDS:
         return tried
     if all(part.chi2 <= SOME_LEFT for part in left):

@@ -155,10 +155,11 @@ class SersicRenderer:
 
     def render(self, vector: Array) -> Array:
         """Image of unit total flux, (ny, nx), not to be written to: the last few are kept."""
-        key = vector.tobytes()
+        key, wanted = vector.tobytes(), vector[2:].tobytes()
         if key not in self._images:
+            # a set with derivatives has the image, too
             for (shape, count, _), (centre, images) in self._sets.items():
-                if shape == key[16:] and (found := _moved(centre, images, vector[:2], placed=count > 1)) is not None:
+                if shape == wanted and (found := _moved(centre, images, vector[:2], placed=count > 1)) is not None:
                     return np.asarray(found[0])
             spectra, grid = self._spectra(vector, 1)
             image = self._finish(spectra, vector, grid, 1)[0]
