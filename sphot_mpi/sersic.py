@@ -312,26 +312,25 @@ def _chebyshev(side: int) -> tuple[Array, Array]:
 
 def _far_light(vector: Array, grid: tuple[int, int], count: int) -> Array:
     """Mean light per px, with derivatives, of all images beyond the 48 nearest: the flux outside seven periods."""
-
-    def outside(v: Array) -> float:
-        eta = float(np.hypot(v[4], v[5]))
-        # the square root of H is H(eta / 2)
-        root = (
-            np.exp(v[2]) * shape_forms(0.5 * v[4], 0.5 * v[5])[0] if eta else np.exp(v[2]) * np.array([1.0, 0.0, 1.0])
-        )
-        angle = np.pi * (np.arange(_DIRECTIONS) + 0.5) / _DIRECTIONS
-        dx = np.abs(root[0] * np.cos(angle) + root[1] * np.sin(angle))
-        dy = np.abs(root[1] * np.cos(angle) + root[2] * np.sin(angle))
-        rho = 3.5 / np.maximum(dx / grid[1], dy / grid[0])
-        n = float(np.exp(v[3]))
-        return float(special.gammaincc(2.0 * n, b_n(n) * rho ** (1.0 / n)).mean()) / (grid[0] * grid[1])
-
     light = np.zeros(count)
-    light[0] = outside(vector)
+    light[0] = _outside(vector[2:, None], grid)[0]
     # where it is nothing, so are its derivatives
-    if count > 1 and light[0] * grid[0] * grid[1] > 1e-10:
-        for k in range(2, count - 1):
-            step = np.zeros(6)
-            step[k] = 1e-4
-            light[k + 1] = (outside(vector + step) - outside(vector - step)) / 2e-4
+    if count > 3 and light[0] * grid[0] * grid[1] > 1e-10:
+        step = 1e-4 * np.eye(4)
+        high, low = _outside(vector[2:, None] + np.hstack((step, -step)), grid).reshape(2, 4)
+        light[3:] = (high - low) / 2e-4
     return light
+
+
+def _outside(shapes: Array, grid: tuple[int, int]) -> Array:
+    """Flux per px (k,) of galaxies beyond seven periods; `shapes` (4, k) are ln r_circ, ln n, eta_1, eta_2."""
+    r_circ, n = np.exp(shapes[:2])
+    # the square root of H is H(eta / 2)
+    root = r_circ * np.array([shape_forms(*eta)[0] for eta in 0.5 * shapes[2:].T]).T
+    angle = np.pi * (np.arange(_DIRECTIONS) + 0.5) / _DIRECTIONS
+    cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
+    dx = np.abs(root[0] * cos + root[1] * sin)
+    dy = np.abs(root[1] * cos + root[2] * sin)
+    rho = 3.5 / np.maximum(dx / grid[1], dy / grid[0])
+    b = np.array([b_n(float(value)) for value in n])
+    return np.asarray(special.gammaincc(2.0 * n, b * rho ** (1.0 / n)).mean(axis=0) / (grid[0] * grid[1]))
