@@ -188,31 +188,25 @@ def _departure(modes: tuple[float, ...], disc: Disc, shape: tuple[int, int]) -> 
     return departure
 
 
-def mode_images(disc: Disc, light: Image) -> Image:
-    """Some light times each mode of amplitude 1.
+def fill_mode_images(images: Sequence[Image], disc: Disc, light: Image) -> None:
+    """Write some light times each mode of amplitude 1, which is 0 beyond the disc.
 
     Parameters
     ----------
+    images : sequence of (ny, nx) float64 ndarray
+        One a mode; only what lies on the disc is written.
     disc : Disc
         Where they are.
     light : (ny, nx) float64 ndarray
         What they modulate.
-
-    Returns
-    -------
-    (k, ny, nx) float64 ndarray
-        0 beyond the disc.
     """
-    images = np.zeros((len(disc.orders), *light.shape))
     box, values = _values(disc, light.shape)
-    # pixels that are never written take no memory
     for image, value in zip(images, values, strict=True):
         np.multiply(value, light[box], out=image[box])
-    return images
 
 
 def mode_light(disc: Disc, light: Image) -> Vector:
-    """Sum (k,) of each image of `mode_images`."""
+    """Sum (k,) of each image of `fill_mode_images`."""
     box, values = _values(disc, light.shape)
     return np.array([(value * light[box]).sum() for value in values])
 

@@ -63,12 +63,11 @@ def with_misfit(state: State, measurement: Measurement) -> Measurement:
     covariance = measurement.covariance[np.ix_(rows, rows)]
     rendered = render_columns(state.scene, state.optics, solved.freedom)
     frame = state.optics.frame
-    residual = frame.residual(rendered.stars + rendered.galaxy + rendered.sky)
     columns = np.array(rendered.columns)
     columns[list(rendered.told)] = rendered.tests
     response = measurement.covariance[rows] / solved.unit
     radius = galaxy_radius(galaxy, frame.shape)
-    scatter = response @ _scatter(columns, residual, solved.weight, _divisions(galaxy, radius)) @ response.T
+    scatter = response @ _scatter(columns, rendered.residual, solved.weight, _divisions(galaxy, radius)) @ response.T
     return replace(measurement, names=names, covariance=widened(covariance, scatter))
 
 

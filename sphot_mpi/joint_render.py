@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sphot_mpi.galaxy_modes import Disc, box_of, discs_of, galaxy_modulation, mode_images, mode_light
+from sphot_mpi.galaxy_modes import Disc, box_of, discs_of, fill_mode_images, galaxy_modulation, mode_light
 from sphot_mpi.joint_confusion import told_by
 from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_mode_prior import MODE_NAMES, ModePrior
@@ -73,27 +73,22 @@ class Freedom:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rendered:
-    """Model images of a scene on the frame, and the dense columns.
+    """What a scene leaves of the data on the frame, and the dense columns.
 
     Parameters
     ----------
-    stars, galaxy, sky : (ny, nx) float64 ndarray
-        The three components.
     names : tuple of str
         Dense unknowns: sky0..2, kernel (and kernel_shape), shift_x, shift_y,
         scale, move_x, move_y, and for component c "c.flux", "c.x_0", "c.y_0", "c.ln_r" ...
     told : tuple of int
         Unknowns that only a part of the light tells: kernel and shift, where they are not measured everywhere.
-    images : (m + t + h, ny, nx) float64 ndarray
+    images : (m + t + h + 1, ny, nx) float64 ndarray
         `columns`, `tests`, and what hidden neighbours add to the bright stars on average, as far as a broader PSF does
-        the same; h is 0 where the kernel is held or nothing hides, else 1.
-    rows : (m + t + h, 2) int64 ndarray
+        the same; h is 0 where the kernel is held or nothing hides, else 1. The last one is `residual`.
+    rows : (m + t + h + 1, 2) int64 ndarray
         First row of each image and the one after its last, beyond which it is 0.
     """
 
-    stars: Image
-    galaxy: Image
-    sky: Image
     names: tuple[str, ...]
     told: tuple[int, ...]
     images: NDArray[np.float64]
@@ -111,6 +106,11 @@ class Rendered:
         The residual is to be orthogonal to it, and not to the whole column.
         """
         return self.images[len(self.names) : len(self.names) + len(self.told)]
+
+    @property
+    def residual(self) -> Image:
+        """Data minus model, (ny, nx), 0 where masked."""
+        return np.asarray(self.images[-1])
 
 
 def render_galaxy(galaxy: Galaxy | None, optics: Optics) -> Image:
@@ -189,56 +189,64 @@ def render_columns(scene: Scene, optics: Optics, freedom: Freedom) -> Rendered:
     freedom : Freedom
         Which dense unknowns there are.
     """
-    shape = optics.frame.shape
-    stars = scene.stars
-    basis = sky_basis(shape)
-    columns: dict[str, Image] = {f"sky{k}": basis[k] for k in range(3)}
-    hidden: list[Image] = []
+    frame, stars, galaxy = optics.frame, scene.stars, scene.galaxy
     of_kernel = kernel_stars(stars, optics) if freedom.kernel else None
-    if freedom.kernel or freedom.shift:
-        rendered = optics.stars.render_with_derivatives(
-            stars.x, stars.y, stars.flux, shift=freedom.shift, kernel=of_kernel
-        )
-        star_image = rendered.model
-        columns |= dict(zip(KERNEL_NAMES, rendered.kernel, strict=False))
-        columns |= dict(zip(SHIFT_NAMES, rendered.shift, strict=False))
+    of_stars = _names_of_stars(optics, freedom)
+    broadening = 0.0 if of_kernel is None else hidden_broadening(stars, optics, of_kernel)
+    names = (*(f"sky{k}" for k in range(3)), *of_stars, *_names_of_galaxy(galaxy, optics, freedom))
+    told = () if frame.anchored_area.all() else tuple(names.index(name) for name in of_stars)
+    m, t, h = len(names), len(told), int(broadening > 0.0)
+    # every image is made where it is to stand; pixels that are never written take no memory
+    images = np.zeros((m + t + h + 1, *frame.shape))
+    columns = dict(zip(names, images, strict=False))
+    images[:3] = sky_basis(frame.shape)
+    if of_stars:
+        star_image = optics.stars.render_with_derivatives(
+            stars.x, stars.y, stars.flux, shift=freedom.shift, kernel=of_kernel, out=images[3 : 3 + len(of_stars)]
+        ).model
     else:
         star_image = render_stars(stars, optics)
-    if of_kernel is not None and (broadening := hidden_broadening(stars, optics, of_kernel)) > 0.0:
+    if h:
         size = FAMILIES[optics.kernel.family].size_per_variance * broadening
-        hidden = [size * columns[KERNEL_NAMES[0]]]
-    of_stars = {name: columns[name] for name in (*KERNEL_NAMES, *SHIFT_NAMES) if name in columns}
-    galaxy_image = np.zeros(shape)
-    if scene.galaxy is not None:
-        galaxy_image = _galaxy_columns(scene.galaxy, optics, freedom, columns)
-    names, told = tuple(columns), () if optics.frame.anchored_area.all() else tuple(of_stars)
-    sky_image = render_sky(scene.sky, shape)
+        np.multiply(columns[KERNEL_NAMES[0]], size, out=images[m + t])
     # off its centre, a small error of a pinned profile would be taken for one of the kernel
-    pinned = not freedom.galaxy_shape and not freedom.galaxy_profile and not _centre_tells(optics.frame, scene.galaxy)
-    tests = [of_stars[name] if pinned and name in KERNEL_NAMES else columns[name] for name in told]
+    pinned = not freedom.galaxy_shape and not freedom.galaxy_profile and not _centre_tells(frame, galaxy)
+    by_stars = [name for name in of_stars if told and pinned and name in KERNEL_NAMES]
+    tests = dict(zip(of_stars, images[m : m + t], strict=False))
+    for name in by_stars:
+        tests[name][:] = columns[name]
+    galaxy_image = np.zeros(frame.shape) if galaxy is None else _fill_galaxy(columns, galaxy, optics, freedom)
+    images[-1] = frame.residual(star_image + galaxy_image + render_sky(scene.sky, frame.shape))
     # where the base filter has no data, the stars are not known well enough to tell the PSF
-    areas = {name: np.asarray(optics.frame.anchored_area, float) for name in told}
+    area = of_the_kernel = np.asarray(frame.anchored_area, float)
     if told and freedom.kernel:
-        residual = optics.frame.residual(star_image + galaxy_image + sky_image)
-        areas |= dict.fromkeys(KERNEL_NAMES, told_by(optics.frame, scene.galaxy, residual))
-    tests = [test * areas[name] for name, test in zip(told, tests, strict=True)]
-    images = [*columns.values(), *tests, *hidden]
-    rows = np.tile([0, shape[0]], (len(images), 1))
-    for own, limits in _rows_of_modes(scene.galaxy, optics, freedom):
+        of_the_kernel = told_by(frame, galaxy, images[-1])
+    for name, test in tests.items():
+        part = of_the_kernel if name in KERNEL_NAMES else area
+        np.multiply(test if name in by_stars else columns[name], part, out=test)
+    rows = np.tile([0, frame.shape[0]], (len(images), 1))
+    for own, limits in _rows_of_modes(galaxy, optics, freedom):
         rows[[names.index(name) for name in MODE_NAMES[own]]] = limits
-    # pixels that are never written take no memory
-    stack = np.zeros((len(images), *shape))
-    for out, image, (first, last) in zip(stack, images, rows, strict=True):
-        out[first:last] = image[first:last]
-    return Rendered(
-        stars=star_image,
-        galaxy=galaxy_image,
-        sky=sky_image,
-        names=names,
-        told=tuple(names.index(name) for name in told),
-        images=stack,
-        rows=rows,
-    )
+    return Rendered(names=names, told=told, images=images, rows=rows)
+
+
+def _names_of_stars(optics: Optics, freedom: Freedom) -> tuple[str, ...]:
+    """Dense unknowns of which stars tell something, too."""
+    return KERNEL_NAMES[: len(optics.kernel.coordinates)] * freedom.kernel + SHIFT_NAMES * freedom.shift
+
+
+def _names_of_galaxy(galaxy: Galaxy | None, optics: Optics, freedom: Freedom) -> tuple[str, ...]:
+    """Dense unknowns that are the galaxy's alone."""
+    if galaxy is None:
+        return ()
+    modes = [name for own, _ in _free_discs(galaxy, optics, freedom.modes) for name in MODE_NAMES[own]]
+    whole = MOVE_NAMES * freedom.galaxy_move + ("scale",) * freedom.galaxy_scale
+    fluxes = ("flux",) * freedom.galaxy_flux
+    free: tuple[str, ...] = SHAPE_NAMES[:2] * freedom.galaxy_profile + SHAPE_NAMES[2:] * freedom.galaxy_ellipse
+    if freedom.galaxy_shape:
+        free = (*CENTRE_NAMES, *SHAPE_NAMES)
+    parts = [f"{c}.{name}" for names in (fluxes, free) for c in range(galaxy.size) for name in names]
+    return (*modes, *whole, *parts)
 
 
 def _free_discs(galaxy: Galaxy, optics: Optics, modes: ModePrior | None) -> list[tuple[slice, Disc]]:
@@ -267,8 +275,8 @@ def _centre_tells(frame: Frame, galaxy: Galaxy | None) -> bool:
     return bool(frame.anchored_area[y, x])
 
 
-def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: dict[str, Image]) -> Image:
-    """Add the galaxy's derivatives to `columns`; returns its image."""
+def _fill_galaxy(columns: dict[str, Image], galaxy: Galaxy, optics: Optics, freedom: Freedom) -> Image:
+    """Write the galaxy's derivatives into `columns`, or add them where stars have some, too; returns its image."""
     # kernel and shift change it even where stars tell them: solved without its part, a bright galaxy would swing
     shaped = freedom.galaxy_shape or freedom.galaxy_profile or freedom.galaxy_ellipse
     placed = shaped or freedom.galaxy_move or freedom.shift
@@ -283,39 +291,31 @@ def _galaxy_columns(galaxy: Galaxy, optics: Optics, freedom: Freedom, columns: d
     if freedom.modes is not None:
         smooth = np.pad(sum(flux * images[0] for flux, images in zip(galaxy.fluxes, unit, strict=True)), PAD)
         for own, disc in _free_discs(galaxy, optics, freedom.modes):
-            columns |= dict(zip(MODE_NAMES[own], mode_images(disc, smooth), strict=True))
+            fill_mode_images([columns[name] for name in MODE_NAMES[own]], disc, smooth)
     if galaxy.modes.size:
         unit = [images * modulation_of(galaxy, optics) for images in unit]
 
-    def summed(k: int, onto: Image | None = None) -> Image:
-        # of all components, which have shift and kernel in common
-        total = np.zeros(optics.frame.shape) if onto is None else onto.copy()
-        inside = optics.frame.interior(total)
+    def add(k: int, onto: Image) -> Image:
+        # of all components, which have place and kernel in common
+        inside = optics.frame.interior(onto)
         for flux, images in zip(galaxy.fluxes, unit, strict=True):
             inside += flux * images[k]
-        return total
+        return onto
 
-    image = summed(0)
-    if needs_derivatives:
-        if freedom.kernel:
-            # the kernel's derivatives come last
-            names = [name for name in KERNEL_NAMES if name in columns]
-            for k, name in enumerate(names):
-                columns[name] = summed(k - len(names), columns[name])
-        if freedom.shift:
-            columns |= {name: summed(1 + k, columns[name]) for k, name in enumerate(SHIFT_NAMES)}
-    if freedom.galaxy_move:
-        columns |= {name: summed(1 + k) for k, name in enumerate(MOVE_NAMES)}
-    if freedom.galaxy_scale:
-        columns["scale"] = image / galaxy.fluxes.sum()
-    if freedom.galaxy_flux:
-        for c in range(galaxy.size):
-            columns[f"{c}.flux"] = np.pad(unit[c][0], PAD)
-    free: tuple[str, ...] = SHAPE_NAMES[:2] * freedom.galaxy_profile + SHAPE_NAMES[2:] * freedom.galaxy_ellipse
-    if freedom.galaxy_shape:
-        free = (*CENTRE_NAMES, *SHAPE_NAMES)
-    for c in range(galaxy.size):
-        for k, name in enumerate((*CENTRE_NAMES, *SHAPE_NAMES)):
-            if name in free:
-                columns[f"{c}.{name}"] = np.pad(galaxy.fluxes[c] * unit[c][1 + k], PAD)
+    image = add(0, np.zeros(optics.frame.shape))
+    for k, name in (*enumerate(SHIFT_NAMES), *enumerate(MOVE_NAMES)):
+        if name in columns:
+            add(1 + k, columns[name])
+    # the kernel's derivatives come last
+    of_kernel = [name for name in KERNEL_NAMES if name in columns]
+    for k, name in enumerate(of_kernel):
+        add(k - len(of_kernel), columns[name])
+    if "scale" in columns:
+        np.divide(image, galaxy.fluxes.sum(), out=columns["scale"])
+    for c, (flux, images) in enumerate(zip(galaxy.fluxes, unit, strict=True)):
+        if (name := f"{c}.flux") in columns:
+            optics.frame.interior(columns[name])[:] = images[0]
+        for k, parameter in enumerate((*CENTRE_NAMES, *SHAPE_NAMES)):
+            if (name := f"{c}.{parameter}") in columns:
+                np.multiply(images[1 + k], flux, out=optics.frame.interior(columns[name]))
     return image

@@ -121,19 +121,18 @@ def solve_step(scene: Scene, optics: Optics, freedom: Freedom) -> Step:
     """
     frame = optics.frame
     rendered = render_columns(scene, optics, freedom)
-    residual = frame.residual(rendered.stars + rendered.galaxy + rendered.sky)
     solved = np.ones(scene.stars.size, bool) if freedom.stars is None else at(freedom.stars, scene.stars)
     stars = scene.stars.take(solved)
-    system = star_system(freedom.moving(stars), optics, residual, rendered.images, rendered.rows)
+    system = star_system(freedom.moving(stars), optics, rendered.images, rendered.rows)
     names = rendered.names
-    dense = _dense_normal(rendered, frame, residual, optics.kernel, scene.galaxy, freedom.modes)
+    dense = _dense_normal(rendered, frame, optics.kernel, scene.galaxy, freedom.modes)
     solution = _solve_dense(system, dense)
     new_stars = scene.stars.with_part(solved, _move_stars(stars, system, solution))
     steps = dict(zip(names, solution.dense, strict=True))
     return Step(
         scene=_apply_dense(scene, new_stars, steps, frame.shape),
         kernel=stepped(optics.kernel, steps),
-        chi2=float((frame.weight * residual**2).sum()),
+        chi2=dense.chi2,
         names=names,
         covariance=solution.covariance,
         inverse=solution.inverse,
@@ -145,8 +144,9 @@ def solve_step(scene: Scene, optics: Optics, freedom: Freedom) -> Step:
 class _Dense:
     """Normal equations of the dense unknowns alone, with the kernel that they are about.
 
-    `gram` holds the products of all images of `Rendered`, of which the first `told` are columns and tests; an unknown's
-    equation is that of row `rows`. An unknown's step lies between `low` and `high`.
+    `gram` holds the products of all images of `Rendered` but the residual, of which the first `told` are columns and
+    tests; an unknown's equation is that of row `rows`. An unknown's step lies between `low` and `high`; chi2 is that
+    before it.
     """
 
     gram: NDArray[np.float64]
@@ -159,6 +159,7 @@ class _Dense:
     told: int
     low: Vector
     high: Vector
+    chi2: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -199,7 +200,7 @@ def _solve_dense(system: StarSystem, dense: _Dense) -> _Solution:
 
 
 def _dense_normal(
-    rendered: Rendered, frame: Frame, residual: Image, kernel: Kernel, galaxy: Galaxy | None, modes: ModePrior | None
+    rendered: Rendered, frame: Frame, kernel: Kernel, galaxy: Galaxy | None, modes: ModePrior | None
 ) -> _Dense:
     """Products of the dense columns and tests over all usable pixels, with the priors of kernel and modes."""
     if not frame.good.any():
@@ -207,7 +208,8 @@ def _dense_normal(
         raise FitError(msg)
     names = rendered.names
     m, t = len(names), len(rendered.told)
-    gram, pulls = _products(rendered, frame.weight, residual)
+    products = _products(rendered, frame.weight)
+    gram, pulls = products[:-1, :-1], products[:-1, -1]
     rows = np.arange(m)
     rows[list(rendered.told)] = m + np.arange(t)
     prior, pull = prior_terms(names, kernel)
@@ -216,23 +218,22 @@ def _dense_normal(
         prior, pull = prior + weight, pull + more
     rhs = pulls[rows] + pull
     low, high = _step_ranges(names, galaxy, frame.shape)
-    return _Dense(gram, rhs, rows, prior, _dense_damping(names), names, kernel, m + t, low, high)
+    chi2 = float(products[-1, -1])
+    return _Dense(gram, rhs, rows, prior, _dense_damping(names), names, kernel, m + t, low, high, chi2)
 
 
-def _products(rendered: Rendered, weight: Image, residual: Image) -> tuple[NDArray[np.float64], Vector]:
-    """Weighted products of all images with each other (k, k), and with the residual (k,)."""
+def _products(rendered: Rendered, weight: Image) -> NDArray[np.float64]:
+    """Weighted products of all images with each other (k, k)."""
     count, (ny, nx) = len(rendered.images), weight.shape
-    gram, pulls, together = np.zeros((count, count)), np.zeros(count), max(PIXELS_TOGETHER // nx, 1)
+    products, together = np.zeros((count, count)), max(PIXELS_TOGETHER // nx, 1)
     # so many rows of all images fit into the cache
     for start in range(0, ny, together):
         part = slice(start, min(start + together, ny))
         there = np.flatnonzero((rendered.rows[:, 0] < part.stop) & (rendered.rows[:, 1] > start))
         own = rendered.images[:, part] if there.size == count else rendered.images[there, part]
         own = own.reshape(there.size, -1)
-        weighted = own * weight[part].ravel()
-        gram[np.ix_(there, there)] += weighted @ own.T
-        pulls[there] += weighted @ residual[part].ravel()
-    return gram, pulls
+        products[np.ix_(there, there)] += (own * weight[part].ravel()) @ own.T
+    return products
 
 
 def _step_ranges(names: tuple[str, ...], galaxy: Galaxy | None, shape: tuple[int, int]) -> tuple[Vector, Vector]:

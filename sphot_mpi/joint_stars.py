@@ -15,7 +15,6 @@ from sphot_mpi.joint_scene import Optics
 from sphot_mpi.joint_sources import Stars
 from sphot_mpi.kernels import bands
 from sphot_mpi.kernels import joint as kernels
-from sphot_mpi.records import Image
 
 Vector = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -82,10 +81,11 @@ def _cholesky(band: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.ascontiguousarray(factor.T)
 
 
-def star_system(stars: Stars, optics: Optics, residual: Image, columns: NDArray[np.float64], rows: Index) -> StarSystem:
+def star_system(stars: Stars, optics: Optics, images: NDArray[np.float64], rows: Index) -> StarSystem:
     """Assemble and factorise the stars' normal equations, priors and damping included.
 
-    Dense columns (m, ny, nx) are 0 but from the first of their `rows` (m, 2) to before the second.
+    Dense images (m + 1, ny, nx), the last of them the residual, are 0 but from the first of their `rows` (m + 1, 2) to
+    before the second.
     """
     frame, radius = optics.frame, optics.core_radius
     corner_y, corner_x = (np.rint(place).astype(np.int64) - radius for place in (stars.y, stars.x))
@@ -97,10 +97,12 @@ def star_system(stars: Stars, optics: Optics, residual: Image, columns: NDArray[
     first[order] = sorted_first
     stamps = optics.stars.columns(stars.x[order], stars.y[order], stars.flux[order], sorted_first, sorted_width, radius)
     # the residual is one more dense image, in the last batch
-    m = columns.shape[0]
+    m = len(images) - 1
     whole = m - m % TOGETHER
-    rest = np.zeros((TOGETHER, *frame.shape))
-    rest[: m - whole], rest[m - whole] = columns[whole:], residual
+    rest = images[whole:]
+    if len(rest) < TOGETHER:
+        rest = np.zeros((TOGETHER, *frame.shape))
+        rest[: m + 1 - whole] = images[whole:]
     band = np.empty((size, band_width + 1))
     products = np.empty((size, whole + TOGETHER))
     bands.band_normal(
@@ -113,7 +115,7 @@ def star_system(stars: Stars, optics: Optics, residual: Image, columns: NDArray[
         corner_x[order],
         place,
         frame.weight,
-        columns[:whole],
+        images[:whole],
         rows[:whole, 0].reshape(-1, TOGETHER).min(axis=1),
         rows[:whole, 1].reshape(-1, TOGETHER).max(axis=1),
         rest,

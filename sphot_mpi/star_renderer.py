@@ -44,15 +44,15 @@ class StarImages:
     ----------
     model : (ny, nx) float64 ndarray
         All stars.
-    shift : (2 or 0, ny, nx) float64 ndarray
-        Derivatives by a common displacement along x and y, per px.
     kernel : (k or 0, ny, nx) float64 ndarray
         Derivatives by the kernel's coordinates.
+    shift : (2 or 0, ny, nx) float64 ndarray
+        Derivatives by a common displacement along x and y, per px.
     """
 
     model: Image
-    shift: NDArray[np.float64]
     kernel: NDArray[np.float64]
+    shift: NDArray[np.float64]
 
 
 class StarRenderer:
@@ -135,16 +135,14 @@ class StarRenderer:
         first = spectra.shape[0] - factors.shape[0]
         kernels.fold_star_spectra(spectra, spread, psf, factors, ly, lx, self._band, shift, first)
 
-    def _images(self, spectra: NDArray[np.complex64], unit: float) -> NDArray[np.float64]:
-        """Images of spectra, times a unit."""
+    def _fill_images(self, images: list[Image], spectra: NDArray[np.complex64], unit: float) -> None:
+        """Overwrite images with those of spectra, times a unit."""
         (_, lx), (ny, nx) = self._period, self.shape
         # beyond the band nothing was filled
         used = min(self._factors[0].shape[1], lx // 2 + 1)
-        images = np.empty((spectra.shape[0], ny, nx))
-        for k, spectrum in enumerate(spectra):
+        for image, spectrum in zip(images, spectra, strict=True):
             rows = fft.ifft(spectrum[:, :used], axis=0)[:ny]
-            np.multiply(fft.irfft(rows, lx, axis=1)[:, :nx], unit, out=images[k], dtype=np.float64)
-        return images
+            np.multiply(fft.irfft(rows, lx, axis=1)[:, :nx], unit, out=image, dtype=np.float64)
 
     def render(self, x: Vector, y: Vector, flux: Vector) -> Image:
         """Image of point sources.
@@ -171,7 +169,14 @@ class StarRenderer:
         return self._last[1]
 
     def render_with_derivatives(
-        self, x: Vector, y: Vector, flux: Vector, *, shift: bool, kernel: NDArray[np.bool_] | None
+        self,
+        x: Vector,
+        y: Vector,
+        flux: Vector,
+        *,
+        shift: bool,
+        kernel: NDArray[np.bool_] | None,
+        out: NDArray[np.float64] | None = None,
     ) -> StarImages:
         """Image of point sources, and its derivatives.
 
@@ -183,6 +188,8 @@ class StarRenderer:
             Whether the derivatives by a common displacement are wanted.
         kernel : (n,) bool ndarray or None
             Sources whose derivatives by the kernel are summed; None: these are not wanted.
+        out : (k + 2, ny, nx) float64 ndarray, optional
+            Where the derivatives are to be written, the kernel's first.
 
         Returns
         -------
@@ -199,8 +206,10 @@ class StarRenderer:
             part = blurred == blurs
             if part.any():
                 self._add(spectra, x[part], y[part], flux[part] / unit, shift=shift, slopes=blurs)
-        images = self._images(spectra, unit)
-        return StarImages(images[0], images[1 : 1 + n_shift], images[1 + n_shift :])
+        model = np.empty(self.shape)
+        slopes = np.empty((n_kernel + n_shift, *self.shape)) if out is None else out
+        self._fill_images([model, *slopes[n_kernel:], *slopes[:n_kernel]], spectra, unit)
+        return StarImages(model, slopes[:n_kernel], slopes[n_kernel:])
 
     @cached_property
     def core(self) -> PSF:

@@ -20,8 +20,8 @@ from sphot_mpi.galaxy_modes import (
     Disc,
     Form,
     discs_of,
+    fill_mode_images,
     galaxy_modulation,
-    mode_images,
     mode_light,
     modulation,
     orders_to,
@@ -32,6 +32,12 @@ from sphot_mpi.records import SersicParams
 SHAPE, FWHM = (90, 110), 3.2
 DISC = Disc(x=52.3, y=41.8, theta=0.6, major=33.0, minor=20.0)
 DISK = SersicParams(amplitude=0.1, r_eff=12.0, n=1.0, x_0=50.0, y_0=40.0, ellip=0.4, theta=0.5)
+
+
+def mode_images(disc, light):
+    images = np.zeros((len(disc.orders), *light.shape))
+    fill_mode_images(images, disc, light)
+    return images
 
 
 def window(disc, shape):

@@ -116,7 +116,7 @@ def test_columns_are_the_derivatives_of_the_model(freedom):
     optics = optics_on(frame_of(np.zeros(SHAPE)))
     rendered = render_columns(scene, optics, freedom)
     model = model_of(scene)
-    np.testing.assert_allclose(rendered.stars + rendered.galaxy + rendered.sky, model, atol=1e-5 * model.max())
+    np.testing.assert_allclose(rendered.residual, optics.frame.residual(model), atol=1e-5 * model.max())
     inside = slice(PAD, -PAD), slice(PAD, -PAD)
     h = 0.01  # the renderer is good to 1e-5 of the peak, and so the difference to 1e-5 / h
     for k, name in enumerate(rendered.names):
@@ -152,7 +152,7 @@ class DenseProblem:
     def __init__(self, scene, optics, freedom):
         frame, stars = optics.frame, scene.stars
         rendered = render_columns(scene, optics, freedom)
-        residual = (frame.data - rendered.stars - rendered.galaxy - rendered.sky)[frame.good]
+        residual = rendered.residual[frame.good]
         root = np.sqrt(frame.weight[frame.good])
         stamps, corner_y, corner_x = optics.stars.stamps(stars.x, stars.y, optics.core_radius)
         columns, rows = [], []
