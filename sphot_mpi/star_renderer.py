@@ -16,7 +16,7 @@ from sphot_mpi.kernels import bands
 from sphot_mpi.kernels import stars as kernels
 from sphot_mpi.point_render import sampled_star, star_stamps
 from sphot_mpi.psf import PSF
-from sphot_mpi.records import Image, Vector
+from sphot_mpi.records import Image, Mask, Vector
 from sphot_mpi.sersic_grid import LibraryGrids, frequencies, kernel_envelope, working_box
 
 #: Rms of what the cut spectrum leaves out of a star, relative to the star's own; models of PSFs are worse by far.
@@ -210,6 +210,32 @@ class StarRenderer:
         slopes = np.empty((n_kernel + n_shift, *self.shape)) if out is None else out
         self._fill_images([model, *slopes[n_kernel:], *slopes[:n_kernel]], spectra, unit)
         return StarImages(model, slopes[:n_kernel], slopes[n_kernel:])
+
+    @cached_property
+    def _spectrum(self) -> NDArray[np.complex64]:
+        """Spectrum of a star of flux 1 on the first pixel."""
+        ly, lx = self._period
+        spectra = np.zeros((1, ly, lx // 2 + 1), np.complex64)
+        self._add(spectra, np.zeros(1), np.zeros(1), np.ones(1), shift=False, slopes=False)
+        return np.asarray(spectra[0])
+
+    def convolve(self, image: Image | Mask) -> Image:
+        """Light of stars on the pixels' centres.
+
+        Parameters
+        ----------
+        image : (ny, nx) float64 or bool ndarray
+            Fluxes, of order 1; beyond the image there are none.
+
+        Returns
+        -------
+        (ny, nx) float64 ndarray
+            Fluxes a px, to 1e-4 of a star.
+        """
+        ny, nx = self.shape
+        spectrum = fft.rfft2(image.astype(np.float32), self._period)
+        spectrum *= self._spectrum
+        return np.asarray(fft.irfft2(spectrum, self._period, overwrite_x=True)[:ny, :nx], np.float64)
 
     @cached_property
     def core(self) -> PSF:

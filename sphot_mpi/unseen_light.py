@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
-from scipy import fft
 
 from sphot_mpi.detection import MatchedFilter
 from sphot_mpi.psf import PSF
@@ -140,27 +139,17 @@ def half_light_ellipse(components: Sequence[SersicParams]) -> SersicParams:
 
 def outside_share(usable: Mask, psf: PSF) -> Image:
     """Light, at each pixel, of stars of one unit per pixel that lie where the data show none: (ny, nx)."""
-    stamp = psf.pixel_image()
-    reach = stamp.shape[0] // 2
+    reach = max(psf.library.array.shape) // (2 * psf.oversample)
     # a star just off the data is seen by what falls on them
     wide = np.pad(usable, reach)
-    covered = MatchedFilter(wide.astype(np.float64), star_core(psf)).covered
-    return seen_through(~covered, (stamp,))[0][reach:-reach, reach:-reach]
+    renderer = StarRenderer(psf, (wide.shape[0], wide.shape[1]))
+    covered = MatchedFilter(wide.astype(np.float64), renderer.sampled(renderer.core_radius)).covered
+    return light_beyond(covered, renderer)[reach:-reach, reach:-reach]
 
 
-def star_core(psf: PSF) -> Image:
-    """Unit-flux star centred on a pixel, out to where detection looks."""
-    renderer = StarRenderer(psf, (1, 1))
-    return renderer.sampled(renderer.core_radius)
+def light_beyond(covered: Mask, renderer: StarRenderer) -> Image:
+    """Light, at each pixel, of stars of one unit per pixel that lie beyond what is covered, and off the image.
 
-
-def seen_through(beyond: Mask, stamps: Sequence[Image]) -> list[Image]:
-    """Convolve what lies beyond the data, and all that lies off the image, with square stamps of one odd side."""
-    ny, nx = beyond.shape
-    side = stamps[0].shape[0]
-    wide = np.pad(beyond, side // 2, constant_values=True).astype(np.float32)
-    # what wraps round falls on the margin, which is cut off
-    shape = [fft.next_fast_len(length, real=True) for length in wide.shape]
-    spectrum = fft.rfft2(wide, shape)
-    images = (fft.irfft2(spectrum * fft.rfft2(stamp.astype(np.float32), shape), shape) for stamp in stamps)
-    return [np.maximum(image[side - 1 : side - 1 + ny, side - 1 : side - 1 + nx], 0.0, dtype=float) for image in images]
+    What they and the stars on what is covered give together is one unit.
+    """
+    return np.maximum(1.0 - renderer.convolve(covered), 0.0)

@@ -10,6 +10,8 @@ from sphot_mpi.joint import State
 from sphot_mpi.joint_scene import PAD, Frame, Optics, Scene
 from sphot_mpi.joint_sources import Stars, at
 from sphot_mpi.outside_light import with_outside_light
+from sphot_mpi.point_render import sampled_star
+from sphot_mpi.psf import LibraryPSF
 
 SHAPE, SIGMA, KERNEL, NOISE = (70, 80), 1.5, 1.0, 0.01
 WIDTH = float(np.hypot(SIGMA, KERNEL))
@@ -27,9 +29,9 @@ def scattered(rng, density=DENSITY):
     return Stars.new(x + PAD, y + PAD, np.full(n, FLUX))
 
 
-def state_of(stars, mask):
+def state_of(stars, mask, library=LIBRARY):
     frame = Frame.from_image(np.zeros(SHAPE), np.full(SHAPE, NOISE), mask, NOISE, 1.0)
-    return State.start(Scene(stars=stars, galaxy=None), Optics.start(LIBRARY, KERNEL, frame))
+    return State.start(Scene(stars=stars, galaxy=None), Optics.start(library, KERNEL, frame))
 
 
 def unknown_light(state, stars):
@@ -71,6 +73,21 @@ def test_the_middle_of_the_data_is_left_alone():
     inner = np.s_[PAD + 25 : -PAD - 25, PAD + 25 : -PAD - 25]
     assert np.abs(frame.outside[inner]).max() < 1e-4 * DENSITY * FLUX
     np.testing.assert_allclose(frame.weight[inner], NOISE**-2, rtol=1e-3)
+
+
+def test_the_variance_has_wings_as_the_stars_have():
+    y, x = np.mgrid[-100:101, -100:101] / 4.0
+    library = LibraryPSF.from_array((1.0 + (x**2 + y**2) / 1.5**2) ** -1.8, 4)
+    state = state_of(scattered(np.random.default_rng(4)), np.zeros(SHAPE, bool), library)
+    frame = with_outside_light(state, weigh=True).optics.frame
+    added = 1.0 / frame.weight[SHAPE[0] // 2 + PAD, PAD : PAD + 16] - NOISE**2
+    # a row far from the other edges; P^2 summed over the columns that are not covered
+    uncovered = int(np.argmax(state.optics.matched.covered[SHAPE[0] // 2 + PAD]))
+    star = sampled_star(state.optics.psf, 25)
+    columns = (star**2).sum(axis=0)
+    expected = np.array([columns[25 + PAD + i - uncovered + 1 :].sum() for i in range(16)])
+    # also beyond the core stamps of equations and detection
+    np.testing.assert_allclose(added / added[0], expected / expected[0], rtol=0.02)
 
 
 def test_one_bright_star_says_nothing_of_others_beyond_the_edge():
