@@ -2,14 +2,14 @@
 
 import copy
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
 from sphot_mpi.kernels import joint as kernels
-from sphot_mpi.records import Image, Mask
+from sphot_mpi.records import Image
 
 #: A source needs this fraction of its squared PSF on usable pixels.
 LEAST_COVERAGE = 0.25
@@ -39,11 +39,12 @@ class MatchedFilter:
 
     def __init__(self, weight: Image, stamp: Image) -> None:
         self.weight = weight
-        radius = stamp.shape[0] // 2
-        self._shape = tuple(fft.next_fast_len(side + radius, real=True) for side in weight.shape)
-        self._psf = self._transform(stamp, radius)
-        self._squared = self._transform(stamp**2, radius)
-        good = self._convolve(weight > 0.0, self._squared)
+        self._stamp = stamp
+        ny, nx = weight.shape
+        reach = stamp.shape[0] // 2
+        self._shape = fft.next_fast_len(ny + reach, real=True), fft.next_fast_len(nx + reach, real=True)
+        self._squared = self._transform(stamp**2)
+        good = self._inverse(_spectrum_of_mask((weight > 0.0).tobytes(), (ny, nx), self._shape) * self._squared)
         self.covered = good > LEAST_COVERAGE * float((stamp**2).sum())
 
     def reweighted(self, weight: Image) -> "MatchedFilter":
@@ -65,16 +66,23 @@ class MatchedFilter:
         """Root of `precision`, inf where nothing is covered."""
         return np.where(self.covered, np.sqrt(self.precision), np.inf)
 
-    def _transform(self, stamp: Image, radius: int) -> NDArray[np.complex64]:
-        padded = np.zeros(self._shape, np.float32)
+    @cached_property
+    def _psf(self) -> NDArray[np.complex64]:
+        return self._transform(self._stamp)
+
+    def _transform(self, stamp: Image) -> NDArray[np.complex64]:
+        padded, radius = np.zeros(self._shape, np.float32), stamp.shape[0] // 2
         padded[: stamp.shape[0], : stamp.shape[1]] = stamp
         return np.asarray(np.conj(fft.rfft2(np.roll(padded, (-radius, -radius), (0, 1)))))
 
-    def _convolve(self, image: Image | Mask, transform: NDArray[np.complex64]) -> NDArray[np.float32]:
+    def _convolve(self, image: Image, transform: NDArray[np.complex64]) -> NDArray[np.float32]:
         """Convolve an image of values of order 1."""
-        ny, nx = image.shape
         spectrum = fft.rfft2(image.astype(np.float32), self._shape)
         spectrum *= transform
+        return self._inverse(spectrum)
+
+    def _inverse(self, spectrum: NDArray[np.complex64]) -> NDArray[np.float32]:
+        ny, nx = self.weight.shape
         return np.asarray(fft.irfft2(spectrum, self._shape, overwrite_x=True)[:ny, :nx])
 
     def snr(self, residual: Image) -> Image:
@@ -89,6 +97,16 @@ class MatchedFilter:
         # single precision has no room for every unit of the data
         unit = float(np.abs(pull).max(initial=0.0)) or 1.0
         return np.asarray(self._convolve(pull / unit, self._psf) * unit / self._root)
+
+
+# the same mask under one PSF after the other
+@lru_cache(maxsize=4)
+def _spectrum_of_mask(mask: bytes, shape: tuple[int, int], padded: tuple[int, int]) -> NDArray[np.complex64]:
+    """Transform of an image's mask (ny, nx), padded with zeros; read-only."""
+    image = np.frombuffer(mask, bool).reshape(shape).astype(np.float32)
+    spectrum = np.asarray(fft.rfft2(image, padded))
+    spectrum.setflags(write=False)
+    return spectrum
 
 
 @dataclass(frozen=True, slots=True, eq=False)
