@@ -24,6 +24,7 @@ from sphot_mpi.joint_sources import Stars, at
 from sphot_mpi.joint_stars import STAR_STEP, StarSystem, star_system
 from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import Image
+from sphot_mpi.sersic_problem import PIXELS_TOGETHER
 
 Vector = NDArray[np.float64]
 
@@ -61,8 +62,6 @@ LEAST_RISE = 0.5
 LEAST_PLACE_ERROR = 0.02
 #: A galaxy that is scaled keeps at least this part of its flux in one step.
 LEAST_SCALE = 1e-3
-#: Pixels that are multiplied at once.
-PIXELS_TOGETHER = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

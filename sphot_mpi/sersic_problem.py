@@ -14,6 +14,9 @@ from sphot_mpi.errors import FitError
 from sphot_mpi.records import Array, SersicParams
 from sphot_mpi.sersic import SersicRenderer, to_vector
 
+#: Pixels that are multiplied at once.
+PIXELS_TOGETHER = 4096
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SersicBounds:
@@ -198,13 +201,9 @@ class SersicProblem:
     def evaluate(self, theta: Array, flux: Array | None = None) -> Evaluation:
         """Solve fluxes (or take those given) and sky exactly at `theta`, and give the derivatives there."""
         vectors = split_theta(theta)
-        images = np.concatenate([self.renderer.jacobian(v, kernel_slopes=False) for v in vectors]).reshape(
-            7 * len(vectors), -1
-        )
-        weighted = images * self.weight
         k = len(vectors)
         values = 7 * np.arange(k)
-        gram, cross, rhs = weighted @ images.T, weighted @ self.plane.T, weighted @ self.data
+        gram, cross, rhs = self._products([self.renderer.jacobian(v, kernel_slopes=False) for v in vectors])
         # linear columns first: fluxes, sky
         linear = np.block([[gram[np.ix_(values, values)], cross[values]], [cross[values].T, self.plane_gram]])
         linear_rhs = np.concatenate([rhs[values], self.plane_data])
@@ -220,6 +219,21 @@ class SersicProblem:
         if not np.isfinite(chi2) or (solution[:k] < 0.0).any() or not solution[:k].any():
             chi2 = np.inf
         return Evaluation(theta, chi2, solution, normal, gradient, (linear_rhs - linear @ solution)[:k])
+
+    def _products(self, sets: list[Array]) -> tuple[Array, Array, Array]:
+        """Weighted products of all images of some sets with each other, with the plane's columns and with the data."""
+        count = sum(len(images) for images in sets)
+        gram, cross, rhs = np.zeros((count, count)), np.zeros((count, len(self.plane))), np.zeros(count)
+        flat = [images.reshape(len(images), -1) for images in sets]
+        # so many pixels of all images fit into the cache
+        for start in range(0, self.weight.size, PIXELS_TOGETHER):
+            part = slice(start, start + PIXELS_TOGETHER)
+            own = np.concatenate([images[:, part] for images in flat])
+            weighted = own * self.weight[part]
+            gram += weighted @ own.T
+            cross += weighted @ self.plane[:, part].T
+            rhs += weighted @ self.data[part]
+        return gram, cross, rhs
 
     def _chain(self, flux: Array) -> Array:
         """Matrix from the images of all components to the columns of the non-linear parameters."""
