@@ -8,11 +8,10 @@ the density of star light on the data, seen through the PSF.
 from dataclasses import replace
 
 import numpy as np
-from scipy import signal
 
 from sphot_mpi.joint import State
 from sphot_mpi.joint_sources import at
-from sphot_mpi.unseen_light import light_beyond
+from sphot_mpi.unseen_light import light_beyond, squares_beyond
 
 #: Part of a star's light beyond the data from which on a pixel belongs to the edge.
 EDGE = 0.05
@@ -49,10 +48,7 @@ def with_outside_light(state: State, *, weigh: bool) -> State:
     rare = int(np.log(2.0) * area / max(edge, 1.0))
     flux = np.sort(np.maximum(stars.flux, 0.0))[: max(stars.size - rare, 0)]
     if weigh:
-        # wings and all: those of the brightest stars outdo the pixels' noise
-        squared = state.optics.psf.pixel_image() ** 2
-        beyond = squared.sum() - signal.fftconvolve(covered.astype(float), squared, mode="same")
-        scatter = np.maximum(beyond, 0.0) * (flux**2).sum() / area
+        scatter = squares_beyond(covered, state.optics.psf) * (flux**2).sum() / area
         state = state.with_frame(replace(frame, weight=frame.weight / (1.0 + frame.weight * scatter)))
     mean = float(flux.sum()) / area
     frame = state.optics.frame

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
+from scipy import fft
 
 from sphot_mpi.detection import MatchedFilter
 from sphot_mpi.psf import PSF
@@ -153,3 +154,16 @@ def light_beyond(covered: Mask, renderer: StarRenderer) -> Image:
     What they and the stars on what is covered give together is one unit.
     """
     return np.maximum(1.0 - renderer.convolve(covered), 0.0)
+
+
+def squares_beyond(covered: Mask, psf: PSF) -> Image:
+    """Sum, at each pixel, of the squares of what each of the stars of `light_beyond` gives.
+
+    Wings and all: those of the brightest stars outdo the pixels' noise.
+    """
+    squares = psf.pixel_image() ** 2
+    (ny, nx), half = covered.shape, squares.shape[0] // 2
+    # what wraps round falls short of the part that is taken
+    shape = [fft.next_fast_len(max(side + half, 2 * half + 1), real=True) for side in (ny, nx)]
+    seen = fft.irfft2(fft.rfft2(covered.astype(float), shape) * fft.rfft2(squares, shape), shape)
+    return np.asarray(np.maximum(squares.sum() - seen[half : half + ny, half : half + nx], 0.0))
