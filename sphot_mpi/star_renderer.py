@@ -1,6 +1,6 @@
 """Images of all point sources of a frame with derivatives, rendered in Fourier space.
 
-The sum of the stars' phase factors comes from a nonuniform FFT, the PSF and its kernel are factors, and sampling at
+The sum of the stars' phase factors, of more than a few, comes from a nonuniform FFT, the PSF and its kernel are factors, and sampling at
 pixel centres folds the spectrum. All stars cost as much as one, no light is cut off, and another kernel needs no new
 spline. What is cut is the spectrum, where the PSF has nothing left.
 """
@@ -26,6 +26,8 @@ WIDEST_BAND = 1.25
 #: Lattice nodes a side of a star, oversampling of the band, and the kernel's shape for both: 3e-6 of a star.
 _WIDTH, _OVERSAMPLING = 8, 1.25
 _BETA = 0.97 * np.pi * _WIDTH * (1.0 - 0.5 / _OVERSAMPLING)
+#: As many stars, or fewer, take less time one by one than the lattice does.
+MOST_DIRECT = 128
 #: Quadrature for the kernel's transform.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 #: Stars further off the image than this, px, are left out.
@@ -101,39 +103,57 @@ class StarRenderer:
         return my, mx
 
     @cached_property
+    def _frequencies(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Frequencies (fy, fx) of the band's box, to broadcast; cycles per px."""
+        return frequencies(self._period, self._band, self.psf.oversample)
+
+    @cached_property
     def _factors(self) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
-        """The PSF's spectrum over the spreading kernel's transform, and the kernel's slopes."""
+        """The PSF's spectrum, and the kernel's slopes."""
         box = working_box(self.psf, self._grids, self._period, self._band, slopes=True)
-        fy, fx = frequencies(self._period, self._band, self.psf.oversample)
+        fy, fx = self._frequencies
         rows = slice(box.psf.shape[0] // 2 - fy.size // 2, box.psf.shape[0] // 2 + fy.size // 2 + 1)
-        spreads = [
+        return box.psf[rows, : fx.size].astype(np.complex64), box.slopes[:, rows, : fx.size].astype(np.float32)
+
+    @cached_property
+    def _psf_of_lattice(self) -> NDArray[np.complex64]:
+        """The PSF's spectrum over the spreading kernel's transform."""
+        along_y, along_x = (
             _kernel_transform(f * length / nodes)
-            for f, length, nodes in zip((fy, fx), self._period, self._lattice, strict=True)
-        ]
-        psf = box.psf[rows, : fx.size] / spreads[0] / spreads[1]
-        return psf.astype(np.complex64), box.slopes[:, rows, : fx.size].astype(np.float32)
+            for f, length, nodes in zip(self._frequencies, self._period, self._lattice, strict=True)
+        )
+        return np.asarray(self._factors[0] / along_y.astype(np.float32) / along_x.astype(np.float32))
 
     def _spread(self, x: Vector, y: Vector, flux: Vector) -> NDArray[np.complex64]:
-        """FFT of the stars on the lattice, the columns within the band; fluxes of order 1."""
+        """FFT of the stars on the lattice, the columns within the band."""
         (my, mx), (ly, lx) = self._lattice, self._period
-        ny, nx = self.shape
-        near = (x > -MARGIN) & (x < nx - 1 + MARGIN) & (y > -MARGIN) & (y < ny - 1 + MARGIN)
         lattice = np.zeros((my, mx), np.float32)
-        kernels.spread_stars(lattice, x[near] * (mx / lx), y[near] * (my / ly), flux[near], _WIDTH, _BETA)
-        columns = self._factors[0].shape[1]
-        half = fft.rfft(lattice, axis=1, overwrite_x=True)[:, :columns]
+        kernels.spread_stars(lattice, x * (mx / lx), y * (my / ly), flux, _WIDTH, _BETA)
+        half = fft.rfft(lattice, axis=1, overwrite_x=True)[:, : self._factors[0].shape[1]]
         return np.asarray(fft.fft(half, axis=0))
+
+    def _sum_of_phases(self, x: Vector, y: Vector, flux: Vector) -> NDArray[np.complex64]:
+        """Sum of the stars' phase factors on the band's box, rows in FFT order."""
+        rows, columns = self._factors[0].shape
+        along_y = np.empty((rows, x.size), np.complex64)
+        along_x = np.empty((x.size, columns), np.complex64)
+        kernels.fill_phases(along_y, along_x, y / self._period[0], x / self._period[1], flux)
+        return np.asarray(along_y @ along_x)
 
     def _add(
         self, spectra: NDArray[np.complex64], x: Vector, y: Vector, flux: Vector, *, shift: bool, slopes: bool
     ) -> None:
         """Add stars of fluxes of order 1 to the spectra of the image and of the derivatives asked for."""
         psf, factors = self._factors
-        ly, lx = self._period
-        spread = self._spread(x, y, flux)
+        (ly, lx), (ny, nx) = self._period, self.shape
+        near = (x > -MARGIN) & (x < nx - 1 + MARGIN) & (y > -MARGIN) & (y < ny - 1 + MARGIN)
+        if np.count_nonzero(near) <= MOST_DIRECT:
+            phases = self._sum_of_phases(x[near], y[near], flux[near])
+        else:
+            phases, psf = self._spread(x[near], y[near], flux[near]), self._psf_of_lattice
         factors = factors if slopes else factors[:0]
         first = spectra.shape[0] - factors.shape[0]
-        kernels.fold_star_spectra(spectra, spread, psf, factors, ly, lx, self._band, shift, first)
+        kernels.fold_star_spectra(spectra, phases, psf, factors, ly, lx, self._band, shift, first)
 
     def _fill_images(self, images: list[Image], spectra: NDArray[np.complex64], unit: float) -> None:
         """Overwrite images with those of spectra, times a unit."""

@@ -65,8 +65,38 @@ def spread_stars(lattice, x, y, flux, width, beta):
                 row[ix[i]] += scale * wx[i]
 
 
+@jit
+def fill_phases(along_y, along_x, y, x, flux):
+    """Fill phase factors of point sources, whose product is their sum on a box of frequencies.
+
+    Parameters
+    ----------
+    along_y : (2 M + 1, n) complex64 ndarray
+        Overwritten with ``exp(-2 pi i m y)``, rows in FFT order: m = 0..M, -M..-1.
+    along_x : (n, P + 1) complex64 ndarray
+        Overwritten with ``flux exp(-2 pi i p x)``, p = 0..P.
+    y, x : (n,) float64 ndarray
+        Positions in periods.
+    flux : (n,) float64 ndarray
+        Total fluxes.
+    """
+    rows = along_y.shape[0]
+    for s in range(y.size):
+        # powers of one phase: in double precision they lose nothing that single precision would show
+        turn, phase = np.exp(-2j * np.pi * y[s]), 1.0 + 0.0j
+        along_y[0, s] = 1.0
+        for m in range(1, rows // 2 + 1):
+            phase *= turn
+            along_y[m, s] = phase
+            along_y[rows - m, s] = np.conj(phase)
+        turn, phase = np.exp(-2j * np.pi * x[s]), flux[s] + 0.0j
+        for p in range(along_x.shape[1]):
+            along_x[s, p] = phase
+            phase *= turn
+
+
 @jit_fast
-def fold_star_spectra(out, lattice, psf, slopes, ly, lx, f_cut, shift, first):
+def fold_star_spectra(out, phases, psf, slopes, ly, lx, f_cut, shift, first):
     """Fill folded spectra of all stars, with derivatives.
 
     Parameters
@@ -74,10 +104,10 @@ def fold_star_spectra(out, lattice, psf, slopes, ly, lx, f_cut, shift, first):
     out : (k, ly, lx // 2 + 1) complex64 ndarray
         Added to in place: the stars; d/dx and d/dy of a common displacement, if `shift`; from `first` on the stars
         times each of `slopes`.
-    lattice : (my, >= P + 1) complex64 ndarray
-        FFT of the lattice, rows in FFT order.
+    phases : (my, P + 1) complex64 ndarray
+        Sum of the stars' phase factors, or of those on a lattice, my >= 2 M + 1 rows in FFT order.
     psf : (2 M + 1, P + 1) complex64 ndarray
-        Spectrum of the PSF about its origin over the spreading kernel's transform, rows m = -M..M.
+        Spectrum of the PSF about its origin, over the spreading kernel's transform for a lattice, rows m = -M..M.
     slopes : (n, 2 M + 1, P + 1) float32 ndarray
         Further real factors.
     ly, lx : int
@@ -90,7 +120,7 @@ def fold_star_spectra(out, lattice, psf, slopes, ly, lx, f_cut, shift, first):
         Index of the first of `slopes` in `out`.
     """
     top, width = psf.shape[0] // 2, psf.shape[1]
-    my = lattice.shape[0]
+    my = phases.shape[0]
     re, im = np.empty(width, np.float32), np.empty(width, np.float32)
     one, along = np.ones(width, np.float32), np.empty(width, np.float32)
     across = np.empty(width, np.float32)
@@ -101,7 +131,7 @@ def fold_star_spectra(out, lattice, psf, slopes, ly, lx, f_cut, shift, first):
         if abs(fy) > f_cut:
             continue
         count = min(width, int(lx * np.sqrt(f_cut * f_cut - fy * fy)) + 1)
-        row, factor = lattice[m % my], psf[m + top]
+        row, factor = phases[m % my], psf[m + top]
         for p in range(count):
             re[p] = row[p].real * factor[p].real - row[p].imag * factor[p].imag
             im[p] = row[p].real * factor[p].imag + row[p].imag * factor[p].real
