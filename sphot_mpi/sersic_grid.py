@@ -14,7 +14,7 @@ from scipy import fft
 from sphot_mpi.psf import PSF, LibraryPSF, padded_shape
 from sphot_mpi.records import Array
 
-ComplexArray = NDArray[np.complex128]
+ComplexArray = NDArray[np.complex64]
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
@@ -61,18 +61,19 @@ def _wrap(array: Array, length: int, axis: int) -> Array:
 
 
 def library_box(library: LibraryPSF, grid: tuple[int, int], f_max: float) -> ComplexArray:
-    """Spectrum of the library PSF about its centre on the box of `grid` = (ly, lx) out to `f_max`."""
+    """Spectrum of the library PSF about its centre on the box of `grid` = (ly, lx) out to `f_max`; to 1e-7 of its sum."""
     os = library.oversample
     fy, fx = frequencies(grid, f_max, os)
     ny, nx = os * grid[0], os * grid[1]
-    array = _wrap(_wrap(library.array, ny, 0), nx, 1)
+    array = _wrap(_wrap(library.array, ny, 0), nx, 1).astype(np.float32)
     columns = fft.rfft(array, nx, axis=1)[:, : fx.size]
     full = fft.fft(columns, ny, axis=0)
     top = fy.size // 2
     box = np.concatenate([full[ny - top :], full[: top + 1]])
     # the origin is the array's centre, also where that lies between two pixels
     origin = [(side - 1) / 2 / os for side in library.array.shape]
-    box *= np.exp(2j * np.pi * origin[0] * fy) * np.exp(2j * np.pi * origin[1] * fx)
+    for f, first in zip((fy, fx), origin, strict=True):
+        box *= np.exp(2j * np.pi * first * f).astype(np.complex64)
     return np.ascontiguousarray(box)
 
 
