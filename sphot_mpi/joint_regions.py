@@ -31,7 +31,8 @@ def star_reach(galaxy: Galaxy, optics: Optics, radius: float) -> Mask:
 def centre_distance(galaxy: Galaxy, shape: tuple[int, int]) -> Image:
     """Distance, px, of every frame pixel from the nearest centre of a component."""
     y, x = np.ogrid[: shape[0], : shape[1]]
-    return np.asarray(np.min([np.hypot(x - PAD - x_0, y - PAD - y_0) for x_0, y_0 in galaxy.centres], axis=0))
+    squares = [(x - PAD - x_0) ** 2 + (y - PAD - y_0) ** 2 for x_0, y_0 in galaxy.centres]
+    return np.asarray(np.sqrt(np.min(squares, axis=0)))
 
 
 def outside(good: Mask, radius: Image) -> Mask:

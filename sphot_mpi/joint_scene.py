@@ -28,7 +28,7 @@ APART = 0.1
 PAD = 12
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Frame:
     """A cutout with its margin, ready for the solver.
 
@@ -101,10 +101,17 @@ class Frame:
         """Shape (ny, nx), margin included."""
         return self.data.shape[0], self.data.shape[1]
 
-    @property
+    @cached_property
     def good(self) -> NDArray[np.bool_]:
-        """True where a pixel is used."""
-        return self.weight > 0.0
+        """True where a pixel is used; not to be written to."""
+        good = np.asarray(self.weight > 0.0)
+        good.setflags(write=False)
+        return good
+
+    @cached_property
+    def _found(self) -> Image:
+        """Data minus the expected light of unknown stars."""
+        return np.asarray(self.data - self.faint - self.outside)
 
     def widened(self, factor: Image) -> "Frame":
         """Return the frame with errors wider by a factor (ny, nx)."""
@@ -118,7 +125,7 @@ class Frame:
 
     def residual(self, model: Image) -> Image:
         """Data minus `model` and the expected light of unknown stars, 0 where masked."""
-        return np.where(self.good, self.data - self.faint - self.outside - model, 0.0)
+        return np.where(self.good, self._found - model, 0.0)
 
     def interior(self, image: NDArray[Pixel]) -> NDArray[Pixel]:
         """Cut the margin off."""

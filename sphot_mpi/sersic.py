@@ -213,13 +213,18 @@ class SersicRenderer:
     def _finish(self, spectra: NDArray[np.complexfloating], vector: Array, grid: tuple[int, int], count: int) -> Array:
         """Images (float64) of `spectra`, the first `count` without the periodic images' light."""
         light = self._periodic_light(vector, grid, count)
-        (_, to_y), (_, to_x) = self._nodes
+        # light and images in the spectra's precision
+        real = spectra.real.dtype
+        light = light.astype(real)
+        to_y, to_x = (to_pixels.astype(real) for _, to_pixels in self._nodes)
         images = np.empty((spectra.shape[0], *self.shape))
         # one by one, because one fits into the cache
         for k, spectrum in enumerate(spectra):
             rows = fft.ifft(spectrum, axis=0, overwrite_x=True)[: self.shape[0]]
             inverse = fft.irfft(rows, grid[1], axis=1)[:, : self.shape[1]]
-            images[k] = inverse if k >= count else inverse - to_y @ light[k] @ to_x.T
+            if k < count:
+                inverse -= to_y @ light[k] @ to_x.T
+            images[k] = inverse
         return images
 
     def _spectra(

@@ -61,7 +61,7 @@ def _wrap(array: Array, length: int, axis: int) -> Array:
 
 
 def library_box(library: LibraryPSF, grid: tuple[int, int], f_max: float) -> ComplexArray:
-    """Spectrum of the library PSF about its centre on the box of `grid` = (ly, lx) out to `f_max`; to 1e-7 of its sum."""
+    """Spectrum (1e-7) of the library PSF about its centre on the box of `grid` = (ly, lx) out to `f_max`."""
     os = library.oversample
     fy, fx = frequencies(grid, f_max, os)
     ny, nx = os * grid[0], os * grid[1]

@@ -5,6 +5,8 @@ vector ``(x_0, y_0, ln r_circ, ln n, eta_1, eta_2)`` and the total flux, with ``
 ``eta = -ln q (cos 2 theta, sin 2 theta)``: smooth at q = 1, and nearly a quadratic chi2.
 """
 
+from functools import lru_cache
+
 import numpy as np
 from scipy import special
 
@@ -14,6 +16,7 @@ from sphot_mpi.records import Array, SersicParams
 _ROUND = 1e-9
 
 
+@lru_cache(maxsize=256)
 def b_n(n: float) -> float:
     """Return b of ``exp(-b (r/r_eff)^(1/n))`` with half of the light inside r_eff, exactly.
 
@@ -165,4 +168,5 @@ def elliptical_distance(x: Array, y: Array, galaxy: SersicParams) -> Array:
     dx, dy = x - galaxy.x_0, y - galaxy.y_0
     cos, sin = np.cos(galaxy.theta), np.sin(galaxy.theta)
     q = max(1.0 - galaxy.ellip, 1e-3)
-    return np.asarray(np.hypot(dx * cos + dy * sin, (dy * cos - dx * sin) / q))
+    # not hypot, whose care about overflows takes five times as long
+    return np.asarray(np.sqrt((dx * cos + dy * sin) ** 2 + ((dy * cos - dx * sin) / q) ** 2))

@@ -1,8 +1,8 @@
 """Images of all point sources of a frame with derivatives, rendered in Fourier space.
 
-The sum of the stars' phase factors, of more than a few, comes from a nonuniform FFT, the PSF and its kernel are factors, and sampling at
-pixel centres folds the spectrum. All stars cost as much as one, no light is cut off, and another kernel needs no new
-spline. What is cut is the spectrum, where the PSF has nothing left.
+The sum of the phase factors of more than a few stars comes from a nonuniform FFT, the PSF and its kernel are factors,
+and sampling at pixel centres folds the spectrum. All stars cost as much as one, no light is cut off, and another kernel
+needs no new spline. What is cut is the spectrum, where the PSF has nothing left.
 """
 
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class StarImages:
     Parameters
     ----------
     model : (ny, nx) float64 ndarray
-        All stars.
+        All stars; not to be written to.
     kernel : (k or 0, ny, nx) float64 ndarray
         Derivatives by the kernel's coordinates.
     shift : (2 or 0, ny, nx) float64 ndarray
@@ -55,6 +55,16 @@ class StarImages:
     model: Image
     kernel: NDArray[np.float64]
     shift: NDArray[np.float64]
+
+
+@dataclass(slots=True, eq=False)
+class _Sum:
+    """Stars that were rendered, their phase factors with the PSF's spectrum that goes with these, and their image."""
+
+    key: tuple[bytes, ...]
+    phases: NDArray[np.complex64]
+    psf: NDArray[np.complex64]
+    image: Image | None = None
 
 
 class StarRenderer:
@@ -78,7 +88,7 @@ class StarRenderer:
         # nothing may wrap onto the image
         ly, lx = (2 * fft.next_fast_len((side + reach + MARGIN + 1) // 2) for side in shape)
         self._period = ly, lx
-        self._last: tuple[tuple[bytes, ...], Image] | None = None
+        self._last: _Sum | None = None
         self._sampled: dict[int, Image] = {}
 
     @cached_property
@@ -140,20 +150,32 @@ class StarRenderer:
         kernels.fill_phases(along_y, along_x, y / self._period[0], x / self._period[1], flux)
         return np.asarray(along_y @ along_x)
 
-    def _add(
-        self, spectra: NDArray[np.complex64], x: Vector, y: Vector, flux: Vector, *, shift: bool, slopes: bool
-    ) -> None:
-        """Add stars of fluxes of order 1 to the spectra of the image and of the derivatives asked for."""
-        psf, factors = self._factors
-        (ly, lx), (ny, nx) = self._period, self.shape
+    def _transform(self, x: Vector, y: Vector, flux: Vector) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
+        """Sum of the stars' phase factors, times fluxes of order 1, and the PSF's spectrum that goes with it."""
+        ny, nx = self.shape
         near = (x > -MARGIN) & (x < nx - 1 + MARGIN) & (y > -MARGIN) & (y < ny - 1 + MARGIN)
         if np.count_nonzero(near) <= MOST_DIRECT:
-            phases = self._sum_of_phases(x[near], y[near], flux[near])
-        else:
-            phases, psf = self._spread(x[near], y[near], flux[near]), self._psf_of_lattice
-        factors = factors if slopes else factors[:0]
-        first = spectra.shape[0] - factors.shape[0]
-        kernels.fold_star_spectra(spectra, phases, psf, factors, ly, lx, self._band, shift, first)
+            return self._sum_of_phases(x[near], y[near], flux[near]), self._factors[0]
+        return self._spread(x[near], y[near], flux[near]), self._psf_of_lattice
+
+    def _no_spectra(self, count: int) -> NDArray[np.complex64]:
+        """Spectra (count, ly, lx // 2 + 1) of nothing."""
+        ly, lx = self._period
+        return np.zeros((count, ly, lx // 2 + 1), np.complex64)
+
+    def _fold(
+        self,
+        spectra: NDArray[np.complex64],
+        phases: NDArray[np.complex64],
+        psf: NDArray[np.complex64],
+        *,
+        shift: bool = False,
+        slopes: bool = False,
+    ) -> None:
+        """Add stars, and if asked for their derivatives by a displacement, to spectra; or those by the kernel alone."""
+        ly, lx = self._period
+        factors = self._factors[1][: None if slopes else 0]
+        kernels.fold_star_spectra(spectra, phases, psf, factors, ly, lx, self._band, not slopes, shift)
 
     def _fill_images(self, images: list[Image], spectra: NDArray[np.complex64], unit: float) -> None:
         """Overwrite images with those of spectra, times a unit."""
@@ -179,14 +201,7 @@ class StarRenderer:
         (ny, nx) float64 ndarray
             Sum of all sources, in the data's unit; not to be written to: the last one is kept.
         """
-        if x.size == 0:
-            return np.zeros(self.shape)
-        key = x.tobytes(), y.tobytes(), flux.tobytes()
-        if self._last is None or self._last[0] != key:
-            image = self.render_with_derivatives(x, y, flux, shift=False, kernel=None).model
-            image.setflags(write=False)
-            self._last = key, image
-        return self._last[1]
+        return self.render_with_derivatives(x, y, flux, shift=False, kernel=None).model
 
     def render_with_derivatives(
         self,
@@ -216,27 +231,33 @@ class StarRenderer:
         StarImages
             Of all sources, and of the chosen ones' derivatives.
         """
-        ly, lx = self._period
         n_shift, n_kernel = 2 * shift, self._factors[1].shape[0] * (kernel is not None)
-        spectra = np.zeros((1 + n_shift + n_kernel, ly, lx // 2 + 1), np.complex64)
+        derivatives = np.empty((n_kernel + n_shift, *self.shape)) if out is None else out
         # single precision has no room for every unit of the data
         unit = float(np.abs(flux).max(initial=0.0)) or 1.0
-        blurred = np.zeros(x.size, bool) if kernel is None else kernel
-        for blurs in (False, True):
-            part = blurred == blurs
-            if part.any():
-                self._add(spectra, x[part], y[part], flux[part] / unit, shift=shift, slopes=blurs)
-        model = np.empty(self.shape)
-        slopes = np.empty((n_kernel + n_shift, *self.shape)) if out is None else out
-        self._fill_images([model, *slopes[n_kernel:], *slopes[:n_kernel]], spectra, unit)
-        return StarImages(model, slopes[:n_kernel], slopes[n_kernel:])
+        key = x.tobytes(), y.tobytes(), flux.tobytes()
+        if self._last is None or self._last.key != key:
+            self._last = _Sum(key, *self._transform(x, y, flux / unit))
+        stars = self._last
+        if stars.image is None or shift:
+            spectra = self._no_spectra(1 + n_shift)
+            self._fold(spectra, stars.phases, stars.psf, shift=shift)
+            if stars.image is None:
+                stars.image = np.empty(self.shape)
+                self._fill_images([stars.image], spectra[:1], unit)
+                stars.image.setflags(write=False)
+            self._fill_images(list(derivatives[n_kernel:]), spectra[1:], unit)
+        if kernel is not None:
+            spectra = self._no_spectra(n_kernel)
+            self._fold(spectra, *self._transform(x[kernel], y[kernel], flux[kernel] / unit), slopes=True)
+            self._fill_images(list(derivatives[:n_kernel]), spectra, unit)
+        return StarImages(stars.image, derivatives[:n_kernel], derivatives[n_kernel:])
 
     @cached_property
     def _spectrum(self) -> NDArray[np.complex64]:
         """Spectrum of a star of flux 1 on the first pixel."""
-        ly, lx = self._period
-        spectra = np.zeros((1, ly, lx // 2 + 1), np.complex64)
-        self._add(spectra, np.zeros(1), np.zeros(1), np.ones(1), shift=False, slopes=False)
+        spectra = self._no_spectra(1)
+        self._fold(spectra, *self._transform(np.zeros(1), np.zeros(1), np.ones(1)))
         return np.asarray(spectra[0])
 
     def convolve(self, image: Image | Mask) -> Image:

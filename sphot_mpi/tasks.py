@@ -9,8 +9,9 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from sphot_mpi.catalogue_rows import Galaxy
 from sphot_mpi.config import Config
@@ -53,6 +54,12 @@ class Fitters:
         ]
         | None
     ) = None
+
+
+@cache
+def _thread_pools() -> ThreadpoolController:
+    """The libraries' thread pools, looked for at the first task: the fits have loaded all of them by then."""
+    return ThreadpoolController()
 
 
 def pipeline_fitters() -> Fitters:
@@ -159,7 +166,7 @@ class TaskRunner:
         result = _Result()
         try:
             # a rank owns one core: BLAS threads beyond it only wait for each other
-            with self._limited(), threadpool_limits(limits=1):
+            with self._limited(), _thread_pools().limit(limits=1):
                 fits = needed()
                 if instead is not None:
                     result.stage = "fit"

@@ -96,14 +96,14 @@ def fill_phases(along_y, along_x, y, x, flux):
 
 
 @jit_fast
-def fold_star_spectra(out, phases, psf, slopes, ly, lx, f_cut, shift, first):
+def fold_star_spectra(out, phases, psf, slopes, ly, lx, f_cut, light, shift):
     """Fill folded spectra of all stars, with derivatives.
 
     Parameters
     ----------
     out : (k, ly, lx // 2 + 1) complex64 ndarray
-        Added to in place: the stars; d/dx and d/dy of a common displacement, if `shift`; from `first` on the stars
-        times each of `slopes`.
+        Added to in place: the stars, if `light`; d/dx and d/dy of a common displacement, if `shift`; the stars times
+        each of `slopes`.
     phases : (my, P + 1) complex64 ndarray
         Sum of the stars' phase factors, or of those on a lattice, my >= 2 M + 1 rows in FFT order.
     psf : (2 M + 1, P + 1) complex64 ndarray
@@ -114,10 +114,8 @@ def fold_star_spectra(out, phases, psf, slopes, ly, lx, f_cut, shift, first):
         Periods, px.
     f_cut : float
         Radius of the filled disc, cycles per px.
-    shift : bool
-        Whether the derivatives by a displacement are wanted.
-    first : int
-        Index of the first of `slopes` in `out`.
+    light, shift : bool
+        Whether the stars and their derivatives by a displacement are wanted.
     """
     top, width = psf.shape[0] // 2, psf.shape[1]
     my = phases.shape[0]
@@ -136,10 +134,15 @@ def fold_star_spectra(out, phases, psf, slopes, ly, lx, f_cut, shift, first):
             re[p] = row[p].real * factor[p].real - row[p].imag * factor[p].imag
             im[p] = row[p].real * factor[p].imag + row[p].imag * factor[p].real
         direct, mirrored = m % ly, (-m) % ly
-        fold_row(out[0, direct], out[0, mirrored], one, re, im, False, count, lx)
+        k = 0
+        if light:
+            fold_row(out[k, direct], out[k, mirrored], one, re, im, False, count, lx)
+            k += 1
         if shift:
             across[:] = 2.0 * np.pi * fy
-            fold_row(out[1, direct], out[1, mirrored], along, re, im, True, count, lx)
-            fold_row(out[2, direct], out[2, mirrored], across, re, im, True, count, lx)
-        for k in range(slopes.shape[0]):
-            fold_row(out[first + k, direct], out[first + k, mirrored], slopes[k, m + top], re, im, False, count, lx)
+            fold_row(out[k, direct], out[k, mirrored], along, re, im, True, count, lx)
+            fold_row(out[k + 1, direct], out[k + 1, mirrored], across, re, im, True, count, lx)
+            k += 2
+        for slope in slopes:
+            fold_row(out[k, direct], out[k, mirrored], slope[m + top], re, im, False, count, lx)
+            k += 1
