@@ -49,7 +49,9 @@ _NODES = 11
 _DIRECTIONS = 32
 #: Room between the cutout's far edge and the nearest periodic image: in sides of the cutout for a small galaxy,
 #: for one of r_eff beyond a sixth of the side, and in half-light extents for a very large one.
-_ROOM_SMALL, _ROOM_LARGE, _ROOM_EXTENTS = 1.1, 1.5, 4.2
+_ROOM_SMALL, _ROOM_LARGE, _ROOM_EXTENTS = 0.8, 1.5, 4.2
+#: It is no less than so many times the PSF's half-size, for the images' light is taken away as if there were no PSF.
+_ROOM_PSF = 1.2
 #: Images, and sets of them with derivatives, that a renderer keeps: a galaxy is asked for again as long as neither it
 #: nor the kernel changes.
 _MOST_IMAGES, _MOST_SETS = 4, 3
@@ -61,7 +63,7 @@ _PERIODS = np.array(sorted(2**a * 3**b * 5**c for a in range(1, 13) for b in ran
 _LADDER = 1.12
 
 
-def required_size(vector: Array, shape: tuple[int, int]) -> tuple[int, int]:
+def required_size(vector: Array, shape: tuple[int, int], reach: float = 0.0) -> tuple[int, int]:
     """Periods (ly, lx) that keep the periodic images of a galaxy harmless.
 
     Parameters
@@ -70,6 +72,8 @@ def required_size(vector: Array, shape: tuple[int, int]) -> tuple[int, int]:
         Shape vector.
     shape : (int, int)
         (ny, nx) of the cutout.
+    reach : float
+        Half-size of the PSF, px.
 
     Returns
     -------
@@ -83,8 +87,9 @@ def required_size(vector: Array, shape: tuple[int, int]) -> tuple[int, int]:
     for centre, extent2, side in zip((vector[1], vector[0]), (form[2], form[0]), shape, strict=True):
         far = max(side - 1 - centre, centre, 0.5 * side)
         sides = np.interp(r_eff / side, [1.0 / 10.0, 1.0 / 6.0], [_ROOM_SMALL, _ROOM_LARGE])
-        room = min(max(sides * side, _ROOM_EXTENTS * r_circ * np.sqrt(extent2)), 4.0 * side)
-        least.append(max((0.5 + _ROOM_SMALL) * side, 32.0))
+        least_room = max(_ROOM_SMALL * side, _ROOM_PSF * reach)
+        room = max(min(max(sides * side, _ROOM_EXTENTS * r_circ * np.sqrt(extent2)), 4.0 * side), least_room)
+        least.append(max(0.5 * side + least_room, 32.0))
         # a centred small galaxy is on the first step although its centre is some px off the cutout's;
         # both axes are on one step, because each pair of periods needs its own spectrum of the PSF
         step = max(step, np.ceil(np.log((far + room) / least[-1]) / np.log(_LADDER) - 0.3))
@@ -151,7 +156,9 @@ class SersicRenderer:
 
     def period(self, vector: Array) -> tuple[int, int]:
         """Periods (ly, lx) with which this galaxy is rendered, px."""
-        return required_size(vector, self.shape) if self.size is None else (self.size, self.size)
+        if self.size is not None:
+            return self.size, self.size
+        return required_size(vector, self.shape, max(self.psf.library.array.shape) / (2 * self.psf.oversample))
 
     def render(self, vector: Array) -> Array:
         """Image of unit total flux, (ny, nx), not to be written to: the last few are kept."""

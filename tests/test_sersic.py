@@ -328,6 +328,8 @@ def test_period_grows_with_the_galaxy_and_its_offset():
     assert small[0] < 2 * 81
     assert min(np.subtract(required_size(to_vector(params(r_eff=40.0)), (81, 92)), small)) > 30
     assert required_size(to_vector(params(x_0=0.0)), (81, 92))[1] > small[1]
+    # nor do the wings of a periodic image's PSF reach the cutout
+    assert min(required_size(to_vector(params(r_eff=3.0)), (81, 92), reach=150.0)) > 40 + 150
 
 
 @pytest.mark.parametrize(("side", "oversample"), [((101, 101), 4), ((100, 100), 4), ((25, 26), 1), ((76, 77), 3)])
