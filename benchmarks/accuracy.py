@@ -50,6 +50,8 @@ class Task:
     exact_psf: bool
     config: Config
     library: dict[str, ScenePSF]
+    #: The same for the fits; what these prepare of it serves all galaxies of a process, as in a campaign.
+    prepared: dict[str, LibraryPSF]
 
 
 def real_psf_file() -> Path | None:
@@ -68,21 +70,20 @@ def cropped_alike(cutouts: Mapping[str, Cutout], config: Config) -> dict[str, Cu
 def run_galaxy(index: int, task: Task) -> GalaxyResult:
     """Simulate one galaxy, fit all its filters and score them."""
     galaxy = simulate_galaxy(task.library, index, task.seed, task.kind, exact_psf=task.exact_psf)
-    libraries = {name: LibraryPSF.from_array(psf.array, psf.oversample) for name, psf in task.library.items()}
     base_name = task.config.core.base_filter
     start = time.process_time()
     fits: dict[str, FilterFit] = {}
     problems: list[str] = []
     try:
         cropped = cropped_alike(galaxy.cutouts(), task.config)
-        fits[base_name] = fit_base(cropped[base_name], libraries[base_name], task.config)
+        fits[base_name] = fit_base(cropped[base_name], task.prepared[base_name], task.config)
     except SphotError as error:
         problems.append(f"{galaxy.name} {base_name}: {error}")
     for name in galaxy.images:
         if base_name in fits and name != base_name:
             try:
                 fits[name] = fit_scaled(
-                    cropped[name], libraries[name], fits[base_name], cropped[base_name], task.config
+                    cropped[name], task.prepared[name], fits[base_name], cropped[base_name], task.config
                 )
             except SphotError as error:
                 problems.append(f"{galaxy.name} {name}: {error}")
@@ -204,7 +205,8 @@ def main(arguments: list[str] | None = None) -> int:
     for exact in modes:
         told = {name: psf.blurred(FILTERS[name].kernel) for name, psf in library.items()} if exact else library
         for kind in args.kind:
-            task = Task(kind=kind, seed=args.seed, exact_psf=exact, config=config, library=told)
+            prepared = {name: LibraryPSF.from_array(psf.array, psf.oversample) for name, psf in told.items()}
+            task = Task(kind=kind, seed=args.seed, exact_psf=exact, config=config, library=told, prepared=prepared)
             results = run_kind(task, args.n, args.jobs)
             source = "synthetic" if path is None else "real"
             known = "true PSF given" if exact else "kernel to be found"
