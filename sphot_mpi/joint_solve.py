@@ -22,6 +22,7 @@ from sphot_mpi.joint_render import CENTRE_NAMES, MOVE_NAMES, SHAPE_NAMES, Freedo
 from sphot_mpi.joint_scene import Frame, Galaxy, Optics, Scene
 from sphot_mpi.joint_sources import Stars, at
 from sphot_mpi.joint_stars import STAR_STEP, StarSystem, star_system
+from sphot_mpi.kernels import dense as kernels
 from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.records import Image
 from sphot_mpi.sersic_problem import PIXELS_TOGETHER
@@ -223,15 +224,12 @@ def _dense_normal(
 
 def _products(rendered: Rendered, weight: Image) -> NDArray[np.float64]:
     """Weighted products of all images with each other (k, k)."""
-    count, (ny, nx) = len(rendered.images), weight.shape
-    products, together = np.zeros((count, count)), max(PIXELS_TOGETHER // nx, 1)
-    # so many rows of all images fit into the cache
-    for start in range(0, ny, together):
-        part = slice(start, min(start + together, ny))
-        there = np.flatnonzero((rendered.rows[:, 0] < part.stop) & (rendered.rows[:, 1] > start))
-        own = rendered.images[:, part] if there.size == count else rendered.images[there, part]
-        own = own.reshape(there.size, -1)
-        products[np.ix_(there, there)] += (own * weight[part].ravel()) @ own.T
+    count, nx = len(rendered.images), weight.shape[1]
+    threes = np.arange(0, count, 3)
+    first, end = np.minimum.reduceat(rendered.rows[:, 0], threes), np.maximum.reduceat(rendered.rows[:, 1], threes)
+    products = np.empty((count, count))
+    images = rendered.images.reshape(count, -1)
+    kernels.weighted_products(products, images, weight.ravel(), first * nx, end * nx, PIXELS_TOGETHER)
     return products
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sphot_mpi.errors import FitError
+from sphot_mpi.kernels import dense as kernels
 from sphot_mpi.records import Array, SersicParams
 from sphot_mpi.sersic import SersicRenderer, to_vector
 
@@ -222,18 +223,19 @@ class SersicProblem:
 
     def _products(self, sets: list[Array]) -> tuple[Array, Array, Array]:
         """Weighted products of all images of some sets with each other, with the plane's columns and with the data."""
-        count = sum(len(images) for images in sets)
-        gram, cross, rhs = np.zeros((count, count)), np.zeros((count, len(self.plane))), np.zeros(count)
-        flat = [images.reshape(len(images), -1) for images in sets]
+        flat = [*(images.reshape(len(images), -1) for images in sets), self.plane, self.data[np.newaxis]]
+        count, size = sum(map(len, flat)), self.weight.size
+        threes = -(-count // 3)
+        products, part_of = np.zeros((count, count)), np.empty((count, count))
         # so many pixels of all images fit into the cache
-        for start in range(0, self.weight.size, PIXELS_TOGETHER):
+        for start in range(0, size, PIXELS_TOGETHER):
             part = slice(start, start + PIXELS_TOGETHER)
-            own = np.concatenate([images[:, part] for images in flat])
-            weighted = own * self.weight[part]
-            gram += weighted @ own.T
-            cross += weighted @ self.plane[:, part].T
-            rhs += weighted @ self.data[part]
-        return gram, cross, rhs
+            own, weight = np.concatenate([images[:, part] for images in flat]), self.weight[part]
+            whole = np.zeros(threes, np.int64), np.full(threes, weight.size)
+            kernels.weighted_products(part_of, own, weight, *whole, weight.size)
+            products += part_of
+        k = count - len(self.plane) - 1
+        return products[:k, :k], products[:k, k:-1], products[:k, -1]
 
     def _chain(self, flux: Array) -> Array:
         """Matrix from the images of all components to the columns of the non-linear parameters."""
