@@ -343,22 +343,22 @@ def _eliminate(upper, size, p, count):
         if not upper[i, i] > 0.0:
             return False
         for j in range(i + 1, end):
-            f = upper[i, j] / upper[i, i]
-            for r in range(j, size):
-                upper[j, r] -= f * upper[i, r]
+            # slices, because an index that counts from somewhere else makes no vectors
+            other, a, f = upper[j, j:size], upper[i, j:size], upper[i, j] / upper[i, i]
+            for r in range(size - j):
+                other[r] -= f * a[r]
     if count == 1:
-        row, inverse = upper[p], 1.0 / upper[p, p]
+        inverse = 1.0 / upper[p, p]
         for j in range(end, size):
-            other, f = upper[j], row[j] * inverse
-            for r in range(j, size):
-                other[r] -= f * row[r]
+            other, a, f = upper[j, j:size], upper[p, j:size], upper[p, j] * inverse
+            for r in range(size - j):
+                other[r] -= f * a[r]
         return True
     # three rows at once, for each element of the rest is read and written once
-    a, b, c = upper[p], upper[p + 1], upper[p + 2]
     for j in range(end, size):
-        other = upper[j]
-        f, g, h = a[j] / upper[p, p], b[j] / upper[p + 1, p + 1], c[j] / upper[p + 2, p + 2]
-        for r in range(j, size):
+        other, a, b, c = upper[j, j:size], upper[p, j:size], upper[p + 1, j:size], upper[p + 2, j:size]
+        f, g, h = a[0] / upper[p, p], b[0] / upper[p + 1, p + 1], c[0] / upper[p + 2, p + 2]
+        for r in range(size - j):
             other[r] -= f * a[r] + g * b[r] + h * c[r]
     return True
 
@@ -400,9 +400,10 @@ def band_variances(band, first, width, neighbours, damping):
                     index[size] = first[t] + c
                     size += 1
         for p in range(size):
-            for q in range(p, size):
-                i, j = max(index[p], index[q]), min(index[p], index[q])
-                upper[p, q] = band[j, i - j] if i - j <= b else 0.0
+            row, others, j = upper[p, p:size], index[p:size], index[p]
+            for q in range(size - p):
+                lag = abs(others[q] - j)
+                row[q] = band[min(others[q], j), lag] if lag <= b else 0.0
         w, p, ok = width[s], 0, True
         for q in range(k, 0, -1):
             t = neighbours[s, q - 1]
