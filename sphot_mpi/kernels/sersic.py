@@ -59,11 +59,15 @@ def fold_row(direct, mirrored, factor, re, im, turn, count, lx):
     half = lx // 2
     start = 0
     while start < count:
-        for p in range(start, min(start + half + 1, count)):
-            if turn:
-                direct[p - start] += complex(factor[p] * im[p], -factor[p] * re[p])
-            else:
-                direct[p - start] += complex(factor[p] * re[p], factor[p] * im[p])
+        # slices, because an index that counts from somewhere else makes no vectors
+        n = min(half + 1, count - start)
+        to, f, a, b = direct[:n], factor[start : start + n], re[start : start + n], im[start : start + n]
+        if turn:
+            for p in range(n):
+                to[p] += complex(f[p] * b[p], -f[p] * a[p])
+        else:
+            for p in range(n):
+                to[p] += complex(f[p] * a[p], f[p] * b[p])
         # the conjugate half plane; columns 0 and lx / 2 of the result get both terms
         for p in range(start + lx - half, min(start + lx + 1, count)):
             if turn:
