@@ -201,6 +201,9 @@ class StarRenderer:
         (ny, nx) float64 ndarray
             Sum of all sources, in the data's unit; not to be written to: the last one is kept.
         """
+        # without a star nothing is asked of the PSF, whose kernel may be unknown
+        if x.size == 0:
+            return np.zeros(self.shape)
         return self.render_with_derivatives(x, y, flux, shift=False, kernel=None).model
 
     def render_with_derivatives(

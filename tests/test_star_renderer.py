@@ -8,7 +8,7 @@ from sphot_mpi.point_render import sampled_star, star_stamps
 from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.psf_kernel import Kernel
 from sphot_mpi.simulate_render import render_stars
-from sphot_mpi.star_renderer import BAND_TOLERANCE, MARGIN, StarRenderer
+from sphot_mpi.star_renderer import BAND_TOLERANCE, MARGIN, MOST_DIRECT, StarRenderer
 
 KERNEL = 0.9
 SHAPES = [(111, 140), (90, 61)]
@@ -28,8 +28,10 @@ def crowd(shape, n=300, seed=0):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_crowd_is_exact_wings_and_all(psf, shape):
-    x, y, flux = crowd(shape)
+# one by one, and on the lattice
+@pytest.mark.parametrize("n", [MOST_DIRECT, 300])
+def test_a_crowd_is_exact_wings_and_all(psf, shape, n):
+    x, y, flux = crowd(shape, n)
     exact = render_stars(shape, telescope_psfs()["F150W"].blurred(KERNEL), x, y, flux)
     difference = StarRenderer(psf, shape).render(x, y, flux) - exact
     # the cut band leaves out that part of each star; the spreading and single precision are better
@@ -91,6 +93,29 @@ def test_no_stars_are_a_black_image(psf):
         assert image.shape == SHAPES[0]
         assert not image.any()
     assert (len(images.shift), len(images.kernel)) == (2, 1)
+    # where nothing was fitted the kernel is unknown
+    unknown = psf.with_kernel(Kernel("gaussian", (np.nan,)))
+    assert not StarRenderer(unknown, SHAPES[0]).render(none, none, none).any()
+
+
+@pytest.mark.parametrize("n", [40, 300])
+def test_what_was_rendered_before_changes_nothing(psf, n):
+    x, y, flux = crowd(SHAPES[1], n)
+    telling = flux > 2.0
+
+    def rendered(renderer, shift=True):
+        images = renderer.render_with_derivatives(x, y, flux, shift=shift, kernel=telling)
+        return images.model, *images.shift, *images.kernel
+
+    fresh, used = rendered(StarRenderer(psf, SHAPES[1])), StarRenderer(psf, SHAPES[1])
+    model = used.render(x, y, flux)
+    for _ in range(2):
+        for got, expected in zip(rendered(used), fresh, strict=True):
+            np.testing.assert_array_equal(got, expected)
+        np.testing.assert_array_equal(rendered(used, shift=False)[0], model)
+        # others in between
+        other = used.render(x, y, 2.0 * flux)
+        np.testing.assert_allclose(other, 2.0 * model, atol=1e-6 * model.max())
 
 
 @pytest.mark.parametrize("shape", SHAPES)
