@@ -86,7 +86,7 @@ def fill_spectra(out, psf, factors, cells, edges, first, shift, forms, phase_y, 
     out : (k, ly, n_columns) complex ndarray
         Added to in place: S; dS/dx_0, dS/dy_0; dS/d ln r_circ, dS/d ln n, dS/d eta_1, dS/d eta_2; then S times each
         of `factors`. Before these there may be the first one, three or seven.
-    psf : (2 M + 1, P + 1) complex128 ndarray
+    psf : (2 M + 1, P + 1) complex64 ndarray
         Spectrum of the PSF about its origin, rows m = -M..M.
     factors : (n, 2 M + 1, P + 1) float64 ndarray
         Further real factors.
