@@ -1,12 +1,14 @@
 """The joint fit: find stars by falling signal-to-noise, and solve everything together at every step."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from sphot_mpi.detection import detect
+from sphot_mpi.joint_confusion import Confusion, confusion
 from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_regions import radius_at
 from sphot_mpi.joint_render import Freedom, render_galaxy, render_sky, render_stars
@@ -57,7 +59,7 @@ class Keep:
         return cls(snr, snr)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class State:
     """Where a joint fit stands.
 
@@ -83,6 +85,20 @@ class State:
         """A state before the first solve."""
         return cls(scene=scene, optics=optics)
 
+    @cached_property
+    def residual(self) -> Image:
+        """Data minus model on the frame, 0 where masked; not to be written to."""
+        scene, optics = self.scene, self.optics
+        model = render_stars(scene.stars, optics) + render_galaxy(scene.galaxy, optics)
+        residual = optics.frame.residual(model + render_sky(scene.sky, optics.frame.shape))
+        residual.setflags(write=False)
+        return residual
+
+    @cached_property
+    def confusion(self) -> Confusion:
+        """Scatter of the stars that the scene does not have, as the residual shows it."""
+        return confusion(self.optics.frame, self.scene.galaxy, self.residual)
+
     def with_optics(self, optics: Optics) -> "State":
         """Return the state under another kernel."""
         return replace(self, optics=optics)
@@ -90,15 +106,6 @@ class State:
     def with_frame(self, frame: Frame) -> "State":
         """Return the state for other weights."""
         return self.with_optics(self.optics.on(frame))
-
-
-def residual_of(state: State, star_image: Image | None = None) -> Image:
-    """Data minus model of a state on the frame, 0 where masked; the image of its stars may be at hand."""
-    scene, optics = state.scene, state.optics
-    stars = render_stars(scene.stars, optics) if star_image is None else star_image
-    return optics.frame.residual(
-        stars + render_galaxy(scene.galaxy, optics) + render_sky(scene.sky, optics.frame.shape)
-    )
 
 
 def usable_of(state: State) -> NDArray[np.bool_]:
@@ -138,7 +145,7 @@ def add_stars(state: State, threshold: float, blend: float, caution: Image) -> S
     star_image = render_stars(stars, state.optics)
     found = detect(
         state.optics.matched,
-        residual_of(state, star_image),
+        state.residual,
         threshold * state.optics.frame.correlation * caution,
         peak=state.optics.peak,
         stars=star_image,

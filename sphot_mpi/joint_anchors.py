@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sphot_mpi.joint import State, residual_of
+from sphot_mpi.joint import State
 from sphot_mpi.joint_regions import galaxy_radius, radius_at
 from sphot_mpi.joint_scene import PAD
 from sphot_mpi.joint_sources import Stars, at
@@ -212,7 +212,7 @@ def _displacements(state: State, chosen: NDArray[np.int64]) -> tuple[NDArray[np.
     """Displacement (n, 2), px, of each of some stars alone that explains most of the residual, and its gain in chi2."""
     optics, stars = state.optics, state.scene.stars.take(chosen)
     stamps, corner_y, corner_x = optics.stars.stamps(stars.x, stars.y, max(2, round(optics.fwhm)))
-    terms = kernels.displacement_terms(stamps, corner_y, corner_x, residual_of(state), optics.frame.weight)
+    terms = kernels.displacement_terms(stamps, corner_y, corner_x, state.residual, optics.frame.weight)
     xx, xy, yy, x, y = terms.T
     determinant = xx * yy - xy**2
     told = determinant > 0.0

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from sphot_mpi.joint import State, residual_of
+from sphot_mpi.joint import State
 from sphot_mpi.joint_scene import Optics
 from sphot_mpi.joint_sources import Stars, at
 from sphot_mpi.point_render import star_stamps
@@ -63,7 +63,7 @@ def split_blends(state: State) -> State:
     suspects = _suspects(state)
     if suspects.size == 0:
         return state
-    residual = residual_of(state)
+    residual = state.residual
     pairs = [(k, pair) for k in suspects if (pair := _pair(stars, int(k), optics, residual)) is not None]
     if not pairs:
         return state
@@ -87,7 +87,7 @@ def _suspects(state: State) -> NDArray[np.int64]:
 def _misfit(state: State) -> Vector:
     """Reduced chi2 in a square about each star, 0 where nothing of it is used."""
     frame, side = state.optics.frame, 2 * max(1, round(0.5 * state.optics.fwhm)) + 1
-    chi2 = ndimage.uniform_filter(frame.weight * residual_of(state) ** 2, side)
+    chi2 = ndimage.uniform_filter(frame.weight * state.residual**2, side)
     used = ndimage.uniform_filter(frame.good.astype(np.float64), side)
     return at(np.divide(chi2, used, out=np.zeros_like(chi2), where=used > 1e-9), state.scene.stars)
 

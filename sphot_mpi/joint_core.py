@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sphot_mpi.joint import Keep, State, prune, residual_of, solve
+from sphot_mpi.joint import Keep, State, prune, solve
 from sphot_mpi.joint_galaxy import SECOND_COMPONENT_GAIN
 from sphot_mpi.joint_measure import chance
 from sphot_mpi.joint_regions import centre_distance
@@ -120,7 +120,7 @@ def find_peak(state: State, area: NDArray[np.bool_]) -> Peak | None:
     used = area & frame.good & state.optics.matched.covered
     if not used.any():
         return None
-    snr = np.where(used, state.optics.matched.snr(residual_of(state)) / frame.correlation, 0.0)
+    snr = np.where(used, state.optics.matched.snr(state.residual) / frame.correlation, 0.0)
     iy, ix = np.unravel_index(int(np.argmax(snr)), snr.shape)
     if not snr[iy, ix] > 0.0:
         return None

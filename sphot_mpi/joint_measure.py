@@ -10,8 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sphot_mpi.joint import Keep, State, residual_of
-from sphot_mpi.joint_confusion import Confusion, confusion
+from sphot_mpi.joint import Keep, State
 from sphot_mpi.joint_kernel import KERNEL_NAMES
 from sphot_mpi.joint_mode_prior import MODE_NAMES
 from sphot_mpi.joint_render import Freedom, light_of_modes
@@ -168,7 +167,7 @@ def measure(state: State, freedom: Freedom, keep: Keep, *, most: int, weigh: boo
 
 def with_confusion(state: State) -> tuple[State, float]:
     """Return the state with errors that contain the confusion, and the chi2 of a degree of freedom under them."""
-    frame, noise = state.optics.frame, confusion_of(state)
+    frame, noise = state.optics.frame, state.confusion
     weight = frame.weight * noise.part_of_pixels(frame)
     return state.with_frame(replace(frame, weight=weight)), correlated_unit(state, noise.share)
 
@@ -179,20 +178,15 @@ def with_correlations(state: State) -> tuple[State, float]:
     Each pixel's own noise and the confusion count as often as neighbours share them. Where a galaxy is bright that is
     little beside the field, whose weights are as of `with_confusion`.
     """
-    frame, noise = state.optics.frame, confusion_of(state)
+    frame, noise = state.optics.frame, state.confusion
     unit = correlated_unit(state, noise.share)
     shared = frame.correlation**2 + frame.weight * (noise.variance * star_area(state))
     return state.with_frame(replace(frame, weight=frame.weight * (unit / shared))), unit
 
 
-def confusion_of(state: State) -> Confusion:
-    """Measure the confusion on a state's residual."""
-    return confusion(state.optics.frame, state.scene.galaxy, residual_of(state))
-
-
 def chance(state: State) -> float:
     """Chi2 that one degree of freedom gains by chance under weights that do not know of the confusion."""
-    share = confusion_of(state).share
+    share = state.confusion.share
     return correlated_unit(state, share) / (1.0 - share)
 
 

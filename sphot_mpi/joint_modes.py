@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sphot_mpi.galaxy_modes import CORE, N_MODES, REACH, WHOLE, WIDE, WIDE_REACH, core_of
-from sphot_mpi.joint import Keep, State, prune, residual_of, solve
+from sphot_mpi.joint import Keep, State, prune, solve
 from sphot_mpi.joint_measure import Measurement, chance, with_confusion, with_correlations
 from sphot_mpi.joint_mode_prior import FALL, MODE_NAMES, WHOLE_NAMES, ModePrior
 from sphot_mpi.joint_regions import galaxy_radius, star_reach
 from sphot_mpi.joint_render import Freedom, light_of_modes
 from sphot_mpi.joint_scene import Galaxy, components_of, galaxy_of
 from sphot_mpi.joint_settle import settle
+from sphot_mpi.records import Mask
 
 #: Standard deviation of an amplitude of degree 0, and of how it differs from that of the base filter.
 SPREAD = 0.2
@@ -121,8 +122,8 @@ def with_own_modes(
     found = _with_modes_told(plain, measurement, keep, lacking, whole)
     if found is plain:
         return state
-    near = Freedom(stars=star_reach(galaxy, state.optics, WIDE_REACH))
-    settled, _ = settle(found.with_frame(frame), near, keep, most=FOLLOWING_PASSES)
+    near = _stars_near(found, wide=bool(_galaxy_of(found).modes[WIDE].any()))
+    settled, _ = settle(found.with_frame(frame), Freedom(stars=near), keep, most=FOLLOWING_PASSES)
     return _once_more(settled.with_frame(plain.optics.frame), keep, whole).with_frame(frame)
 
 
@@ -197,7 +198,7 @@ def _left_on_parts(state: State) -> list[_Left]:
     galaxy, (weighed, unit) = _galaxy_of(state), with_confusion(state)
     core = core_of(components_of(galaxy))
     nucleus = replace(core, r_eff=min(core.r_eff, state.optics.fwhm))
-    frame, residual = weighed.optics.frame, residual_of(weighed)
+    frame, residual = weighed.optics.frame, state.residual
     parts = []
     for part in (galaxy, galaxy_of((core,)), galaxy_of((nucleus,))):
         there = frame.good & (galaxy_radius(part, frame.shape) < LEFT_WITHIN)
@@ -228,12 +229,16 @@ def _freed(state: State, parts: list[slice], keep: Keep, more: tuple[float, floa
         unit=unit,
         light=light / max(more[1], (LOOSE if wide else HELD) * float(galaxy.fluxes.sum())),
     )
-    # stars that are far off tell nothing of them; all are solved for when it is settled
-    near = star_reach(galaxy, state.optics, WIDE_REACH if wide else REACH)
+    near = _stars_near(state, wide=wide)
     # in another filter what they take up had pulled at the galaxy's place; so many do what a small move does
     freedom = Freedom(modes=prior, stars=near, galaxy_move=WHOLE in parts and not wide)
     tried = prune(solve(tried, freedom), keep, merge=False, solved=near)
     return tried.with_frame(frame), log_odds(tried, prior)
+
+
+def _stars_near(state: State, *, wide: bool) -> Mask:
+    """Where stars tell something of modes: those far off tell nothing, and all are solved for when it is settled."""
+    return star_reach(_galaxy_of(state), state.optics, WIDE_REACH if wide else REACH)
 
 
 def log_odds(state: State, prior: ModePrior | None) -> float:

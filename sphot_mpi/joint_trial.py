@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sphot_mpi.flags import FitFlag
-from sphot_mpi.joint import Keep, State, residual_of
+from sphot_mpi.joint import Keep, State
 from sphot_mpi.joint_galaxy import SECOND_COMPONENT_GAIN
 from sphot_mpi.joint_measure import Measurement, ShapeChange, chance, measure
 from sphot_mpi.joint_regions import galaxy_radius
@@ -170,7 +170,7 @@ class Trial:
 
     def _gain(self, before: State, pixels: NDArray[np.bool_]) -> float:
         left, now = (
-            float((state.optics.frame.weight * residual_of(state) ** 2)[pixels].sum()) for state in (before, self.state)
+            float((state.optics.frame.weight * state.residual**2)[pixels].sum()) for state in (before, self.state)
         )
         return left - now
 

@@ -10,7 +10,7 @@ does not steer the fit.
 import numpy as np
 from numpy.typing import NDArray
 
-from sphot_mpi.joint import State, field_of, residual_of, usable_of
+from sphot_mpi.joint import State, field_of, usable_of
 from sphot_mpi.joint_regions import galaxy_radius
 from sphot_mpi.records import Image
 from sphot_mpi.star_excess import COUNT_INSIDE
@@ -43,7 +43,7 @@ def structure_factor(state: State) -> Image:
     field = field_of(state, radius)
     if field is None:
         return factor
-    snr = state.optics.matched.snr(residual_of(state))
+    snr = state.optics.matched.snr(state.residual)
     reference = negative_tail(snr[field])
     cells = 1.0 / float((state.optics.stars.sampled(state.optics.core_radius) ** 2).sum())
     outer = 1.0

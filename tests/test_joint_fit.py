@@ -10,7 +10,6 @@ from analytic import telescope_psfs
 from sphot_mpi.config import load_config
 from sphot_mpi.errors import DegenerateCutoutError, FitError
 from sphot_mpi.flags import FitFlag, SourceFlag
-from sphot_mpi.joint import residual_of
 from sphot_mpi.joint_base import fit_base_scene
 from sphot_mpi.joint_pipeline import fit_base_joint, fit_scaled_joint, make_frame
 from sphot_mpi.joint_result import base_result, scaled_result
@@ -250,7 +249,7 @@ def check_rendering(fit, cutout, state):
     np.testing.assert_allclose(total, cutout.data, atol=1e-12 * cutout.data.max())
     # both are in single precision, and on grids of different periods; the kernel has moved a little since the expected
     # light of unseen stars was rendered
-    inner = state.optics.frame.interior(residual_of(state))
+    inner = state.optics.frame.interior(state.residual)
     np.testing.assert_allclose(residual, inner, atol=3e-3 * NOISE[cutout.filter])
     assert images.sersic.sum() == pytest.approx(fit.flux_in_cutout, rel=1e-5)
     assert residual.std() == pytest.approx(NOISE[cutout.filter], rel=0.15)

@@ -7,7 +7,7 @@ import pytest
 from analytic import gaussian_library
 
 from sphot_mpi.flags import FIT_FLAG_DESCRIPTIONS, FitFlag
-from sphot_mpi.joint import KERNEL_TOLERANCE, State, kernel_is_told, residual_of, solve
+from sphot_mpi.joint import KERNEL_TOLERANCE, State, kernel_is_told, solve
 from sphot_mpi.joint_galaxy import galaxy_of
 from sphot_mpi.joint_kernel import KERNEL_NAMES, prior_terms, shape_limit, stepped
 from sphot_mpi.joint_kernel_error import kernel_errors, star_pulls
@@ -104,10 +104,10 @@ def test_the_kernel_s_error_is_that_of_noise_where_all_stars_are_alike():
         state, _ = kernels_of(started(scene, observed(scene, Kernel(values=(1.1,)), seed), "gaussian"), 6)
         by_noise = state.optics.kernel.errors(state.step.covariance[-1:, -1:])
         assert state.step.names[-1] == KERNEL_NAMES[0]
-        (error,) = kernel_errors(state, residual_of(state))
+        (error,) = kernel_errors(state, state.residual)
         errors.append(error / by_noise[0])
         # solved for: what stars pull this way and that is in balance, but for the light beyond their cores
-        pulls = star_pulls(state, residual_of(state))
+        pulls = star_pulls(state, state.residual)
         assert abs(pulls.sum()) < 0.6 * np.sqrt((pulls**2).sum())
     # never smaller; 25 stars tell their scatter to 1 / sqrt(48), the larger of two is 6 % above in the mean
     assert min(errors) >= 1.0
@@ -123,7 +123,7 @@ def test_the_kernel_s_error_knows_how_stars_differ():
     )[PAD:-PAD, PAD:-PAD]
     frame = frame_of(data + rng.normal(0.0, NOISE, SHAPE))
     state, _ = kernels_of(started(scene, frame, "gaussian"), 8)
-    (error,) = kernel_errors(state, residual_of(state))
+    (error,) = kernel_errors(state, state.residual)
     (by_noise,) = state.optics.kernel.errors(state.step.covariance[-1:, -1:])
     # the error of a mean of 25 that scatter so; that by noise alone is much smaller
     assert error == pytest.approx(spread / np.sqrt(25), rel=0.15)

@@ -14,7 +14,7 @@ from test_joint_fit import SHAPE as IMAGE
 from sphot_mpi import joint_scaled
 from sphot_mpi.flags import FitFlag
 from sphot_mpi.galaxy_modes import CORE, MOST_MODES, N_MODES, WIDE, galaxy_modulation
-from sphot_mpi.joint import Keep, residual_of
+from sphot_mpi.joint import Keep
 from sphot_mpi.joint_measure import Measurement, measure
 from sphot_mpi.joint_mode_prior import FALL, WHOLE_NAMES, ModePrior
 from sphot_mpi.joint_modes import LEFT_WITHIN, LOOSE, SPREAD, light_left, with_modes, with_own_modes
@@ -130,9 +130,7 @@ def test_another_filters_own_departures_leave_the_total_as_it_was_measured(base)
         modes[:N_MODES] -= known
         assert light_of_modes(found.scene.galaxy, found.optics) @ modes == pytest.approx(0.0, abs=1e-5 * flux)
         np.testing.assert_array_equal(found.scene.galaxy.fluxes, other.scene.galaxy.fluxes)
-        before, after = (
-            np.mean(residual_of(state)[other.optics.frame.good] ** 2) / NOISE**2 for state in (other, found)
-        )
+        before, after = (np.mean(state.residual[other.optics.frame.good] ** 2) / NOISE**2 for state in (other, found))
         # 20,000 pixels tell a mean square to 1 %
         assert abs(after - 1.0) < 0.03
         assert before > 1.1
@@ -186,7 +184,7 @@ def test_a_galaxy_that_stood_off_its_place_leaves_noise_where_its_modes_are(off)
         own = draw(np.random.default_rng(seed))
         state = state_of(SKY + modulated(own) + noise(seed), galaxy=there)
         found = with_own_modes(state, SEEN, KEEP, lacking=NOTHING, whole=True)
-        left = found.optics.frame.interior(residual_of(found))[half_light_distance((GALAXY,), SHAPE, 0) < LEFT_WITHIN]
+        left = found.optics.frame.interior(found.residual)[half_light_distance((GALAXY,), SHAPE, 0) < LEFT_WITHIN]
         # chance scatters a mean of 660 by 5.5 %
         assert (left**2).mean() < 1.2 * NOISE**2
 

@@ -23,7 +23,7 @@ from joint_states import (
     state_of,
 )
 
-from sphot_mpi.joint import Keep, add_stars, merge_dark, prune, residual_of, solve
+from sphot_mpi.joint import Keep, add_stars, merge_dark, prune, solve
 from sphot_mpi.joint_core import without_needless_component, without_stars_at_centres
 from sphot_mpi.joint_galaxy import (
     clipped,
@@ -84,7 +84,7 @@ def test_stars_are_found_and_solved():
     # 25 pulls: 14 % of scatter about 1
     assert np.abs(pull).max() < 4.5
     assert np.sqrt((pull**2).mean()) < 1.6
-    assert residual_of(state)[state.optics.frame.good].std() == pytest.approx(NOISE, rel=0.03)
+    assert state.residual[state.optics.frame.good].std() == pytest.approx(NOISE, rel=0.03)
     # nothing is left to find
     assert add_stars(state, 6.0, 0.0, EVERYWHERE).scene.stars.size == truth.size
 
