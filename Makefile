@@ -9,7 +9,7 @@
 #   make image      sphot-mpi-mpich.sif; with MPI=openmpi sphot-mpi-openmpi.sif (Debian, as root)
 #   make test-image the image, in every way of running it, and how soon it begins to fit
 #   make lock       new versions into the image's lock files
-#   make bench      accuracy on simulated galaxies, as in docs/accuracy.md
+#   make bench      accuracy on simulated galaxies and core-seconds, as in docs/accuracy.md and docs/cpu.md
 #   make browser    headless Chromium, in which the tests open the report (Debian, as root)
 #   make mpi        mpi4py and an MPI build of h5py into .venv (Debian, as root)
 
@@ -113,6 +113,7 @@ lock: $(READY)
 
 bench: $(READY)
 	$(VENV)/bin/python benchmarks/accuracy.py --kind typical crowded -n 8 --preset best --exact-psf
+	$(VENV)/bin/python benchmarks/cpu.py
 
 clean:
 	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache

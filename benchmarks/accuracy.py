@@ -54,6 +54,13 @@ class Task:
     prepared: dict[str, LibraryPSF]
 
 
+def make_task(kind: str, seed: int, config: Config, library: Mapping[str, ScenePSF], *, exact_psf: bool = True) -> Task:
+    """Return the task of one kind of galaxies; with `exact_psf` the fits are told the true PSFs."""
+    told = {name: psf.blurred(FILTERS[name].kernel) if exact_psf else psf for name, psf in library.items()}
+    prepared = {name: LibraryPSF.from_array(psf.array, psf.oversample) for name, psf in told.items()}
+    return Task(kind=kind, seed=seed, exact_psf=exact_psf, config=config, library=told, prepared=prepared)
+
+
 def real_psf_file() -> Path | None:
     """Return the PSF file of the real data, where it is at hand."""
     folder = Path(os.environ.get("SPHOT_REAL_DATA", ROOT.parent / "shared" / "data" / "real"))
@@ -203,10 +210,8 @@ def main(arguments: list[str] | None = None) -> int:
     modes = [True] * (args.exact_psf or not args.kernel) + [False] * args.kernel
     texts = []
     for exact in modes:
-        told = {name: psf.blurred(FILTERS[name].kernel) for name, psf in library.items()} if exact else library
         for kind in args.kind:
-            prepared = {name: LibraryPSF.from_array(psf.array, psf.oversample) for name, psf in told.items()}
-            task = Task(kind=kind, seed=args.seed, exact_psf=exact, config=config, library=told, prepared=prepared)
+            task = make_task(kind, args.seed, config, library, exact_psf=exact)
             results = run_kind(task, args.n, args.jobs)
             source = "synthetic" if path is None else "real"
             known = "true PSF given" if exact else "kernel to be found"

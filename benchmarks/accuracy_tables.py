@@ -7,6 +7,9 @@ import numpy as np
 
 from sphot_mpi.scores import SNR_EDGES, StarScores, pool
 
+#: Most CPU seconds of a galaxy of the kind `typical`, six filters.
+TYPICAL_SECONDS = 2.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GalaxyResult:
@@ -97,7 +100,7 @@ def summary(run: Run) -> list[Line]:
             lines.append(Line(label=f"completeness, S/N > 10, {name}", value=value, low=target))
     seconds = float(np.median([r.seconds for r in run.results]))
     # what is asked for is asked of these fields
-    most = 2.0 if run.title.startswith("typical") else np.inf
+    most = TYPICAL_SECONDS if run.title.startswith("typical") else np.inf
     return [*lines, Line(label="CPU seconds a galaxy, median", value=seconds, high=most)]
 
 
