@@ -11,8 +11,10 @@ from sphot_mpi.config import PRESETS, load_config
 from sphot_mpi.kernels.counters import Counts, count_kernels
 from sphot_mpi.nnls import solve_nnls
 from sphot_mpi.progress import Quiet
+from sphot_mpi.psf import PSF, LibraryPSF
 from sphot_mpi.serial import run_serial
 from sphot_mpi.simulate import simulate_campaign
+from sphot_mpi.star_renderer import MOST_DIRECT, StarRenderer
 from sphot_mpi.tasks import pipeline_fitters
 
 
@@ -38,4 +40,7 @@ def warm_up() -> Counts:
                 Quiet(),
             )
     solve_nnls(np.eye(2), np.ones(2))
+    # more stars than the simulated field may have
+    places = np.full(MOST_DIRECT + 1, 8.0)
+    StarRenderer(PSF(LibraryPSF.from_array(np.ones((9, 9)), 4)), (17, 17)).render(places, places, places)
     return count_kernels()

@@ -178,7 +178,6 @@ def test_counters_tell_loaded_from_compiled(tmp_path):
     assert second == ["1", "0"]  # one file holds both
 
 
-@pytest.mark.slow
 def test_the_warm_up_leaves_out_no_kernel():
     """A kernel that Python code names, and that no fit of the warm-up has called, would be compiled by every rank."""
     code = """
